@@ -1,0 +1,65 @@
+"""mmetris: ETRIS referring image segmentation (ICCV 2023) as a plugin of MMSegmentation.
+
+Importing the package only checks the versions of MMEngine, MMCV and MMSegmentation. Models, data sets and metrics register
+themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+from .version import __version__
+
+# Lowest version that works and the first that is not known to: (minimum, exclusive maximum). Both the original packages and
+# their maintained continuation (onedl-*) are covered; they share import names and numbering.
+SUPPORTED_VERSIONS = {
+    'mmengine': ('0.10.0', '1.0.0'),
+    'mmcv': ('2.0.1', '3.0.0'),
+    'mmseg': ('1.2.0', '2.0.0'),
+}
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Numeric part of a version as a tuple that compares: ``'2.1.0rc1'`` -> ``(2, 1, 0)``."""
+    match = re.match(r'\d+(\.\d+)*', version)
+    if match is None:
+        raise ValueError(f'Cannot read a version number from {version!r}')
+    return tuple(int(part) for part in match.group().split('.'))
+
+
+def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -> None:
+    """Check that MMEngine, MMCV and MMSegmentation are installed in versions that mmetris works with.
+
+    Args:
+        supported: Import name -> (lowest version, first version that is too new).
+
+    Raises:
+        ImportError: If one is missing, too old or too new; the message names it and says what to install.
+    """
+    for name, (minimum, too_new) in supported.items():
+        try:
+            # `version` of MMSeg does not import its models, so compiled mmcv ops are not needed for this check.
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                f'mmetris needs {name}, which is not installed. In a fresh environment: '
+                '"pip install -r requirements/mminstall.txt" (the maintained onedl-* packages); in an environment with the original '
+                f'OpenMMLab packages: "mim install {name}>={minimum},<{too_new}".') from error
+        if not _release(minimum) <= _release(module.__version__) < _release(too_new):
+            raise ImportError(f'mmetris works with {name}>={minimum},<{too_new}, but {module.__version__} is installed. '
+                              f'Install a version in that range, or a release of mmetris made for {name} {module.__version__}.')
+
+
+check_versions()
+
+
+def __getattr__(name: str):
+    # `mmetris.tokenize` without making `import mmetris` pay for torch's and open_clip's imports.
+    if name == 'tokenize':
+        from .utils.tokenizer import tokenize
+        return tokenize
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+__all__ = ['__version__', 'check_versions', 'tokenize']

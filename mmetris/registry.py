@@ -1,0 +1,47 @@
+"""mmetris's registries: one child of each of MMSegmentation's, with scope ``mmetris``.
+
+A config with ``default_scope = 'mmetris'`` finds our names first and then MMSeg's and MMEngine's, all without a prefix.
+From another scope ours are written ``mmetris.Bridger``.
+
+Two facts of MMEngine shape this file. A child does not trigger the lazy import of its parent, so each location below imports
+MMSeg's counterpart before its own modules. And a scope without a child in some registry tree falls back to MMEngine's root with a
+warning, so that MMSeg's names would be lost there: the kinds that mmetris adds nothing to are therefore declared as well.
+"""
+
+from mmengine.registry import Registry
+from mmseg import registry as mmseg_registry
+
+
+def _child(name: str, parent: Registry, *locations: str) -> Registry:
+    return Registry(name, parent=parent, scope='mmetris', locations=list(locations))
+
+
+# Encoders, Bridger, decode heads, losses, segmentors and data preprocessors.
+MODELS = _child('model', mmseg_registry.MODELS, 'mmetris.models')
+# Referring data sets, what mixes them, and the transforms of their pipelines.
+DATASETS = _child('dataset', mmseg_registry.DATASETS, 'mmetris.datasets')
+TRANSFORMS = _child('transform', mmseg_registry.TRANSFORMS, 'mmetris.datasets.transforms')
+# oIoU, mIoU and Pr@X.
+METRICS = _child('metric', mmseg_registry.METRICS, 'mmetris.evaluation')
+# The tunable-parameter report and resumable seeding.
+HOOKS = _child('hook', mmseg_registry.HOOKS, 'mmetris.engine.hooks')
+# Pictures of image, sentence, predicted and true mask.
+VISUALIZERS = _child('visualizer', mmseg_registry.VISUALIZERS, 'mmetris.visualization')
+
+# Nothing of ours in these; they carry MMSeg's and MMEngine's names into the scope.
+RUNNERS = _child('runner', mmseg_registry.RUNNERS)
+RUNNER_CONSTRUCTORS = _child('runner constructor', mmseg_registry.RUNNER_CONSTRUCTORS)
+LOOPS = _child('loop', mmseg_registry.LOOPS)
+DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS)
+MODEL_WRAPPERS = _child('model_wrapper', mmseg_registry.MODEL_WRAPPERS, 'mmetris.models')
+WEIGHT_INITIALIZERS = _child('weight initializer', mmseg_registry.WEIGHT_INITIALIZERS, 'mmetris.models')
+OPTIMIZERS = _child('optimizer', mmseg_registry.OPTIMIZERS, 'mmseg.engine.optimizers')
+OPTIM_WRAPPERS = _child('optim_wrapper', mmseg_registry.OPTIM_WRAPPERS, 'mmseg.engine.optimizers')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', mmseg_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'mmseg.engine.optimizers')
+PARAM_SCHEDULERS = _child('parameter scheduler', mmseg_registry.PARAM_SCHEDULERS, 'mmseg.engine.schedulers')
+EVALUATOR = _child('evaluator', mmseg_registry.EVALUATOR)
+TASK_UTILS = _child('task util', mmseg_registry.TASK_UTILS, 'mmetris.models')
+VISBACKENDS = _child('vis_backend', mmseg_registry.VISBACKENDS, 'mmetris.visualization')
+LOG_PROCESSORS = _child('log processor', mmseg_registry.LOG_PROCESSORS)
+INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)

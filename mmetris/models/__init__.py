@@ -1,0 +1,16 @@
+"""Encoders, Bridger, decode head, loss and segmentor of ETRIS."""
+
+import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
+
+from .backbones import CLIPResNet, CLIPViT, StagedImageEncoder, StageSpec
+from .data_preprocessor import RefSegDataPreProcessor
+from .decode_heads import ETRISHead
+from .losses import TextToPixelContrastiveLoss
+from .necks import Bridger
+from .segmentors import ReferringSegmentor
+from .text_encoders import CLIPTextEncoder
+
+__all__ = [
+    'Bridger', 'CLIPResNet', 'CLIPTextEncoder', 'CLIPViT', 'ETRISHead', 'RefSegDataPreProcessor', 'ReferringSegmentor', 'StageSpec',
+    'StagedImageEncoder', 'TextToPixelContrastiveLoss'
+]

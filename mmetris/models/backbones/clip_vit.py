@@ -1,0 +1,109 @@
+"""CLIP's ViT image encoder in stages (ETRIS, Sec. 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor
+
+from mmetris.registry import MODELS
+
+from ..clip import ArchLike, build_image_tower
+from ..clip.encoder import ClipEncoder
+from ..layers.position_embedding import PositionCache
+from .staged import StagedImageEncoder, StageSpec, check_out_stages, split_evenly
+
+
+class TokenGrid(NamedTuple):
+    """State of a ViT between stages.
+
+    Args:
+        tokens: (B, 1 + H * W, C), the class token first.
+        grid_hw: Height and width of the patch grid.
+    """
+
+    tokens: Tensor
+    grid_hw: tuple[int, int]
+
+
+def tokens_to_map(tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """(B, H * W, C) -> (B, C, H, W)."""
+    return tokens.transpose(1, 2).unflatten(2, grid_hw)
+
+
+def map_to_tokens(feature_map: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W, C)."""
+    return feature_map.flatten(2).transpose(1, 2)
+
+
+@MODELS.register_module()
+class CLIPViT(ClipEncoder, StagedImageEncoder):
+    """CLIP's Vision Transformer, its blocks evenly split in N stages (ETRIS, Sec. 3.1).
+
+    Any height and width that is a multiple of the patch will do: position embeddings are resized to the grid, once for each size.
+
+    Args:
+        arch: ``'ViT-B-16'``, ``'ViT-B-32'``, ``'ViT-L-14'``, ``'ViT-L-14-336'``, or sizes, see :func:`mmetris.models.clip.resolve_arch`.
+        num_stages: Number of stages N. Defaults to 4; the released code cuts 3.
+        out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to ``(2, 3, 4)``, the last N - 1.
+        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval`` of :class:`ClipEncoder`.
+
+    Shape:
+        (B, 3, H, W) -> (B, width, H / patch, W / patch) for each stage but the last, (B, embed_dim, H / patch, W / patch) for that.
+
+    Raises:
+        ValueError: If ``arch`` is no ViT, ``out_stages`` does not fit ``num_stages``, or the input is no multiple of the patch.
+    """
+
+    part = 'image'
+    tower: VisionTransformer
+
+    def __init__(self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs) -> None:
+        super().__init__(arch, **kwargs)
+        self.num_stages = num_stages
+        self.out_stages = check_out_stages(out_stages, num_stages)
+        self._stages = split_evenly(len(self.tower.transformer.resblocks), num_stages)
+        patch, width = self.tower.patch_size[0], self.tower.transformer.width
+        self.size_divisor = patch
+        self.stage_specs = (StageSpec(width, patch),) * num_stages
+        self.tail_spec = StageSpec(self.arch.embed_dim, patch)
+        self._positions = PositionCache()
+
+    def build_tower(self) -> VisionTransformer:
+        if self.arch.is_resnet:
+            raise ValueError(f'CLIPViT cannot be built from arch {self.arch.name!r}, which is a ResNet; use CLIPResNet')
+        return build_image_tower(self.arch)
+
+    def stem(self, images: Tensor) -> TokenGrid:
+        self.check_size(images)
+        tower = self.tower
+        patches = tower.conv1(images)
+        grid_hw = tuple(patches.shape[-2:])
+        tokens = map_to_tokens(patches)
+        class_token = tower.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        positions = self._positions.get(tower.positional_embedding, grid_hw)
+        tokens = torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype)
+        return TokenGrid(tower.ln_pre(tokens), grid_hw)
+
+    def stage(self, index: int, state: TokenGrid) -> TokenGrid:
+        tokens = state.tokens
+        for block in self._stages[index - 1]:
+            tokens = self.tower.transformer.resblocks[block](tokens)
+        return TokenGrid(tokens, state.grid_hw)
+
+    def feature_map(self, state: TokenGrid) -> Tensor:
+        return tokens_to_map(state.tokens[:, 1:], state.grid_hw)
+
+    def inject(self, state: TokenGrid, update: Tensor) -> TokenGrid:
+        class_token, patches = state.tokens[:, :1], state.tokens[:, 1:]
+        return TokenGrid(torch.cat([class_token, patches + map_to_tokens(update)], dim=1), state.grid_hw)
+
+    def select(self, state: TokenGrid, index: Tensor) -> TokenGrid:
+        return TokenGrid(state.tokens[index], state.grid_hw)
+
+    def tail(self, state: TokenGrid) -> Tensor:
+        # The class token plays no part in a map, and LayerNorm and projection treat every token by itself.
+        return tokens_to_map(self.tower.ln_post(state.tokens[:, 1:]) @ self.tower.proj, state.grid_hw)

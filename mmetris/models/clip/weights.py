@@ -1,0 +1,188 @@
+"""Read CLIP weights from OpenAI archives, open_clip and safetensors files, or an open_clip tag.
+
+Nothing here runs code from a file: pickles are read with ``weights_only=True``, TorchScript archives are only asked for their tensors.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .arch import ClipArch
+
+# Sizes that OpenAI stores beside the weights, and the temperature of pre-training; no tower has them.
+_NOT_WEIGHTS = frozenset({'input_resolution', 'context_length', 'vocab_size', 'logit_scale', 'logit_bias'})
+
+
+@dataclass(frozen=True)
+class ClipWeights:
+    """One CLIP model's weights.
+
+    Args:
+        source: File or tag they came from, for messages.
+        image: State dict of the image tower (without the prefix ``visual.``).
+        text: State dict of the text tower.
+        quick_gelu: Activation they were trained with, where the source tells; else None.
+    """
+
+    source: str
+    image: dict[str, Tensor]
+    text: dict[str, Tensor]
+    quick_gelu: bool | None
+
+
+def load_clip_weights(source: str, arch: ClipArch) -> ClipWeights:
+    """Read CLIP weights.
+
+    Args:
+        source: A file (OpenAI ``.pt`` archive, open_clip ``.pt`` / ``.pth`` / ``.bin`` state dict, ``.safetensors``) or an open_clip tag
+            such as ``'openai'`` or ``'laion2b_s34b_b88k'``, which open_clip downloads into its cache.
+        arch: Architecture the weights are meant for; a tag is looked up under its name.
+
+    Raises:
+        FileNotFoundError: If ``source`` is neither a file nor a tag of ``arch``; says what to put where.
+        ValueError: If the file cannot be read as a state dict, or holds no CLIP weights.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _read_file(str(path.resolve()), path.stat().st_mtime_ns)
+    return _read_tag(source, arch)
+
+
+@lru_cache(maxsize=1)  # Both towers of a model ask for the same file, one after the other.
+def _read_file(path: str, mtime_ns: int) -> ClipWeights:
+    del mtime_ns  # Only part of the cache's key: a file that has changed is read again.
+    quick_gelu = None
+    if path.endswith('.safetensors'):
+        state, metadata = _read_safetensors(path)
+        if 'quick_gelu' in metadata:
+            quick_gelu = metadata['quick_gelu'].lower() == 'true'
+    elif _is_torchscript(path):
+        state = torch.jit.load(path, map_location='cpu').state_dict()
+        quick_gelu = True  # Only OpenAI publishes CLIP as TorchScript, and always with QuickGELU.
+    else:
+        state = _read_pickle(path)
+        if 'input_resolution' in state:  # The state dict of such an archive.
+            quick_gelu = True
+    return _split(path, state, quick_gelu)
+
+
+def _read_tag(tag: str, arch: ClipArch) -> ClipWeights:
+    from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+
+    tag_cfg = get_pretrained_cfg(arch.name, tag)
+    if not tag_cfg:
+        tags = list_pretrained_tags_by_model(arch.name)
+        raise FileNotFoundError(
+            f'CLIP weights {tag!r}: no such file, and no open_clip tag of {arch.name}. Put OpenAI\'s archive (such as ViT-B-16.pt or RN101.pt) or '
+            'a .safetensors / .pth state dict at that path, or set clip_checkpoint to '
+            + (f'one of the tags {", ".join(tags)}.' if tags else 'an existing file (an architecture given by sizes has no tags).'))
+    try:
+        path = download_pretrained(tag_cfg)
+    except Exception as error:  # Whatever the hub's client raises without a network.
+        raise FileNotFoundError(
+            f'CLIP weights {tag!r} of {arch.name} are not on this machine and could not be downloaded ({type(error).__name__}: {error}). '
+            'Download them where there is a network and set clip_checkpoint to the file.') from error
+    weights = _read_file(path, Path(path).stat().st_mtime_ns)
+    quick_gelu = tag == 'openai' or bool(tag_cfg.get('quick_gelu', False))
+    return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu)
+
+
+def _read_safetensors(path: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework='pt') as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f'{path} is not a readable safetensors file ({error}); copy or download it again') from error
+
+
+def _is_torchscript(path: str) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+
+
+def _read_pickle(path: str) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f'{path} cannot be read as a state dict of plain tensors; nothing in it was run. It is damaged, or contains '
+                         f'other Python objects ({str(error).splitlines()[0]}).') from error
+    for key in ('state_dict', 'model'):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping):
+        raise ValueError(f'{path} holds a {type(state).__name__}, not a state dict')
+    return dict(state)
+
+
+def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) -> ClipWeights:
+    """Divide a whole CLIP state dict into its two towers, in single precision."""
+    image, text = {}, {}
+    for key, value in state.items():
+        key = key.removeprefix('module.')
+        if key in _NOT_WEIGHTS or not isinstance(value, Tensor):
+            continue
+        value = value.float() if value.is_floating_point() else value
+        if key.startswith('visual.'):
+            image[key.removeprefix('visual.')] = value
+        else:
+            text[key.removeprefix('text.')] = value
+    text.pop('attn_mask', None)  # Older open_clip files store the causal mask.
+    if not image or 'token_embedding.weight' not in text:
+        raise ValueError(f'{source} holds no CLIP model: keys visual.* and token_embedding.weight are expected, found {sorted(state)[:5]}')
+    return ClipWeights(source, image, text, quick_gelu)
+
+
+def load_tower(tower: nn.Module, state: Mapping[str, Tensor], weights: ClipWeights, arch: ClipArch, part: str) -> None:
+    """Copy weights into a tower, refusing anything that does not fit exactly.
+
+    Args:
+        tower: open_clip tower to fill.
+        state: Its part of ``weights``.
+        weights: Where it came from; its activation is compared with ``arch``.
+        arch: Architecture the tower was built from.
+        part: ``'image'`` or ``'text'``, for messages.
+
+    Raises:
+        ValueError: If keys are missing or left over, or shapes differ: the file belongs to another architecture.
+    """
+    own = tower.state_dict()
+    # The counters of BatchNorm are absent from OpenAI's files and play no part in a frozen tower.
+    missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
+    unexpected = [key for key in state if key not in own]
+    shapes = [f'{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}'
+              for key, value in own.items() if key in state and state[key].shape != value.shape]
+    if missing or unexpected or shapes:
+        faults = [f'{label}: {", ".join(keys[:3])}{f" and {len(keys) - 3} more" if len(keys) > 3 else ""}'
+                  for label, keys in (('missing', missing), ('not expected', unexpected), ('other shape', shapes)) if keys]
+        raise ValueError(f'{weights.source} does not fit the {part} encoder {arch.name} '
+                         f'({_describe(weights)}): {"; ".join(faults)}. Set arch to that of the file, or clip_checkpoint to weights of {arch.name}.')
+    tower.load_state_dict(state, strict=False)
+    if weights.quick_gelu is not None and weights.quick_gelu != arch.quick_gelu:
+        print_log(f'{weights.source} was trained with quick_gelu={weights.quick_gelu}, the {part} encoder is built with '
+                  f'quick_gelu={arch.quick_gelu}: features will be off. Set quick_gelu={weights.quick_gelu} on both encoders.',
+                  logger='current', level=30)
+
+
+def _describe(weights: ClipWeights) -> str:
+    """What a file holds, e.g. ``'it holds a ViT of width 768, patch 32, 12 blocks; text width 512'``."""
+    image, text = weights.image, weights.text
+    text_width = text['token_embedding.weight'].shape[1]
+    if 'class_embedding' in image:
+        blocks = 1 + max(int(key.split('.')[2]) for key in image if key.startswith('transformer.resblocks.'))
+        width, _, patch, _ = image['conv1.weight'].shape
+        return f'it holds a ViT of width {width}, patch {patch}, {blocks} blocks; text width {text_width}'
+    blocks = [1 + max((int(key.split('.')[1]) for key in image if key.startswith(f'layer{i}.')), default=-1) for i in (1, 2, 3, 4)]
+    return f'it holds a ResNet of {blocks} blocks; text width {text_width}'

@@ -1,0 +1,56 @@
+"""From a batch of the data loader to the images that CLIP was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmseg.models import SegDataPreProcessor
+from mmseg.utils import stack_batch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+from mmetris.registry import MODELS
+
+
+@MODELS.register_module()
+class RefSegDataPreProcessor(SegDataPreProcessor):
+    """MMSeg's data preprocessor with CLIP's normalisation, and test batches of images that differ in size.
+
+    BGR images of 0..255 become RGB, normalised, and are padded at the right and bottom to one size that is a multiple of
+    ``size_divisor``. Padding has the value of CLIP's mean colour; in ground truth it is marked 255, to be ignored. Predictions are
+    made without the padding.
+
+    Args:
+        mean: Mean of each channel, RGB, on the scale 0..255. Defaults to CLIP's.
+        std: Standard deviation of each channel. Defaults to CLIP's.
+        size_divisor: Height and width become multiples of this: the patch of a ViT, 32 for a ResNet. Defaults to 32.
+        bgr_to_rgb: Defaults to True, as MMCV loads images in BGR.
+        **kwargs: Other arguments of :class:`mmseg.models.SegDataPreProcessor`.
+    """
+
+    def __init__(self, mean: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_MEAN),
+                 std: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_STD), size_divisor: int = 32,
+                 bgr_to_rgb: bool = True, **kwargs) -> None:
+        super().__init__(mean=mean, std=std, size_divisor=size_divisor, bgr_to_rgb=bgr_to_rgb, **kwargs)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Normalise and stack.
+
+        Args:
+            data: ``inputs``, a list of (3, H, W) images or one (B, 3, H, W) tensor, and optionally ``data_samples``.
+            training: Whether ground truth is padded along with the images.
+
+        Returns:
+            ``inputs`` (B, 3, H', W') and ``data_samples``.
+        """
+        if training:
+            return super().forward(data, training)
+        data = self.cast_data(data)
+        images, samples = data['inputs'], data.get('data_samples')
+        if self._channel_conversion:
+            images = [image[[2, 1, 0]] if image.shape[0] == 3 else image for image in images]
+        images = [(image.float() - self.mean) / self.std for image in images]
+        # MMSeg's own version asks for images of one size here; a batch of different photographs has none.
+        images, paddings = stack_batch(images, size_divisor=self.size_divisor, pad_val=self.pad_val)
+        for sample, padding in zip(samples or [], paddings):
+            sample.set_metainfo(padding)
+        return dict(inputs=images, data_samples=samples)

@@ -1,0 +1,3 @@
+from .bridger import Bridger, BridgerStage
+
+__all__ = ['Bridger', 'BridgerStage']

@@ -1,0 +1,230 @@
+"""Bridger: exchange between two frozen encoders at every stage (ETRIS, Sec. 3.2).
+
+    image:  stem -- stage 1 -- stage 2 -----+---- stage 3 -----+---- stage 4 -----+---- tail -> maps
+                                  |         |        |         |        |         |
+                               [Bridger stage 2]  [Bridger stage 3]  [Bridger stage 4]
+                                  |         |        |         |        |         |
+    text:  embed -- stage 1 -- stage 2 -----+---- stage 3 -----+---- stage 4 -----+---- tail -> words, sentence
+
+Each Bridger stage also receives the state of the one before it. Axes: B sentences, L tokens, C an encoder's width, d the
+Bridger's width, H W an encoder's grid, h w the Bridger's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmetris.registry import MODELS
+
+from ..backbones.staged import StagedImageEncoder, StageSpec
+from ..layers.bridged_features import BridgedFeatures
+from ..layers.interactor import Interactor
+from ..layers.zoom import ZoomLayer, match_grid
+from ..text_encoders.clip_text import CLIPTextEncoder
+
+MEMORY = ('output', 'sum')
+CROSS_INPUTS = ('self_attended', 'input')
+
+
+class BridgerMemory(NamedTuple):
+    """State that one Bridger stage hands to the next.
+
+    Args:
+        image: (B, d, h, w).
+        words: (B, L, d).
+    """
+
+    image: Tensor
+    words: Tensor
+
+
+class BridgerStage(BaseModule):
+    """The Bridger at one stage: zoom in, add the state, interact, zoom out (eq. (1) to (5)).
+
+    Args:
+        image_channels: Width of the image features at this stage.
+        word_channels: Width of the word features.
+        embed_dims: Width d of the Bridger.
+        scale: The Bridger's grid over the image encoder's: 0.5, 1 or 2.
+        is_first: Whether there is no state to add (no LayerNorm either).
+        zoom_cfg: Further arguments of :class:`ZoomLayer`: ``kind``, ``with_norm``, ``grid_hw``.
+        interactor_cfg: Further arguments of :class:`Interactor`.
+        memory: What the next stage receives: ``'output'`` of the Interactors (default, eq. (2)), or the ``'sum'`` that went into them.
+        cross_inputs: What cross-attention reads of the other modality: its ``'self_attended'`` features (default, eq. (5)), or its ``'input'``
+            from before the self-attention.
+        mask_padding: Whether attention leaves out padding. Defaults to True; then the result does not depend on how far a sentence was padded.
+
+    Raises:
+        ValueError: If ``memory`` or ``cross_inputs`` is unknown.
+    """
+
+    def __init__(self, image_channels: int, word_channels: int, embed_dims: int = 64, scale: float = 1, is_first: bool = True,
+                 zoom_cfg: dict | None = None, interactor_cfg: dict | None = None, memory: str = 'output',
+                 cross_inputs: str = 'self_attended', mask_padding: bool = True, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if memory not in MEMORY:
+            raise ValueError(f'memory={memory!r} of the Bridger must be one of {MEMORY}')
+        if cross_inputs not in CROSS_INPUTS:
+            raise ValueError(f'cross_inputs={cross_inputs!r} of the Bridger must be one of {CROSS_INPUTS}')
+        self.memory, self.cross_inputs, self.mask_padding = memory, cross_inputs, mask_padding
+        zoom_cfg, interactor_cfg = dict(zoom_cfg or {}), dict(interactor_cfg or {})
+        grid_hw = zoom_cfg.pop('grid_hw', None)
+        zoomed_hw = None if grid_hw is None else tuple(int(size * scale) for size in grid_hw)
+        self.zoom_in = ZoomLayer(image_channels, embed_dims, scale, grid_hw=grid_hw, **zoom_cfg)
+        self.zoom_out = ZoomLayer(embed_dims, image_channels, 1 / scale, grid_hw=zoomed_hw, **zoom_cfg)
+        self.words_in = nn.Linear(word_channels, embed_dims)
+        self.words_out = nn.Linear(embed_dims, word_channels)
+        self.image_norm = None if is_first else nn.LayerNorm(embed_dims)
+        self.words_norm = None if is_first else nn.LayerNorm(embed_dims)
+        self.image_interactor = Interactor(embed_dims, **interactor_cfg)
+        self.words_interactor = Interactor(embed_dims, **interactor_cfg)
+
+    def forward(self, feature_map: Tensor, words: Tensor, memory: BridgerMemory | None = None,
+                padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor, BridgerMemory]:
+        """Take one step.
+
+        Args:
+            feature_map: (B, C, H, W) image features of this stage.
+            words: (B, L, C) word features of this stage.
+            memory: State of the Bridger stage before, None at the first.
+            padding_mask: (B, L), True at padding.
+
+        Returns:
+            The update of the image features (B, C, H, W), that of the word features (B, L, C), and the state for the next stage.
+        """
+        zoomed = self.zoom_in(feature_map)
+        grid_hw = zoomed.shape[-2:]
+        image, text = zoomed.flatten(2).transpose(1, 2), self.words_in(words)
+        if memory is not None:
+            image = self.image_norm(image + match_grid(memory.image, grid_hw).flatten(2).transpose(1, 2))
+            text = self.words_norm(text + memory.words)
+        out_image, out_text = self._interact(image, text, padding_mask if self.mask_padding else None)
+        out_map = out_image.transpose(1, 2).unflatten(2, grid_hw)
+        if self.memory == 'output':
+            memory = BridgerMemory(out_map, out_text)
+        else:
+            memory = BridgerMemory(image.transpose(1, 2).unflatten(2, grid_hw), text)
+        return self.zoom_out(out_map, out_hw=feature_map.shape[-2:]), self.words_out(out_text), memory
+
+    def _interact(self, image: Tensor, text: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """eq. (5) on (B, h * w, d) and (B, L, d). Both sides read what the other was before the step."""
+        image_seen, text_seen = image, text
+        image = self.image_interactor.attend_self(image)
+        text = self.words_interactor.attend_self(text, padding_mask)
+        if self.cross_inputs == 'self_attended':
+            image_seen, text_seen = image, text
+        image = self.image_interactor.attend_other(image, text_seen, padding_mask)
+        text = self.words_interactor.attend_other(text, image_seen)
+        return self.image_interactor.feed_forward(image), self.words_interactor.feed_forward(text)
+
+
+@MODELS.register_module()
+class Bridger(BaseModule):
+    """All Bridger stages, and the walk of both encoders past them.
+
+    It knows the encoders only by their contracts: :class:`StagedImageEncoder` and the same steps of :class:`CLIPTextEncoder`.
+
+    Args:
+        image_specs: :class:`StageSpec` (channels, stride) of the image stages in ``out_stages``. A :class:`ReferringSegmentor` fills it in.
+        word_channels: Width of the word features. Filled in likewise.
+        out_stages: The image encoder's stages that take part. Filled in likewise. Defaults to ``(2, 3, 4)``.
+        stages: Stages that have a Bridger, a subset of ``out_stages``. Defaults to None: all of them. ``()`` is the model without Bridger.
+        embed_dims: Width d. Defaults to 64, the best of Table 7.
+        num_heads: Attention heads of the Interactors. Defaults to 8.
+        ffn_dims: Hidden width of the Interactors' networks. Defaults to 128, for every d.
+        dropout: Defaults to 0.1.
+        scales: The Bridger's grid over the encoder's, for each of ``out_stages``. Defaults to None: what brings every stage to the stride in the
+            middle (a ResNet's 8, 16, 32 -> 0.5, 1, 2). The paper's ViT, whose stages all have one stride, also uses (0.5, 1, 2).
+        zoom_kind: ``kind`` of the Zoom Layers, Table 5. Defaults to ``'conv_deconv'``.
+        zoom_norm: Whether BatchNorm and ReLU follow the Zoom Layers. Defaults to False; a ViT has them.
+        input_hw: Input size in pixels, for the kinds of Zoom Layer that are tied to one.
+        self_attention, combine: See :class:`Interactor`.
+        memory, cross_inputs, mask_padding: See :class:`BridgerStage`.
+
+    Raises:
+        ValueError: If ``stages`` is no subset of ``out_stages``, ``scales`` has another length, or a stride is no half, whole or double of the
+            middle one.
+    """
+
+    def __init__(self, image_specs: Sequence[StageSpec], word_channels: int, out_stages: Sequence[int] = (2, 3, 4),
+                 stages: Sequence[int] | None = None, embed_dims: int = 64, num_heads: int = 8, ffn_dims: int | None = 128,
+                 dropout: float = 0.1, scales: Sequence[float] | None = None, zoom_kind: str = 'conv_deconv', zoom_norm: bool = False,
+                 input_hw: tuple[int, int] | None = None, self_attention: bool = True, combine: str = 'add', memory: str = 'output',
+                 cross_inputs: str = 'self_attended', mask_padding: bool = True, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.out_stages = tuple(out_stages)
+        self.stages = self.out_stages if stages is None else tuple(stages)
+        if not set(self.stages) <= set(self.out_stages):
+            raise ValueError(f'stages={self.stages} of the Bridger must be among the out_stages {self.out_stages} of the image encoder')
+        specs = [StageSpec(*spec) for spec in image_specs]
+        scales = self._default_scales(specs) if scales is None else tuple(scales)
+        if not len(scales) == len(specs) == len(self.out_stages):
+            raise ValueError(f'scales={scales} and image_specs={specs} need one entry for each of out_stages={self.out_stages}')
+        self.bridges = nn.ModuleDict()
+        for stage, spec, scale in zip(self.out_stages, specs, scales):
+            if stage not in self.stages:
+                continue
+            grid_hw = None if input_hw is None else tuple(size // spec.stride for size in input_hw)
+            self.bridges[str(stage)] = BridgerStage(
+                spec.channels, word_channels, embed_dims, scale, is_first=not self.bridges,
+                zoom_cfg=dict(kind=zoom_kind, with_norm=zoom_norm, grid_hw=grid_hw),
+                interactor_cfg=dict(num_heads=num_heads, ffn_dims=ffn_dims, self_attention=self_attention, combine=combine, dropout=dropout),
+                memory=memory, cross_inputs=cross_inputs, mask_padding=mask_padding)
+
+    @staticmethod
+    def _default_scales(specs: Sequence[StageSpec]) -> tuple[float, ...]:
+        strides = [spec.stride for spec in specs]
+        middle = sorted(strides)[len(strides) // 2]
+        scales = tuple(stride / middle for stride in strides)
+        if not set(scales) <= {0.5, 1, 2}:
+            raise ValueError(f'strides {strides} cannot all be brought to {middle} by halving or doubling; give scales')
+        return scales
+
+    def forward(self, image_encoder: StagedImageEncoder, text_encoder: CLIPTextEncoder, images: Tensor, tokens: Tensor,
+                image_index: Tensor | None = None) -> BridgedFeatures:
+        """Run both encoders, bridged.
+
+        Args:
+            image_encoder: Image encoder in stages.
+            text_encoder: Text encoder in stages, with as many ``out_stages``.
+            images: (B, 3, H, W) normalised images, or (I, 3, H, W) distinct ones with ``image_index``.
+            tokens: (B, L) token ids of one sentence each.
+            image_index: (B,) row of ``images`` that each sentence speaks of. What precedes the first Bridger is then computed once for
+                each image. Defaults to None: sentence b speaks of image b.
+
+        Returns:
+            Features for the decoder, one row for each sentence.
+
+        Raises:
+            ValueError: If the numbers of images and sentences do not match, or the image size does not suit the encoder.
+        """
+        num_rows = len(images) if image_index is None else len(image_index)
+        if num_rows != len(tokens):
+            raise ValueError(f'{len(tokens)} sentences for {num_rows} images; give image_index to share images between sentences')
+        padding_mask = text_encoder.padding_mask(tokens)
+        image, words = image_encoder.stem(images), text_encoder.embed(tokens)
+        memory, maps = None, []
+        image_done = text_done = 0
+        for stage, text_stage in zip(image_encoder.out_stages, text_encoder.out_stages, strict=True):
+            for index in range(image_done + 1, stage + 1):
+                image = image_encoder.stage(index, image)
+            for index in range(text_done + 1, text_stage + 1):
+                words = text_encoder.stage(index, words)
+            image_done, text_done = stage, text_stage
+            if stage in self.stages:
+                if image_index is not None:
+                    # From here on the image's features depend on the sentence.
+                    image, image_index = image_encoder.select(image, image_index), None
+                image_update, words_update, memory = self.bridges[str(stage)](
+                    image_encoder.feature_map(image), words, memory, padding_mask)
+                image, words = image_encoder.inject(image, image_update), words + words_update
+            last = stage == image_encoder.out_stages[-1]
+            maps.append((image_encoder.tail(image) if last else image_encoder.feature_map(image), image_index))
+        words, sentence = text_encoder.tail(words, tokens)
+        maps = tuple(feature_map if index is None else feature_map[index] for feature_map, index in maps)
+        return BridgedFeatures(maps, words, sentence, padding_mask)

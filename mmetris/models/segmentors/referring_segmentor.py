@@ -1,0 +1,167 @@
+"""ETRIS as one of MMSeg's segmentors (Fig. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.models import BaseSegmentor
+from mmseg.structures import SegDataSample
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmetris.registry import MODELS
+from mmetris.utils.letterbox import LetterboxGeometry, undo_letterbox
+from mmetris.utils.tokenizer import tokenize
+
+from ..layers.bridged_features import BridgedFeatures
+
+
+@MODELS.register_module()
+class ReferringSegmentor(BaseSegmentor):
+    """An image, a sentence, one mask.
+
+    Frozen image and text encoders run stage by stage with the Bridger (neck) between them; the decode head turns the bridged features
+    into a mask. Widths and strides that follow from the encoders need not be repeated in the config of neck and head.
+
+    Args:
+        backbone: Config of the image encoder, e.g. :class:`CLIPViT`.
+        text_encoder: Config of the text encoder, e.g. :class:`CLIPTextEncoder`.
+        neck: Config of the :class:`Bridger`.
+        decode_head: Config of the :class:`ETRISHead`.
+        data_preprocessor: Config of the data preprocessor.
+        train_cfg: Handed to the head's loss.
+        test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut in windows.
+
+    Raises:
+        ValueError: If ``test_cfg`` asks for another mode, or encoders and Bridger do not fit together.
+    """
+
+    out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
+
+    def __init__(self, backbone: dict, text_encoder: dict, neck: dict, decode_head: dict, data_preprocessor: dict | None = None,
+                 train_cfg: dict | None = None, test_cfg: dict | None = None, init_cfg: dict | None = None) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        test_cfg = dict(test_cfg or {})
+        if (mode := test_cfg.get('mode', 'whole')) != 'whole':
+            raise ValueError(f'test_cfg.mode={mode!r}: a ReferringSegmentor looks at whole images only')
+        self.train_cfg, self.test_cfg = train_cfg, test_cfg
+        self.backbone = MODELS.build(backbone)
+        self.text_encoder = MODELS.build(text_encoder)
+        if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
+            raise ValueError(f'backbone.out_stages={self.backbone.out_stages} and text_encoder.out_stages={self.text_encoder.out_stages} '
+                             'must be equally many: the Bridger joins them one by one')
+        self.neck = MODELS.build(dict(
+            image_specs=[self.backbone.stage_specs[stage - 1] for stage in self.backbone.out_stages],
+            word_channels=self.text_encoder.embed_dims, out_stages=self.backbone.out_stages) | dict(neck))
+        self.decode_head = MODELS.build(dict(
+            in_channels=[spec.channels for spec in self.backbone.out_specs], in_strides=[spec.stride for spec in self.backbone.out_specs],
+            word_channels=self.text_encoder.embed_dims, sentence_channels=self.text_encoder.output_dims) | dict(decode_head))
+
+    @property
+    def align_corners(self) -> bool:
+        return self.decode_head.align_corners
+
+    def extract_feat(self, inputs: Tensor, tokens: Tensor, image_index: Tensor | None = None) -> BridgedFeatures:
+        """Bridged features of images (B, 3, H, W) and tokens (B, L); see :meth:`Bridger.forward`."""
+        return self.neck(self.backbone, self.text_encoder, inputs, tokens, image_index)
+
+    def forward_logits(self, images: Tensor, tokens: Tensor, image_index: Tensor | None = None) -> Tensor:
+        """Mask logits.
+
+        Args:
+            images: (B, 3, H, W) normalised RGB images, or (I, 3, H, W) distinct ones with ``image_index``.
+            tokens: (B, L) token ids, see :func:`mmetris.tokenize`.
+            image_index: (B,) row of ``images`` that each sentence speaks of. Defaults to None: sentence b speaks of image b.
+
+        Returns:
+            (B, 1, H / 4, W / 4) logits (a quarter of the decoder's stride, which is 16 for the published models).
+        """
+        return self.decode_head(self.extract_feat(images, tokens, image_index))
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image, with ``tokens`` or ``expression`` and ``gt_sem_seg``.
+        """
+        features = self.extract_feat(inputs, self.tokens_of(data_samples, inputs.device))
+        return self.decode_head.loss(features, data_samples, self.train_cfg)
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> list[SegDataSample]:
+        """Masks at the size of the original images.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image, with ``tokens`` or ``expression``, and the meta information of their resizing.
+
+        Returns:
+            The samples with ``pred_sem_seg`` (1, H, W), 1 inside the mask, and ``seg_logits`` (1, H, W).
+        """
+        logits = self.encode_decode(inputs, data_samples)
+        return self.postprocess_result(logits, data_samples, tuple(inputs.shape[-2:]))
+
+    def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Tensor:
+        return self.encode_decode(inputs, data_samples)
+
+    def encode_decode(self, inputs: Tensor, batch_data_samples: Sequence[SegDataSample] | None) -> Tensor:
+        """Mask logits (B, 1, h, w) of images (B, 3, H, W) and the sentences of the samples."""
+        return self.forward_logits(inputs, self.tokens_of(batch_data_samples, inputs.device))
+
+    def tokens_of(self, data_samples: Sequence[SegDataSample] | None, device: torch.device) -> Tensor:
+        """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did not tokenize.
+
+        Raises:
+            ValueError: If a sample has neither.
+        """
+        if data_samples is None:
+            raise ValueError('a ReferringSegmentor needs data samples: they carry the sentences')
+        if all('tokens' in sample for sample in data_samples):
+            return torch.stack([sample.tokens for sample in data_samples]).to(device)
+        missing = [sample for sample in data_samples if 'expression' not in sample.metainfo]
+        if missing:
+            raise ValueError(f'no sentence for {missing[0].metainfo.get("img_path", "an image")}: the pipeline must pack "expression" or '
+                             '"tokens" (mmetris.PackSegInputs does; MMSeg\'s own needs "expression" in its meta_keys)')
+        tokens = tokenize([sample.expression for sample in data_samples], self.text_encoder.tower.context_length)
+        longest = int(self.text_encoder.end_position(tokens).max()) + 1
+        return tokens[:, :longest].to(device)
+
+    def postprocess_result(self, seg_logits: Tensor, data_samples: Sequence[SegDataSample] | None = None,
+                           input_hw: tuple[int, int] | None = None) -> list[SegDataSample]:
+        """Bring masks to the original images: sigmoid, undo padding, flip and resizing, then the head's threshold (Sec. 4.2).
+
+        Args:
+            seg_logits: (B, 1, h, w) logits.
+            data_samples: One for each row, completed in place. Defaults to None: new ones, with masks of the size of the input.
+            input_hw: Size of the network's input. Defaults to None: that of the logits.
+
+        Returns:
+            The samples, with ``pred_sem_seg`` (1, H, W) and ``seg_logits`` (1, H, W). Unlike MMSeg, which keeps probabilities under
+            that name when there is one channel, these are logits: MMSeg's test-time augmentation applies the sigmoid itself.
+        """
+        probs = seg_logits.float().sigmoid()
+        if input_hw is not None:
+            probs = F.interpolate(probs, size=input_hw, mode='bicubic', align_corners=True)
+        if data_samples is None:
+            data_samples = [SegDataSample() for _ in probs]
+        for prob, sample in zip(probs, data_samples, strict=True):
+            prob = self._undo_transforms(prob.unsqueeze(0), sample.metainfo).clamp(0, 1).squeeze(0)
+            sample.seg_logits = PixelData(data=torch.logit(prob, eps=1e-6))
+            sample.pred_sem_seg = PixelData(data=(prob > self.decode_head.threshold).to(torch.uint8))
+        return list(data_samples)
+
+    def _undo_transforms(self, prob: Tensor, metainfo: dict) -> Tensor:
+        """Map (1, 1, H, W) of the network's input -> map (1, 1, H', W') of the original image."""
+        left, right, top, bottom = metainfo.get('img_padding_size', metainfo.get('padding_size', (0, 0, 0, 0)))
+        height, width = prob.shape[-2:]
+        prob = prob[..., top:height - bottom, left:width - right]
+        if metainfo.get('flip'):
+            prob = prob.flip(-1 if metainfo['flip_direction'] == 'horizontal' else -2)
+        if 'ori_shape' not in metainfo:
+            return prob
+        ori_hw = tuple(metainfo['ori_shape'][:2])
+        if 'letterbox' in metainfo:
+            return undo_letterbox(prob, LetterboxGeometry(*metainfo['letterbox']), tuple(prob.shape[-2:]), ori_hw)
+        return F.interpolate(prob, size=ori_hw, mode='bilinear', align_corners=self.align_corners)

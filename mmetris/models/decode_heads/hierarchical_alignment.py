@@ -1,0 +1,126 @@
+"""Hierarchical alignment: the stages' maps, each weighed by the sentence, become one map (ETRIS, Sec. 3.3, eqs. (6), (7))."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmetris.registry import MODELS
+
+from ..layers.conv_norm import BATCH_NORM, ConvNormReLU, MapProjection
+from ..layers.coord_conv import CoordConv
+
+
+class SentenceGate(nn.Module):
+    """Cross-attention of a map's pixels to the sentence, whose result multiplies the pixels (ETRIS, eq. (6)).
+
+    There is a single key, so each attention weight is 1 and every pixel is multiplied by the same vector, a linear function of the
+    sentence. The query and key weights take part in the computation, but have no effect and always get a zero gradient; they are kept
+    because the paper's parameter count and the published checkpoints contain them.
+
+    Args:
+        channels: Width of the map.
+        sentence_channels: Width of the sentence feature.
+        num_heads: Attention heads.
+        dropout: Probability with which, in training, a head ignores the sentence at one pixel.
+    """
+
+    def __init__(self, channels: int, sentence_channels: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        # One packed weight where the widths agree, which is the published layout.
+        self.attention = nn.MultiheadAttention(channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels,
+                                               batch_first=True)
+
+    def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
+        """(B, C, H, W), (B, C') -> (B, C, H, W)."""
+        pixels = feature_map.flatten(2).transpose(1, 2)
+        sentence = sentence[:, None]
+        attended = self.attention(pixels, sentence, sentence, need_weights=False)[0]
+        return (pixels * attended).transpose(1, 2).reshape(feature_map.shape)
+
+
+@MODELS.register_module()
+class HierarchicalAlignment(BaseModule):
+    """Fuse maps of several stages under the sentence's guidance (ETRIS, Sec. 3.3 "Hierarchical Alignment Module").
+
+    ::
+
+        map_i  -> MapProjection -> SentenceGate -+
+        map_j  -> MapProjection -> SentenceGate -+-> concatenate -> 1x1 conv -> append (x, y) -> 3x3 conv -> 3x3 conv
+        map_k  -> MapProjection -> SentenceGate -+
+
+    Args:
+        in_channels: Widths of the maps.
+        in_strides: Strides of the maps in input pixels.
+        sentence_channels: Width of the sentence feature.
+        channels: Width D of the decoder. Defaults to 512, as in the paper.
+        num_heads: Attention heads. Defaults to 8, as in the paper.
+        stride: Stride of the result in input pixels. Defaults to 16, as in the paper.
+        dropout: Dropout of the attention weights. Defaults to 0, as in the released code.
+        norm_cfg: Normalisation after each convolution. Defaults to batch normalisation.
+        init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
+
+    Raises:
+        ValueError: If ``in_channels`` and ``in_strides`` differ in length or are empty, ``channels`` is no multiple of ``num_heads``,
+            or a stride neither divides ``stride`` nor is a multiple of it.
+    """
+
+    def __init__(self,
+                 in_channels: Sequence[int],
+                 in_strides: Sequence[int],
+                 sentence_channels: int,
+                 channels: int = 512,
+                 num_heads: int = 8,
+                 stride: int = 16,
+                 dropout: float = 0.,
+                 norm_cfg: Mapping = BATCH_NORM,
+                 init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        check_maps(in_channels, in_strides)
+        check_heads(channels, num_heads)
+        # Where the projected maps' grids differ by rounding, the one that was projected least sets the grid.
+        self.reference = min(range(len(in_strides)), key=lambda i: max(in_strides[i] / stride, stride / in_strides[i]))
+        self.projections = nn.ModuleList(
+            MapProjection(width, channels, in_stride, stride, norm_cfg) for width, in_stride in zip(in_channels, in_strides))
+        self.gates = nn.ModuleList(SentenceGate(channels, sentence_channels, num_heads, dropout) for _ in in_channels)
+        self.fuse = ConvNormReLU(nn.Conv2d(len(in_channels) * channels, channels, 1, bias=False), norm_cfg)
+        self.coord_conv = CoordConv(channels, channels, norm_cfg=norm_cfg)
+        self.refine = ConvNormReLU(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm_cfg)
+
+    def forward(self, maps: Sequence[Tensor], sentence: Tensor) -> Tensor:
+        """Fuse the maps.
+
+        Args:
+            maps: One map for each entry of ``in_channels``, ``(B, C_i, H_i, W_i)``.
+            sentence: Sentence features ``(B, sentence_channels)``.
+
+        Returns:
+            Fused map ``(B, channels, H, W)`` at ``stride``, not negative.
+        """
+        levels = [project(feature_map) for project, feature_map in zip(self.projections, maps)]
+        grid = levels[self.reference].shape[-2:]
+        levels = [gate(_resize(level, grid), sentence) for gate, level in zip(self.gates, levels)]
+        return self.refine(self.coord_conv(self.fuse(torch.cat(levels, dim=1))))
+
+
+def check_maps(in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
+    """Raise ValueError unless there is one stride for each of at least one map."""
+    if not in_channels or len(in_channels) != len(in_strides):
+        raise ValueError('in_channels and in_strides need one entry for each map, '
+                         f'but they are {tuple(in_channels)} and {tuple(in_strides)}')
+
+
+def check_heads(channels: int, num_heads: int) -> None:
+    """Raise ValueError unless the heads share the channels evenly."""
+    if num_heads < 1 or channels % num_heads:
+        raise ValueError(f'channels must be a multiple of num_heads, but channels={channels} and num_heads={num_heads}')
+
+
+def _resize(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
+    if feature_map.shape[-2:] == tuple(grid):
+        return feature_map
+    return F.interpolate(feature_map, tuple(grid), mode='bilinear', align_corners=False)

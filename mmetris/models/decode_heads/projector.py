@@ -1,0 +1,101 @@
+"""From a map and the sentence to mask logits (ETRIS, Sec. 3.3 "Projector", eq. (9)), and a plain dot product to compare it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmetris.registry import MODELS
+
+from ..layers.conv_norm import BATCH_NORM, ConvNormReLU
+
+
+def dynamic_conv(feature_map: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve every sample with its own single-channel kernel; the grid is kept by zero padding.
+
+    Args:
+        feature_map: ``(B, C, H, W)``.
+        weight: Kernels ``(B, C, K, K)``, K odd.
+        bias: ``(B,)``.
+
+    Returns:
+        ``(B, 1, H, W)``.
+    """
+    batch, channels, height, width = feature_map.shape
+    # Samples become groups of one image.
+    stacked = feature_map.reshape(1, batch * channels, height, width)
+    return F.conv2d(stacked, weight, bias, padding=weight.shape[-1] // 2, groups=batch).transpose(0, 1)
+
+
+@MODELS.register_module()
+class Projector(BaseModule):
+    """Enlarge the map four times and convolve it with a kernel made from the sentence (ETRIS, eq. (9)).
+
+    Args:
+        sentence_channels: Width of the sentence feature.
+        channels: Width D of the map. Defaults to 512, as in the paper; the kernel works at half of it.
+        kernel_size: Odd side K of the sentence's kernel. Defaults to 3, as in the paper.
+        align_corners: How the bilinear enlargement places the grid's corners, see :func:`torch.nn.functional.interpolate`.
+        norm_cfg: Normalisation after the 3x3 convolutions. Defaults to batch normalisation.
+        init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
+
+    Raises:
+        ValueError: If ``channels`` is odd or ``kernel_size`` is even.
+    """
+
+    scale = 4
+    """Side of the logits over side of the map."""
+
+    def __init__(self,
+                 sentence_channels: int,
+                 channels: int = 512,
+                 kernel_size: int = 3,
+                 align_corners: bool = False,
+                 norm_cfg: Mapping = BATCH_NORM,
+                 init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if channels % 2:
+            raise ValueError(f'channels must be even, but it is {channels}')
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd, but it is {kernel_size}')
+        half = channels // 2
+        self.kernel_shape = (half, kernel_size, kernel_size)
+        self.pixel_projection = nn.Sequential(
+            nn.Upsample(scale_factor=2, mode='bilinear', align_corners=align_corners),
+            ConvNormReLU(nn.Conv2d(channels, channels, 3, padding=1, bias=False), norm_cfg),
+            nn.Upsample(scale_factor=2, mode='bilinear', align_corners=align_corners),
+            ConvNormReLU(nn.Conv2d(channels, half, 3, padding=1, bias=False), norm_cfg),
+            nn.Conv2d(half, half, 1))
+        self.kernel_projection = nn.Linear(sentence_channels, half * kernel_size**2 + 1)
+
+    def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
+        """(B, channels, H, W), (B, sentence_channels) -> logits (B, 1, 4 H, 4 W)."""
+        pixels = self.pixel_projection(feature_map)
+        kernel = self.kernel_projection(sentence)
+        return dynamic_conv(pixels, kernel[:, :-1].unflatten(1, self.kernel_shape), kernel[:, -1])
+
+
+@MODELS.register_module()
+class DotProductProjector(BaseModule):
+    """Similarity of each pixel to the linearly projected sentence, divided by ``sqrt(channels)``: what is left without a projector.
+
+    Args:
+        sentence_channels: Width of the sentence feature.
+        channels: Width D of the map. Defaults to 512.
+        init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
+    """
+
+    scale = 1
+    """Side of the logits over side of the map."""
+
+    def __init__(self, sentence_channels: int, channels: int = 512, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        self.sentence_projection = nn.Linear(sentence_channels, channels)
+
+    def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
+        """(B, channels, H, W), (B, sentence_channels) -> logits (B, 1, H, W)."""
+        query = self.sentence_projection(sentence) * feature_map.shape[1]**-0.5
+        return (query[:, None] @ feature_map.flatten(2)).unflatten(2, feature_map.shape[2:])

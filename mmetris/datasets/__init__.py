@@ -1,0 +1,15 @@
+"""Referring data sets, their transforms, and the functions behind them."""
+
+import mmseg.datasets  # noqa: F401  registers MMSeg's names
+
+from ..utils.letterbox import LetterboxGeometry, letterbox_geometry, letterbox_image, letterbox_mask, undo_letterbox
+from ..utils.tokenizer import count_tokens, tokenize
+from .mixed import MixedRefDataset
+from .refcoco import RefCocoDataset
+from .transforms import FlipExpression, Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
+
+__all__ = [
+    'FlipExpression', 'Letterbox', 'LetterboxGeometry', 'LoadAnnotations', 'LoadImageFromFile', 'MixedRefDataset', 'PackSegInputs',
+    'RefCocoDataset', 'TokenizeExpression', 'count_tokens', 'letterbox_geometry', 'letterbox_image', 'letterbox_mask', 'tokenize',
+    'undo_letterbox'
+]

@@ -1,0 +1,289 @@
+"""Read the files that REFER publishes for RefCOCO, RefCOCO+ and RefCOCOg, as they are.
+
+``<root>/<name>/instances.json`` has COCO's layout; ``<root>/<name>/refs(<split_by>).p`` is a pickled list of objects that sentences refer
+to. A pickle can run any code, so this one is read by an unpickler that knows plain data only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import io
+import json
+import pickle
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import mmengine.fileio as fileio
+from pycocotools import mask as coco_mask
+
+REFER_URL = 'https://github.com/lichengunc/refer'
+
+# Objects and sentences of each split as published: (name, split_by) -> split -> (objects, sentences). None where no count is at hand;
+# two numbers where sources differ.
+PUBLISHED_COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | tuple[int, int] | None]]] = {
+    ('refcoco', 'unc'): dict(train=(42404, 120624), val=(3811, 10834), testA=(1975, 5657), testB=(1810, 5095)),
+    ('refcoco+', 'unc'): dict(train=(42278, (120191, 120624)), val=(3805, 10758), testA=(1975, 5726), testB=(1798, 4889)),
+    ('refcocog', 'umd'): dict(train=(42226, None), val=(2573, None), test=(5023, None)),
+    ('refcocog', 'google'): dict(train=(44822, None), val=(5000, None)),
+}
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Pause the garbage collector while millions of small objects are made, none of which is garbage: it halves the time to load."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _PlainDataUnpickler(pickle.Unpickler):
+    """Unpickler that builds dict, list, tuple, set, str, bytes, numbers, bool and None, which need no import, and nothing else."""
+
+    def __init__(self, data: bytes, path: str, encoding: str) -> None:
+        super().__init__(io.BytesIO(data), encoding=encoding)
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Every way to reach code (GLOBAL, INST, REDUCE, extension codes ...) asks here for its first object.
+        raise pickle.UnpicklingError(f'{self._path}: refused, because it names {module}.{name}. A REFER split file holds plain data '
+                                     '(dicts, lists, strings, numbers) only; nothing of it was executed')
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError(f'{self._path}: refused, because it refers to an object outside the file ({pid!r})')
+
+
+def load_plain_pickle(path: str, backend_args: dict | None = None) -> Any:
+    """Load a pickle of plain data without executing anything that it may carry.
+
+    Strings of Python 2 are decoded as UTF-8, or as Latin-1 if they are not UTF-8.
+
+    Args:
+        path: A file, or any address that MMEngine's file backends read.
+        backend_args: Arguments of the file backend.
+
+    Raises:
+        pickle.UnpicklingError: If it names any class or function; the message has file and name.
+        ValueError: If it is no complete pickle.
+        FileNotFoundError: If it is missing.
+    """
+    data = _read(path, backend_args, 'a pickled list of refs')
+    try:
+        with collector_paused():
+            try:
+                return _PlainDataUnpickler(data, path, encoding='utf-8').load()
+            except UnicodeDecodeError:
+                return _PlainDataUnpickler(data, path, encoding='latin-1').load()
+    except pickle.UnpicklingError as error:
+        if path in str(error):
+            raise
+        raise ValueError(f'{path} is no complete pickle: {error}') from error
+    except Exception as error:  # a damaged stream fails in many ways: EOFError, IndexError, MemoryError, ...
+        raise ValueError(f'{path} is no complete pickle: {type(error).__name__}: {error}') from error
+
+
+def _read(path: str, backend_args: dict | None, content: str) -> bytes:
+    if not fileio.exists(path, backend_args=backend_args):
+        raise FileNotFoundError(f'{path} does not exist. Expected {content}, as published by REFER (see {REFER_URL}); '
+                                'the README says where to put which file')
+    return fileio.get(path, backend_args=backend_args)
+
+
+class Instances(NamedTuple):
+    """What is needed of an ``instances.json``.
+
+    Attributes:
+        images: image id -> COCO's image entry (``file_name``, ``height``, ``width``).
+        annotations: annotation id -> COCO's annotation (``segmentation``, ``image_id``, ``category_id``).
+    """
+    images: dict[int, dict]
+    annotations: dict[int, dict]
+
+
+def load_instances(path: str, backend_args: dict | None = None) -> Instances:
+    """Read COCO's annotation file and index it.
+
+    Args:
+        path: The ``instances.json``.
+        backend_args: Arguments of MMEngine's file backend.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is no JSON in COCO's layout.
+    """
+    data = _read(path, backend_args, 'COCO annotations of the images (instances.json)')
+    try:
+        with collector_paused():
+            content = json.loads(data)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is no valid JSON: {error}') from error
+    try:
+        return Instances({image['id']: image for image in content['images']},
+                         {annotation['id']: annotation for annotation in content['annotations']})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not in COCO's layout: it needs lists 'images' and 'annotations' whose items have an 'id' "
+                         f'({type(error).__name__}: {error})') from error
+
+
+def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
+    """Read a split file: the referred objects of all splits, in the file's order.
+
+    Args:
+        path: The ``refs(<split_by>).p``.
+        backend_args: Arguments of MMEngine's file backend.
+
+    Returns:
+        Items with ``ref_id``, ``ann_id``, ``image_id``, ``split`` and ``sentences`` (each with ``sent_id``, ``sent`` and ``raw``).
+
+    Raises:
+        FileNotFoundError, pickle.UnpicklingError: As :func:`load_plain_pickle`.
+        ValueError: If it is no list of such items; the message names the first bad one.
+    """
+    refs = load_plain_pickle(path, backend_args)
+    if not isinstance(refs, list):
+        raise ValueError(f'{path} holds a {type(refs).__name__}, but a list of refs is expected')
+    for index, ref in enumerate(refs):
+        if not isinstance(ref, dict):
+            raise ValueError(f'{path}: item {index} is a {type(ref).__name__}, but a dict is expected')
+        missing = [key for key in ('ref_id', 'ann_id', 'image_id', 'split', 'sentences') if key not in ref]
+        if missing:
+            raise ValueError(f'{path}: item {index} (ref_id {ref.get("ref_id")}) has no {", ".join(missing)}')
+    return refs
+
+
+def select_split(refs: Sequence[dict], split: str, path: str) -> list[dict]:
+    """The refs of one split.
+
+    Args:
+        refs: Items of :func:`load_refs`.
+        split: E.g. 'train', 'val', 'testA', 'testB'; the names are those in the file.
+        path: The file they came from, for the message.
+
+    Raises:
+        ValueError: If there is no such split.
+    """
+    selected = [ref for ref in refs if ref['split'] == split]
+    if not selected:
+        present = ', '.join(f'{name} ({count} objects)' for name, count in sorted(Counter(ref['split'] for ref in refs).items()))
+        raise ValueError(f'{path} has no split {split!r}. Present: {present or "none"}')
+    return selected
+
+
+def held_out_splits(refs: Sequence[dict]) -> list[str]:
+    """Names of the splits to test on, in order of appearance: those that start with 'val' or 'test'."""
+    return [name for name in dict.fromkeys(ref['split'] for ref in refs) if name.startswith(('val', 'test'))]
+
+
+def count_split(refs: Sequence[dict]) -> dict[str, tuple[int, int, int]]:
+    """Size of each split: name -> (objects, sentences, images), in order of appearance."""
+    counts = {}
+    for name in dict.fromkeys(ref['split'] for ref in refs):
+        selected = [ref for ref in refs if ref['split'] == name]
+        counts[name] = (len(selected), sum(len(ref['sentences']) for ref in selected), len({ref['image_id'] for ref in selected}))
+    return counts
+
+
+def compare_with_published(name: str, split_by: str, refs: Sequence[dict]) -> list[str]:
+    """Differences between a loaded split file and the published counts.
+
+    Args:
+        name: 'refcoco', 'refcoco+' or 'refcocog'.
+        split_by: 'unc', 'umd' or 'google'.
+        refs: Items of :func:`load_refs`.
+
+    Returns:
+        One sentence for each difference; empty if there is none.
+
+    Raises:
+        KeyError: If no counts are known for this name and split.
+    """
+    if (name, split_by) not in PUBLISHED_COUNTS:
+        raise KeyError(f'No published counts for {name} ({split_by}), only for '
+                       + ', '.join(f'{known} ({by})' for known, by in PUBLISHED_COUNTS))
+    counts = count_split(refs)
+    differences = []
+    for split, (objects, sentences) in PUBLISHED_COUNTS[name, split_by].items():
+        found_objects, found_sentences, _ = counts.get(split, (0, 0, 0))
+        if found_objects != objects:
+            differences.append(f'{split} has {found_objects} objects, published are {objects}')
+        accepted = sentences if isinstance(sentences, tuple) else (sentences, )
+        if sentences is not None and found_sentences not in accepted:
+            differences.append(f'{split} has {found_sentences} sentences, published are {" or ".join(map(str, accepted))}')
+    return differences
+
+
+def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> dict:
+    """Any of COCO's three forms of a mask as one compressed RLE.
+
+    Args:
+        segmentation: Polygons [[x0, y0, x1, y1, ...], ...], whose union is the mask; or an RLE dict, compressed or not.
+        height: Image height in pixels.
+        width: Image width in pixels.
+
+    Returns:
+        ``dict(size=[height, width], counts=bytes)``.
+
+    Raises:
+        ValueError: If it is none of the forms, or an RLE of another size.
+    """
+    if isinstance(segmentation, dict):
+        size = list(segmentation.get('size', []))
+        if size != [height, width]:
+            raise ValueError(f'its RLE has size {size}, but the image has [{height}, {width}]')
+        counts = segmentation.get('counts')
+        if isinstance(counts, str):
+            return dict(size=size, counts=counts.encode())
+        if isinstance(counts, bytes):
+            return dict(size=size, counts=counts)
+        if not isinstance(counts, list) or sum(counts) != height * width:
+            raise ValueError(f'its RLE does not cover the {height} x {width} pixels of the image')
+        return coco_mask.frPyObjects(segmentation, height, width)
+    # A polygon of fewer than three points has no area, and pycocotools takes one of two points for a box.
+    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+    if any(len(polygon) % 2 for polygon in polygons):
+        raise ValueError('a polygon has an odd number of coordinates')
+    if not polygons:
+        return coco_mask.frPyObjects(dict(size=[height, width], counts=[height * width]), height, width)
+    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+
+
+def has_no_area(segmentation: list | dict, height: int, width: int) -> bool:
+    """Whether a mask covers no pixel.
+
+    Drawing a mask takes a while, so polygons that are plainly large (on average more than four pixels wide) are not drawn.
+
+    Args:
+        segmentation: As for :func:`segmentation_to_rle`, which also says what is raised.
+        height: Image height in pixels.
+        width: Image width in pixels.
+    """
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            xs, ys = polygon[0::2], polygon[1::2]
+            if not 6 <= len(polygon) == 2 * len(ys):
+                continue
+            in_image = min(xs) >= 0 and min(ys) >= 0 and max(xs) <= width and max(ys) <= height
+            area = abs(sum(x0 * y1 - x1 * y0 for x0, y0, x1, y1 in zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1]))) / 2
+            outline = sum(abs(x1 - x0) + abs(y1 - y0) for x0, y0, x1, y1 in zip(xs, ys, xs[1:] + xs[:1], ys[1:] + ys[:1]))
+            if in_image and area > 2 * outline:
+                return False
+    return int(coco_mask.area(segmentation_to_rle(segmentation, height, width))) == 0
+
+
+def image_key(img_path: str) -> str:
+    """Name under which an image is recognised in several data sets.
+
+    COCO's images go by their number, whatever folder or release (``COCO_train2014_000000123456.jpg``, ``000000123456.jpg``) they come
+    from; other images by their path.
+    """
+    stem = posixpath.splitext(posixpath.basename(img_path))[0]
+    number = stem.rpartition('_')[2]
+    if len(number) == 12 and number.isdigit() and (stem == number or stem.startswith('COCO_')):
+        return f'COCO {int(number)}'
+    return img_path

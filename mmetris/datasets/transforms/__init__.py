@@ -1,0 +1,10 @@
+"""Steps of a data pipeline. MMSeg's and MMCV's stay available under their own names."""
+
+import mmseg.datasets.transforms  # noqa: F401  registers MMSeg's names
+
+from .expression import FlipExpression, TokenizeExpression
+from .formatting import PackSegInputs
+from .letterbox import Letterbox
+from .loading import LoadAnnotations, LoadImageFromFile
+
+__all__ = ['FlipExpression', 'Letterbox', 'LoadAnnotations', 'LoadImageFromFile', 'PackSegInputs', 'TokenizeExpression']

@@ -1,0 +1,65 @@
+"""Loading of images and of masks; both stand in for the transforms of the same names in standard pipelines."""
+
+from __future__ import annotations
+
+import cv2
+import mmseg.datasets.transforms as mmseg_transforms
+import numpy as np
+from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from pycocotools import mask as coco_mask
+
+from ...registry import TRANSFORMS
+from ..refer import segmentation_to_rle
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(MMCVLoadImageFromFile):
+    """MMCV's transform, whose failure on a file that is no image says which file.
+
+    Arguments and keys are MMCV's.
+
+    Raises:
+        ValueError: If the file cannot be decoded.
+        FileNotFoundError: If it does not exist.
+    """
+
+    def transform(self, results: dict) -> dict | None:
+        """Load the image."""
+        try:
+            return super().transform(results)
+        except (AssertionError, cv2.error, AttributeError) as error:
+            raise ValueError(f'{results["img_path"]} cannot be read as an image (img_id {results.get("img_id")}); is it complete?') from error
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(mmseg_transforms.LoadAnnotations):
+    """Load the object's mask as MMSeg's ``gt_seg_map``: 1 on the object, 0 elsewhere.
+
+    Records with a ``segmentation`` in one of COCO's forms (polygons, whose union counts; RLE, compressed or not) are drawn by pycocotools;
+    others go MMSeg's way (``seg_map_path``), so that standard pipelines run unchanged on either. Drawn at the image's original size: before
+    resizing steps in training, after them in test pipelines.
+
+    Required keys: ``segmentation``, ``height``, ``width``, ``seg_fields``; or those of MMSeg's transform. Added keys: ``gt_seg_map``, uint8
+    (H, W).
+
+    Arguments are MMSeg's.
+
+    Raises:
+        ValueError: If the image has another size than its annotation says, or the mask cannot be drawn; names image and annotation.
+    """
+
+    def _load_seg_map(self, results: dict) -> None:
+        if results.get('segmentation') is None:
+            super()._load_seg_map(results)
+            return
+        where = f'{results.get("img_path")} (ann_id {results.get("ann_id")})'
+        height, width = results['height'], results['width']
+        found_hw = tuple(results.get('ori_shape', (height, width))[:2])
+        if found_hw != (height, width):
+            raise ValueError(f'{where}: the image has {found_hw[0]} x {found_hw[1]} pixels (H x W), but its annotation says {height} x {width}')
+        try:
+            rle = segmentation_to_rle(results['segmentation'], height, width)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f'{where}: the mask cannot be read: {error}') from error
+        results['gt_seg_map'] = np.ascontiguousarray(coco_mask.decode(rle))
+        results['seg_fields'].append('gt_seg_map')

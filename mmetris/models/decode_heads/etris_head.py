@@ -31,29 +31,33 @@ class ETRISHead(BaseModule):
         maps, sentence --> HierarchicalAlignment --> GlobalAlignment --> Projector --> logits
                                                      ^ words              ^ sentence
 
-    Each of the three parts is a dict of options that differ from the part's defaults; ``dict()`` is the part as the paper has it, and
-    ``type`` exchanges it. The head fills in widths, heads, stride and normalisation. A part that is None is left out:
+    Each of the three parts is a dict of options that differ from the part's defaults; ``dict()`` is the part as the
+    paper has it, and ``type`` exchanges it. The head fills in widths, heads, stride and normalisation. A part that is
+    None is left out:
 
     - without hierarchical alignment the last map, projected to the decoder's width and stride, takes its place;
     - without global alignment the map goes on as it is;
     - without projector the logits are the scaled dot product of each pixel with the projected sentence, at ``stride``.
 
     Args:
-        in_channels: Widths of the maps, first stage first. The segmentor fills in this and the next three from its encoders.
+        in_channels: Widths of the maps, first stage first. The segmentor fills in this and the next three from its
+            encoders.
         in_strides: Strides of the maps in input pixels.
         word_channels: Width of the word features.
         sentence_channels: Width of the sentence feature.
         channels: Width D of the decoder. Defaults to 512, as in the paper.
         num_heads: Heads of every attention. Defaults to 8, as in the paper.
-        stride: Stride of the decoder in input pixels, or ``'auto'``: that of the middle map (16 for ResNet, the patch size for ViT), of
-            two middle ones the finer. Defaults to ``'auto'``.
+        stride: Stride of the decoder in input pixels, or ``'auto'``: that of the middle map (16 for ResNet, the patch
+            size for ViT), of two middle ones the finer. Defaults to ``'auto'``.
         hierarchical_alignment: Options of :class:`HierarchicalAlignment`. None: left out.
         global_alignment: Options of :class:`GlobalAlignment`. None: left out.
         projector: Options of :class:`Projector`. None: left out.
-        text_projection: Whether a linear layer brings the sentence feature to ``channels`` before hierarchical alignment; the projector
-            reads the feature itself, so nothing is built where that part is left out. Defaults to ``'auto'``: where the widths differ, as in the paper; the released code always has it.
-        loss_decode: One loss or several, called as ``loss(logits, target, ignore_index=255)`` with logits ``(B, 1, h, w)`` and target
-            ``(B, 1, h, w)`` in {0, 1, 255}. Defaults to None: :class:`~mmetris.models.losses.TextToPixelContrastiveLoss`.
+        text_projection: Whether a linear layer brings the sentence feature to ``channels`` before hierarchical
+            alignment; the projector reads the feature itself, so nothing is built where that part is left out. Defaults
+            to ``'auto'``: where the widths differ, as in the paper; the released code always has it.
+        loss_decode: One loss or several, called as ``loss(logits, target, ignore_index=255)``; both are
+            ``(B, 1, h, w)``, the target integer and in {0, 1, 255}. Defaults to None:
+            :class:`~mmetris.models.losses.TextToPixelContrastiveLoss`.
         threshold: Probability above which a pixel belongs to the mask. Defaults to 0.35, as in the released code.
         align_corners: Corner rule of bilinear resizing, in the projector and of the logits. Defaults to False.
         norm_cfg: Normalisation after each convolution, e.g. ``dict(type='SyncBN')``. Defaults to batch normalisation.
@@ -122,8 +126,8 @@ class ETRISHead(BaseModule):
                 **global_alignment))
         if projector is not None:
             self.projector = MODELS.build(dict(
-                dict(type=Projector, sentence_channels=sentence_channels, channels=channels, align_corners=align_corners,
-                     norm_cfg=norm_cfg), **projector))
+                dict(type=Projector, sentence_channels=sentence_channels, channels=channels,
+                     align_corners=align_corners, norm_cfg=norm_cfg), **projector))
         else:
             self.projector = DotProductProjector(sentence_channels, channels)
         self.out_stride = self.stride // self.projector.scale
@@ -159,13 +163,14 @@ class ETRISHead(BaseModule):
             return fused
         return self.global_alignment(fused, features.words, features.padding_mask)
 
-    def loss(self, features: BridgedFeatures, batch_data_samples: Sequence, train_cfg: dict | None = None) -> dict[str, Tensor]:
+    def loss(self, features: BridgedFeatures, batch_data_samples: Sequence,
+             train_cfg: dict | None = None) -> dict[str, Tensor]:
         """Losses of B (image, sentence) pairs, and the IoU of the batch for the log.
 
         Args:
             features: Bridged features of the pairs.
-            batch_data_samples: A SegDataSample for each pair, whose ``gt_sem_seg.data`` is ``(1, H, W)`` in {0, 1, 255}, all of the
-                same size: the input's.
+            batch_data_samples: A SegDataSample for each pair. Its ``gt_sem_seg.data`` is ``(1, H, W)`` in
+                {0, 1, 255}, with the size of the input.
             train_cfg: Unused; MMSeg's segmentors pass it.
 
         Returns:
@@ -181,8 +186,9 @@ class ETRISHead(BaseModule):
             batch_data_samples: As for :meth:`loss`.
 
         Returns:
-            Each loss under its name (the sum of those that share one), and ``iou``: intersection over union of the whole batch at the
-            logits' size and at ``threshold``, in percent. It is for the log only and carries no gradient.
+            Each loss under its name (the sum of those that share one), and ``iou``: intersection over union of the
+            whole batch at the logits' size and at ``threshold``, in percent. It is for the log only and carries no
+            gradient.
         """
         masks = torch.stack([sample.gt_sem_seg.data for sample in batch_data_samples])
         target = resize_target(masks.to(logits.device), logits.shape[-2:]).long()

@@ -18,7 +18,8 @@ class GlobalAlignmentLayer(nn.Module):
     """Self-attention over pixels, cross-attention to words and a feed-forward network (ETRIS, eq. (8)).
 
     Each of the three is added to its input, and normalised before and (the attentions) after:
-    ``x + dropout(LN(attention(LN(x))))``, ``x + dropout(FFN(LN(x)))``. Positions are added to queries and keys, never to values.
+    ``x + dropout(LN(attention(LN(x))))``, ``x + dropout(FFN(LN(x)))``. Positions are added to queries and keys, never
+    to values.
 
     Args:
         channels: Width of the pixels.
@@ -34,8 +35,8 @@ class GlobalAlignmentLayer(nn.Module):
         self.self_attention = nn.MultiheadAttention(channels, num_heads, dropout, batch_first=True)
         self.self_attention_out_norm = nn.LayerNorm(channels)
         self.cross_attention_norm = nn.LayerNorm(channels)
-        self.cross_attention = nn.MultiheadAttention(channels, num_heads, dropout, kdim=word_channels, vdim=word_channels,
-                                                     batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(
+            channels, num_heads, dropout, kdim=word_channels, vdim=word_channels, batch_first=True)
         self.cross_attention_out_norm = nn.LayerNorm(channels)
         self.ffn_norm = nn.LayerNorm(channels)
         self.ffn = nn.Sequential(
@@ -72,7 +73,7 @@ class GlobalAlignmentLayer(nn.Module):
 
 @MODELS.register_module()
 class GlobalAlignment(BaseModule):
-    """A stack of :class:`GlobalAlignmentLayer` over a map, with a final normalisation (ETRIS, Sec. 3.3 "Global Alignment Module").
+    """A stack of :class:`GlobalAlignmentLayer` and a normalisation (ETRIS, Sec. 3.3 "Global Alignment Module").
 
     The cross-attention reads the words; eq. (8) writes the sentence feature there, which would be a single key.
 
@@ -86,7 +87,8 @@ class GlobalAlignment(BaseModule):
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
 
     Raises:
-        ValueError: If ``channels`` is no multiple of ``num_heads`` or of 4, or ``word_channels`` is odd: the sine positions need this.
+        ValueError: If ``channels`` is no multiple of ``num_heads`` or of 4, or ``word_channels`` is odd: the sine
+            positions need this.
     """
 
     def __init__(self,

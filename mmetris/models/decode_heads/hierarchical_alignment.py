@@ -1,4 +1,4 @@
-"""Hierarchical alignment: the stages' maps, each weighed by the sentence, become one map (ETRIS, Sec. 3.3, eqs. (6), (7))."""
+"""Hierarchical alignment: stages' maps, each weighed by the sentence, become one (ETRIS, Sec. 3.3, eqs. (6), (7))."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..layers.coord_conv import CoordConv
 class SentenceGate(nn.Module):
     """Cross-attention of a map's pixels to the sentence, whose result multiplies the pixels (ETRIS, eq. (6)).
 
-    There is a single key, so each attention weight is 1 and every pixel is multiplied by the same vector, a linear function of the
-    sentence. The query and key weights take part in the computation, but have no effect and always get a zero gradient; they are kept
-    because the paper's parameter count and the published checkpoints contain them.
+    There is a single key, so each attention weight is 1 and every pixel is multiplied by the same vector, a linear
+    function of the sentence. The query and key weights take part in the computation, but have no effect and always get
+    a zero gradient; they are kept because the paper's parameter count and the published checkpoints contain them.
 
     Args:
         channels: Width of the map.
@@ -32,8 +32,8 @@ class SentenceGate(nn.Module):
     def __init__(self, channels: int, sentence_channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         # One packed weight where the widths agree, which is the published layout.
-        self.attention = nn.MultiheadAttention(channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels,
-                                               batch_first=True)
+        self.attention = nn.MultiheadAttention(
+            channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels, batch_first=True)
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
         """(B, C, H, W), (B, C') -> (B, C, H, W)."""
@@ -49,9 +49,9 @@ class HierarchicalAlignment(BaseModule):
 
     ::
 
-        map_i  -> MapProjection -> SentenceGate -+
-        map_j  -> MapProjection -> SentenceGate -+-> concatenate -> 1x1 conv -> append (x, y) -> 3x3 conv -> 3x3 conv
-        map_k  -> MapProjection -> SentenceGate -+
+        map_i -> MapProjection -> SentenceGate -+
+        map_j -> MapProjection -> SentenceGate -+-> concatenate -> 1x1 conv -> append (x, y) -> two 3x3 convs
+        map_k -> MapProjection -> SentenceGate -+
 
     Args:
         in_channels: Widths of the maps.
@@ -65,8 +65,8 @@ class HierarchicalAlignment(BaseModule):
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
 
     Raises:
-        ValueError: If ``in_channels`` and ``in_strides`` differ in length or are empty, ``channels`` is no multiple of ``num_heads``,
-            or a stride neither divides ``stride`` nor is a multiple of it.
+        ValueError: If ``in_channels`` and ``in_strides`` differ in length or are empty, ``channels`` is no multiple of
+            ``num_heads``, or a stride neither divides ``stride`` nor is a multiple of it.
     """
 
     def __init__(self,
@@ -85,7 +85,8 @@ class HierarchicalAlignment(BaseModule):
         # Where the projected maps' grids differ by rounding, the one that was projected least sets the grid.
         self.reference = min(range(len(in_strides)), key=lambda i: max(in_strides[i] / stride, stride / in_strides[i]))
         self.projections = nn.ModuleList(
-            MapProjection(width, channels, in_stride, stride, norm_cfg) for width, in_stride in zip(in_channels, in_strides))
+            MapProjection(width, channels, in_stride, stride, norm_cfg)
+            for width, in_stride in zip(in_channels, in_strides))
         self.gates = nn.ModuleList(SentenceGate(channels, sentence_channels, num_heads, dropout) for _ in in_channels)
         self.fuse = ConvNormReLU(nn.Conv2d(len(in_channels) * channels, channels, 1, bias=False), norm_cfg)
         self.coord_conv = CoordConv(channels, channels, norm_cfg=norm_cfg)

@@ -1,4 +1,4 @@
-"""From a map and the sentence to mask logits (ETRIS, Sec. 3.3 "Projector", eq. (9)), and a plain dot product to compare it with."""
+"""From a map and the sentence to mask logits: the Projector (ETRIS, Sec. 3.3, eq. (9)) and a plain dot product."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class Projector(BaseModule):
         sentence_channels: Width of the sentence feature.
         channels: Width D of the map. Defaults to 512, as in the paper; the kernel works at half of it.
         kernel_size: Odd side K of the sentence's kernel. Defaults to 3, as in the paper.
-        align_corners: How the bilinear enlargement places the grid's corners, see :func:`torch.nn.functional.interpolate`.
+        align_corners: How the bilinear enlargement places the grid's corners, see
+            :func:`torch.nn.functional.interpolate`.
         norm_cfg: Normalisation after the 3x3 convolutions. Defaults to batch normalisation.
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
 
@@ -80,7 +81,7 @@ class Projector(BaseModule):
 
 @MODELS.register_module()
 class DotProductProjector(BaseModule):
-    """Similarity of each pixel to the linearly projected sentence, divided by ``sqrt(channels)``: what is left without a projector.
+    """What is left without a projector: each pixel's dot product with the projected sentence, over ``sqrt(channels)``.
 
     Args:
         sentence_channels: Width of the sentence feature.

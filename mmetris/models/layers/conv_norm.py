@@ -1,4 +1,4 @@
-"""Convolution, normalisation and ReLU as one unit, and the unit that brings an encoder's map to the decoder's grid."""
+"""Convolution, normalisation and ReLU as one unit, and the one that brings an encoder's map to the decoder's grid."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ BATCH_NORM: Mapping = MappingProxyType(dict(type='BN'))
 class ConvNormReLU(nn.Sequential):
     """A bias-free convolution, a normalisation and ReLU.
 
-    mmcv's ``ConvModule`` differs in the initial weights: there Kaiming's normal distribution by fan-out, here what torch gives the
-    layer, which the published recipe's learning rate was chosen with.
+    mmcv's ``ConvModule`` differs in the initial weights: there Kaiming's normal distribution by fan-out, here what
+    torch gives the layer, which the published recipe's learning rate was chosen with.
 
     Args:
         conv: The convolution or deconvolution.
@@ -34,8 +34,8 @@ class ConvNormReLU(nn.Sequential):
 class MapProjection(ConvNormReLU):
     """Bring one stage's map to the decoder's width and stride (ETRIS, eq. (6)).
 
-    The change of stride is made by one layer whose kernel equals its step: a 2x2 convolution halves the grid, a 2x2 deconvolution
-    doubles it, a 1x1 convolution keeps it. Sides that do not divide lose their last row or column.
+    The change of stride is made by one layer whose kernel equals its step: a 2x2 convolution halves the grid, a 2x2
+    deconvolution doubles it, a 1x1 convolution keeps it. Sides that do not divide lose their last row or column.
 
     Args:
         in_channels: Width of the stage's map.
@@ -51,10 +51,11 @@ class MapProjection(ConvNormReLU):
         ValueError: If neither stride divides the other.
     """
 
-    def __init__(self, in_channels: int, channels: int, in_stride: int, stride: int, norm_cfg: Mapping = BATCH_NORM) -> None:
+    def __init__(self, in_channels: int, channels: int, in_stride: int, stride: int,
+                 norm_cfg: Mapping = BATCH_NORM) -> None:
         if in_stride < 1 or stride < 1 or (stride % in_stride and in_stride % stride):
-            raise ValueError(f'stride={stride} of the decoder and in_stride={in_stride} of the map must be positive and one must '
-                             'divide the other')
+            raise ValueError(f'stride={stride} of the decoder and in_stride={in_stride} of the map must be positive '
+                             'and one must divide the other')
         if in_stride > stride:
             ratio = in_stride // stride
             layer: type[nn.Module] = nn.ConvTranspose2d

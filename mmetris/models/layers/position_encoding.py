@@ -1,7 +1,7 @@
 """Fixed sine position encodings (Vaswani et al. 2017, Sec. 3.5), for words in one dimension and for pixels in two.
 
-They depend on sizes only, so they are no parameters and no buffers: any input size works and checkpoints stay free of them.
-Each combination of size, width, device and type is computed once and kept.
+They depend on sizes only, so they are no parameters and no buffers: any input size works and checkpoints stay free of
+them. Each combination of size, width, device and type is computed once and kept.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def sine_encoding_2d(size: tuple[int, int], channels: int, device: torch.device 
         dtype: Type of the features. The encoding is always computed in single precision.
 
     Returns:
-        ``(H * W, channels)``, row after row, with values in [-1, 1]. It is shared between callers: do not change it in place.
+        ``(H * W, channels)``, row after row, with values in [-1, 1]. It is shared between callers: do not change it in
+        place.
 
     Raises:
         ValueError: If ``channels`` is no multiple of 4.

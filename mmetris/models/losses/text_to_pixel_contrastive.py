@@ -26,8 +26,9 @@ def resize_target(target: Tensor, size: tuple[int, int]) -> Tensor:
 class TextToPixelContrastiveLoss(nn.Module):
     """Pull the text towards the pixels of its mask and push it away from all others (ETRIS, eqs. (10), (11)).
 
-    The similarity of text and pixel is the pixel's logit, so this is binary cross-entropy between logits and mask, averaged over every
-    pixel of the batch that is not ignored. Where every pixel is ignored, it is zero with a zero gradient.
+    The similarity of text and pixel is the pixel's logit, so this is binary cross-entropy between logits and mask,
+    averaged over every pixel of the batch that is not ignored. Where every pixel is ignored, it is zero with a zero
+    gradient.
 
     Args:
         loss_weight: Factor on the loss. Defaults to 1.0, its value in the paper.
@@ -35,7 +36,8 @@ class TextToPixelContrastiveLoss(nn.Module):
         loss_name: Key in the log; only names that start with ``loss_`` are added to what is minimised.
     """
 
-    def __init__(self, loss_weight: float = 1.0, ignore_index: int = 255, loss_name: str = 'loss_text_to_pixel') -> None:
+    def __init__(self, loss_weight: float = 1.0, ignore_index: int = 255,
+                 loss_name: str = 'loss_text_to_pixel') -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
@@ -46,12 +48,14 @@ class TextToPixelContrastiveLoss(nn.Module):
         """Key of this loss in the log."""
         return self._loss_name
 
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int | None = None) -> Tensor:
+    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None,
+                ignore_index: int | None = None) -> Tensor:
         """Compute the loss.
 
         Args:
             logits: ``(B, 1, h, w)``, before the sigmoid.
-            target: Masks ``(B, 1, H, W)`` or ``(B, H, W)`` of any size, 1 on the target, 0 elsewhere, ``ignore_index`` where unknown.
+            target: Masks ``(B, 1, H, W)`` or ``(B, H, W)`` of any size, 1 on the target, 0 elsewhere, ``ignore_index``
+                where unknown.
             weight: Factor for each cell of the logits, ``(B, 1, h, w)``. Defaults to None: all count the same.
             ignore_index: Overrides that of the constructor, as MMSeg's heads do. Defaults to None: no.
 
@@ -63,8 +67,8 @@ class TextToPixelContrastiveLoss(nn.Module):
         """
         target = target[:, None] if target.dim() == 3 else target
         if logits.dim() != 4 or logits.shape[1] != 1 or target.shape[:2] != logits.shape[:2]:
-            raise ValueError('TextToPixelContrastiveLoss needs logits (B, 1, h, w) and a target (B, 1, H, W) or (B, H, W), '
-                             f'but logits are {tuple(logits.shape)} and target is {tuple(target.shape)}')
+            raise ValueError('logits must be (B, 1, h, w) and target (B, 1, H, W) or (B, H, W), '
+                             f'but they are {tuple(logits.shape)} and {tuple(target.shape)}')
         target = resize_target(target, logits.shape[-2:])
         valid = target != (self.ignore_index if ignore_index is None else ignore_index)
         # The target of an ignored pixel may be any number; zero keeps the product below finite.

@@ -1,0 +1,33 @@
+"""ETRIS, CLIP ViT-L/14, RefCOCO: larger than any model of the paper.
+
+    bash tools/dist_train.sh configs/etris/etris_vitl14_refcoco.py 2 --amp
+
+Paper: no such row. Here: not run, so memory and hours are not known; halve train_dataloader.batch_size on 4 GPUs if 2 are too small.
+"""
+
+_base_ = [
+    '../_base_/models/etris_vitl14.py',
+    '../_base_/datasets/refcoco.py',
+    '../_base_/schedules/etris_50e_vit.py',
+    '../_base_/default_runtime.py',
+]
+
+# 30 patches of 14 pixels: an even grid near the 416 of the other models.
+input_size = (30 * 14, 30 * 14)
+
+train_pipeline, test_pipeline = (
+    [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline))
+tta_pipeline = [
+    *_base_.tta_pipeline[:-1],
+    dict(
+        type='TestTimeAug',
+        transforms=[
+            [dict(type='Letterbox', size=(patches * 14, patches * 14)) for patches in (28, 30, 32)],
+            *_base_.tta_pipeline[-1].transforms[1:],
+        ]),
+]
+
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -1,0 +1,174 @@
+"""What the tools share: reading a config with early, one-line errors, and starting processes also where no GPU is.
+
+The checks here answer mistakes of the command line (a missing file, a misspelt key) before any model or data set is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import nn
+
+from mmetris.registry import MODELS
+
+# mmcv without compiled ops says so at import; mmetris uses none of them.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+
+CFG_OPTIONS_HELP = (
+    'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
+    'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]"; quotation marks are needed, '
+    'white space is not allowed. A variable that a config computes other settings from (input_size, ...) is not '
+    'computed again: override the settings themselves')
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the two arguments that every tool has: ``config`` and ``--cfg-options``."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher`` and ``--local-rank``, and export the rank the way MMEngine expects to find it."""
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # Older launchers pass the rank as an argument, newer ones as the LOCAL_RANK variable.
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and merge ``args.cfg_options`` into it.
+
+    A missing file and an unknown first key end the program with one line (exit status 2). A new key in a known section is
+    allowed, since a config need not spell out every argument, but a section that springs into being is warned about.
+
+    Args:
+        parser: Where errors are reported.
+        args: Parsed arguments of :func:`add_config_arguments`.
+
+    Returns:
+        The merged config.
+    """
+    if not Path(args.config).is_file():
+        parser.error(f'config file not found: {args.config}')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        for key in args.cfg_options:
+            problem = unknown_key(cfg, key)
+            if problem is not None and '.' not in problem:
+                known = sorted(set(cfg.keys()) | runner_settings())
+                close = difflib.get_close_matches(problem, known, n=1)
+                hint = f'did you mean "{close[0]}"?' if close else f'known ones: {", ".join(known)}'
+                parser.error(f'--cfg-options: {args.config} has no setting "{problem}" (from "{key}"); {hint}')
+            if problem is not None:
+                warnings.warn(f'--cfg-options: {args.config} has no section "{problem}"; "{key}" adds it', stacklevel=2)
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (KeyError, TypeError) as error:
+            parser.error(f'--cfg-options: {error.args[0] if error.args else error}')
+    return cfg
+
+
+def unknown_key(cfg: Config, dotted_key: str) -> str | None:
+    """The shortest part of a dotted key that the config does not have, or ``None`` if only its last word may be new.
+
+    >>> unknown_key(Config(dict(model=dict(neck=dict(type='Bridger')))), 'model.nek.dropout')
+    'model.nek'
+    """
+    parts = dotted_key.split('.')
+    if parts[0] not in cfg:
+        return None if parts[0] in runner_settings() else parts[0]
+    section = cfg
+    for index, part in enumerate(parts[:-1]):
+        if isinstance(section, (list, tuple)):
+            if not part.isdigit() or int(part) >= len(section):
+                return None  # the merge itself reports a bad index, with the length of the list
+            section = section[int(part)]
+        elif isinstance(section, dict) or section is cfg:
+            if part not in section:
+                return '.'.join(parts[:index + 1])
+            section = section[part]
+        else:
+            return None
+    return None
+
+
+def runner_settings() -> set[str]:
+    """Names of the top settings that MMEngine's runner reads, whether or not a config mentions them."""
+    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {'runner_type'}
+
+
+def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> None:
+    """End the program with one line if ``path`` names a local file that is not there; addresses pass."""
+    if '://' not in path and not Path(path).is_file():
+        parser.error(f'{option}: checkpoint not found: {path}')
+
+
+def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
+    """Work folder: the command line, then the config's ``work_dir``, then ``work_dirs/<config name>``."""
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+
+
+def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Set the launcher; on a machine without a GPU, join the process group over gloo instead of NCCL.
+
+    MMEngine selects a CUDA device before it joins the group, which fails without one; it leaves a group alone that exists
+    already, so this joins first. Where there are GPUs nothing changes, except that one GPU too few is reported in one line.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config; ``launcher`` and, without a GPU, ``env_cfg.dist_cfg.backend`` are set.
+        args: Parsed arguments of :func:`add_launcher_arguments`.
+    """
+    cfg.launcher = args.launcher
+    local_rank = int(os.environ.setdefault('LOCAL_RANK', str(args.local_rank)))
+    if args.launcher != 'pytorch':
+        return
+    if 'RANK' not in os.environ:
+        parser.error('--launcher pytorch needs a launcher around it: use tools/dist_train.sh or tools/dist_test.sh')
+    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            parser.error(f'process {local_rank} of this machine has no GPU: {torch.cuda.device_count()} are visible')
+    elif dist_cfg.get('backend', 'nccl') in ('nccl', 'gloo') and not _other_accelerator():
+        if is_main_process():
+            print_log(f'No CUDA device: {os.environ["WORLD_SIZE"]} processes on the CPU, joined over gloo')
+        dist_cfg.backend = 'gloo'
+        torch.distributed.init_process_group('gloo')
+
+
+def build_without_weights(cfg: Config) -> nn.Module:
+    """Build ``cfg.model`` on the meta device: full structure, no memory, no weight file.
+
+    Args:
+        cfg: A config with ``model`` and ``default_scope``.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmetris'))
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+def is_main_process() -> bool:
+    """Whether this is the first of all processes, as the launchers' variables tell it before any group exists."""
+    return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0
+
+
+def has_accelerator() -> bool:
+    """Whether mixed precision can run: CUDA or one of the accelerators MMEngine knows."""
+    return torch.cuda.is_available() or _other_accelerator()
+
+
+def _other_accelerator() -> bool:
+    from mmengine import device
+    return any(getattr(device, f'is_{name}_available', bool)() for name in ('mlu', 'npu', 'musa'))

@@ -1,0 +1,86 @@
+"""Build of mmetris. ``pip install -e .`` never touches MMEngine, MMCV or MMSegmentation: see requirements/mminstall.txt."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+# What OpenMMLab's package manager (MIM) expects to find inside the installed package, under `.mim`.
+MIM_FILES = ('configs', 'tools', 'model-index.yml')
+
+
+class BuildWithMim(build_py):
+    """Add ``mmetris/.mim``: links to the checkout's own files when editable, copies in a wheel."""
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            add_mim_files(ROOT / 'mmetris' / '.mim', link=True)
+        else:
+            add_mim_files(Path(self.build_lib).resolve() / 'mmetris' / '.mim', link=False)
+
+
+def add_mim_files(target: Path, link: bool) -> None:
+    """Put configs, tools and the model index into a ``.mim`` folder, replacing what an earlier build left there.
+
+    Args:
+        target: The ``.mim`` folder.
+        link: Relative symbolic links instead of copies; where the system refuses links, copies are made.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for name in MIM_FILES:
+        source, destination = ROOT / name, target / name
+        if destination.is_symlink() or destination.is_file():
+            destination.unlink()
+        elif destination.is_dir():
+            shutil.rmtree(destination)
+        if link:
+            try:
+                destination.symlink_to(os.path.relpath(source, target), target_is_directory=source.is_dir())
+                continue
+            except OSError:
+                pass  # Windows without the privilege to make links
+        if source.is_dir():
+            shutil.copytree(source, destination, ignore=shutil.ignore_patterns('__pycache__', '*.py[cod]'))
+        else:
+            shutil.copyfile(source, destination)
+
+
+def read_version() -> str:
+    """Read ``__version__`` without importing the package, whose dependencies may not be there yet."""
+    return re.search(r"__version__ = '(.+)'", (ROOT / 'mmetris' / 'version.py').read_text(encoding='utf-8')).group(1)
+
+
+def read_requirements(name: str) -> list[str]:
+    """The requirement lines of ``requirements/<name>.txt``, without comments."""
+    lines = (line.split('#')[0].strip() for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines())
+    return [line for line in lines if line]
+
+
+if __name__ == '__main__':
+    setup(
+        name='mmetris',
+        version=read_version(),
+        description='ETRIS: parameter-efficient referring image segmentation as a plugin of MMSegmentation',
+        long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+        long_description_content_type='text/markdown',
+        license='Apache-2.0',
+        keywords='computer vision, referring image segmentation, CLIP, parameter-efficient tuning',
+        packages=find_packages(include=('mmetris', 'mmetris.*')),
+        include_package_data=True,
+        python_requires='>=3.10',
+        install_requires=read_requirements('runtime'),
+        extras_require={
+            'mminstall': read_requirements('mminstall'),
+            'mim': read_requirements('mminstall'),
+            'tests': read_requirements('tests'),
+        },
+        cmdclass={'build_py': BuildWithMim},
+        zip_safe=False,
+    )

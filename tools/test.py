@@ -1,0 +1,114 @@
+"""Score a checkpoint: ``python tools/test.py configs/etris/etris_vitb16_refcoco.py work_dirs/.../best.pth``."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmetris.utils.command_line import (
+    add_config_arguments,
+    add_launcher_arguments,
+    check_checkpoint,
+    is_main_process,
+    load_config,
+    prepare_processes,
+    set_work_dir,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with MMSegmentation's flags and ``--split``."""
+    parser = argparse.ArgumentParser(description='Test a referring segmentation model')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument('--split', action='append', metavar='NAME',
+                        help="split to test, instead of the config's; give it again for more, e.g. --split val --split testB")
+    parser.add_argument('--work-dir', help='folder for the log and a JSON file of the scores; default work_dirs/<config name>')
+    parser.add_argument('--out', metavar='DIR', help='folder for the predicted masks (PNG, 0 and 1) and a table of their IoU')
+    parser.add_argument('--show', action='store_true', help='show every picture in a window')
+    parser.add_argument('--show-dir', metavar='DIR',
+                        help='folder for pictures of image, sentence, predicted and true mask, in <work dir>/<time stamp>')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown picture stays; default 2')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation by the config's tta_model and tta_pipeline")
+    add_launcher_arguments(parser)
+    return parser
+
+
+def draw_predictions(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Switch the config's visualization hook on, to a window, a folder or both."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        parser.error(f'--show and --show-dir need default_hooks.visualization in {args.config}')
+    hook.draw = True
+    if args.show:
+        hook.show = True
+        hook.wait_time = args.wait_time
+    if args.show_dir:
+        cfg.visualizer.save_dir = args.show_dir
+
+
+def choose_splits(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Make the test loop read ``args.split``."""
+    if 'split' not in cfg.test_dataloader.dataset:
+        parser.error(f'--split: the test data set of {args.config} has no "split"')
+    if cfg.test_cfg.get('type') == 'SplitTestLoop':
+        cfg.test_cfg.splits = args.split
+    elif len(args.split) == 1:
+        cfg.test_dataloader.dataset.split = args.split[0]
+    else:
+        parser.error(f"--split: several splits need test_cfg = dict(type='SplitTestLoop', ...) in {args.config}")
+
+
+def save_masks(cfg: Config, folder: str) -> None:
+    """Give every metric that can write masks its folder, as MMSegmentation's ``--out`` does."""
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    for evaluator in evaluators:
+        evaluator.output_dir = folder
+        evaluator.keep_results = True
+
+
+def print_scores(scores: dict[str, float]) -> None:
+    """One line for each split: ``testA: oIoU 60.12, mIoU 63.45, Pr@0.5 71.00, samples 5657``."""
+    by_split: dict[str, list[str]] = {}
+    for key, score in scores.items():
+        split, _, name = key.rpartition('/')
+        by_split.setdefault(split, []).append(f'{name} {score:.2f}' if isinstance(score, float) else f'{name} {score}')
+    for split, words in by_split.items():
+        print(f'{split or "test"}: {", ".join(words)}', flush=True)
+
+
+def main() -> None:
+    """Read the config, apply the flags, test."""
+    parser = build_parser()
+    args = parser.parse_args()
+    cfg = load_config(parser, args)
+    check_checkpoint(parser, args.checkpoint, 'checkpoint')
+    set_work_dir(cfg, args)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+
+    if args.split:
+        choose_splits(parser, cfg, args)
+    if args.show or args.show_dir:
+        draw_predictions(parser, cfg, args)
+    if args.out:
+        save_masks(cfg, args.out)
+    if args.tta:
+        if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+            parser.error(f'--tta needs tta_model and tta_pipeline in {args.config}')
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.tta_model.module = cfg.model
+        cfg.model = cfg.tta_model
+
+    prepare_processes(parser, cfg, args)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    scores = runner.test()
+    if is_main_process():
+        print_scores(scores)
+
+
+if __name__ == '__main__':
+    main()

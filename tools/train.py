@@ -1,0 +1,72 @@
+"""Train a model from a config: ``python tools/train.py configs/etris/etris_vitb16_refcoco.py``."""
+
+from __future__ import annotations
+
+import argparse
+
+from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmetris.utils.command_line import (
+    add_config_arguments,
+    add_launcher_arguments,
+    check_checkpoint,
+    has_accelerator,
+    load_config,
+    prepare_processes,
+    set_work_dir,
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with MMSegmentation's flags."""
+    parser = argparse.ArgumentParser(description='Train a referring segmentation model')
+    add_config_arguments(parser)
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from this checkpoint; without a name, from the latest one in the work folder')
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help="scale the learning rate by the total batch over the config's auto_scale_lr.base_batch_size")
+    add_launcher_arguments(parser)
+    return parser
+
+
+def main() -> None:
+    """Read the config, apply the flags, train."""
+    parser = build_parser()
+    args = parser.parse_args()
+    cfg = load_config(parser, args)
+    set_work_dir(cfg, args)
+
+    if args.amp:
+        if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
+            parser.error(f'--amp replaces an OptimWrapper, and {args.config} has a {cfg.optim_wrapper.type}')
+        if not has_accelerator():
+            parser.error('--amp needs a GPU, and none is visible')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+    if args.resume is not None:
+        checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+        if checkpoint is None:
+            # The first start of a job that restarts itself: the config's own load_from still counts.
+            print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, training starts from the beginning')
+        else:
+            check_checkpoint(parser, checkpoint, '--resume')
+            cfg.resume = True
+            cfg.load_from = checkpoint
+
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            parser.error(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}')
+        cfg.auto_scale_lr.enable = True
+
+    prepare_processes(parser, cfg, args)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,3 @@
+from .referring_iou import RefSegMetric
+
+__all__ = ['RefSegMetric']

@@ -18,7 +18,7 @@ from .staged import StagedImageEncoder, StageSpec, check_out_stages
 
 
 @MODELS.register_module()
-class CLIPResNet(ClipEncoder, StagedImageEncoder):
+class CLIPResNet(StagedImageEncoder, ClipEncoder):
     """CLIP's ResNet; its four residual layers are the stages (ETRIS, Sec. 3.1).
 
     The tail is CLIP's attention pool with every position as a query, so that its result stays a map.

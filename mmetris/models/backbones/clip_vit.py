@@ -40,7 +40,7 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class CLIPViT(ClipEncoder, StagedImageEncoder):
+class CLIPViT(StagedImageEncoder, ClipEncoder):
     """CLIP's Vision Transformer, its blocks evenly split in N stages (ETRIS, Sec. 3.1).
 
     Any height and width that is a multiple of the patch will do: position embeddings are resized to the grid, once for each size.

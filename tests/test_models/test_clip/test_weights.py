@@ -1,0 +1,138 @@
+"""CLIP weights in every form they are published in, and what must not be loaded."""
+
+import logging
+import pickle
+
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from open_clip import CLIP
+from safetensors.torch import save_file
+
+from tests.toy import RESNET, VIT, build, encoder_cfgs, randn
+
+ARCHS = dict(vit=VIT, resnet=RESNET)
+
+
+def make_clip(kind):
+    torch.manual_seed(0)
+    return CLIP(**ARCHS[kind], quick_gelu=True).eval()
+
+
+def save_jit(clip, path):
+    """As OpenAI's archives: TorchScript of the whole model, whose state dict is read."""
+    traced = torch.jit.trace(clip, (randn(1, 3, 64, 64), torch.ones(1, 77, dtype=torch.long)), check_trace=False)
+    torch.jit.save(traced, path)
+
+
+FORMS = dict(
+    jit=('clip.pt', save_jit),
+    openai_state_dict=('clip.pt', lambda clip, path: torch.save(
+        clip.state_dict() | dict(input_resolution=torch.tensor(64), context_length=torch.tensor(77), vocab_size=torch.tensor(49408)), path)),
+    open_clip_checkpoint=('clip.pt', lambda clip, path: torch.save(
+        dict(epoch=3, state_dict={f'module.{key}': value for key, value in clip.state_dict().items()}), path)),
+    half=('clip.pth', lambda clip, path: torch.save({key: value.half() for key, value in clip.state_dict().items()}, path)),
+    safetensors=('clip.safetensors', lambda clip, path: save_file(
+        {key: value.contiguous() for key, value in clip.state_dict().items()}, path, metadata=dict(quick_gelu='true'))),
+)
+
+
+def load(kind, path, **kwargs):
+    encoders = [build(cfg | dict(clip_checkpoint=str(path)) | kwargs, seed=1) for cfg in encoder_cfgs(kind)]
+    for encoder in encoders:
+        encoder.init_weights()
+    return encoders
+
+
+@pytest.mark.parametrize('kind', ARCHS)
+@pytest.mark.parametrize('form', FORMS)
+def test_every_form_gives_the_same_weights(tmp_path, kind, form):
+    clip = make_clip(kind)
+    name, save = FORMS[form]
+    save(clip, str(tmp_path / name))
+    image, text = load(kind, tmp_path / name)
+    tolerance = dict(rtol=1e-3, atol=1e-4) if form == 'half' else dict(rtol=0, atol=0)
+    for tower, state in ((image.tower, clip.visual.state_dict()), (text.tower, clip.state_dict())):
+        for key, value in tower.state_dict().items():
+            if key.endswith('num_batches_tracked'):
+                continue
+            torch.testing.assert_close(value, state[key], **tolerance)
+
+
+def test_weights_load_only_when_asked_to_initialise(tmp_path):
+    clip = make_clip('vit')
+    torch.save(clip.state_dict(), tmp_path / 'clip.pth')
+    encoder = build(encoder_cfgs('vit')[0] | dict(clip_checkpoint=str(tmp_path / 'clip.pth')), seed=1)
+    assert not torch.equal(encoder.tower.conv1.weight, clip.visual.conv1.weight)
+
+
+def test_a_missing_file_says_what_to_put_where(tmp_path):
+    path = tmp_path / 'ViT-B-16.pt'
+    with pytest.raises(FileNotFoundError, match=r"ViT-B-16.pt'.*Put OpenAI's archive.*at that path"):
+        load('vit', path)
+
+
+def test_another_architectures_file_is_refused_and_described(tmp_path):
+    torch.save(make_clip('resnet').state_dict(), tmp_path / 'rn.pth')
+    with pytest.raises(ValueError, match=r'does not fit the image encoder custom.*ResNet of \[1, 1, 1, 1\] blocks.*missing.*Set arch'):
+        load('vit', tmp_path / 'rn.pth')
+
+
+def test_other_widths_are_named(tmp_path):
+    wide = VIT | dict(vision_cfg=VIT['vision_cfg'] | dict(width=64))
+    torch.save(CLIP(**wide, quick_gelu=True).state_dict(), tmp_path / 'wide.pth')
+    with pytest.raises(ValueError, match=r'ViT of width 64.*other shape: .*\(64,\) instead of \(32,\)'):
+        load('vit', tmp_path / 'wide.pth')
+
+
+def test_a_file_that_is_no_clip_is_refused(tmp_path):
+    torch.save(dict(weight=torch.zeros(1)), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match='holds no CLIP model'):
+        load('vit', tmp_path / 'x.pth')
+
+
+class Evil:
+    def __reduce__(self):
+        import os
+        return os.mkdir, ('executed',)
+
+
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save(dict(weight=Evil()), tmp_path / 'evil.pth')
+    (tmp_path / 'evil.pt').write_bytes(pickle.dumps(Evil()))
+    for name in ('evil.pth', 'evil.pt'):
+        with pytest.raises(ValueError, match=f'{name} cannot be read'):
+            load('vit', tmp_path / name)
+    assert not (tmp_path / 'executed').exists()
+
+
+@pytest.mark.parametrize('name', ['clip.pth', 'clip.safetensors', 'clip.pt'])
+def test_a_cut_off_file_is_refused(tmp_path, name):
+    save = dict(FORMS.values())[name]
+    path = tmp_path / name
+    save(make_clip('vit'), str(path))
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(ValueError, match=name):
+        load('vit', path)
+
+
+def test_another_activation_is_warned_about(tmp_path):
+    FORMS['safetensors'][1](make_clip('vit'), str(tmp_path / 'clip.safetensors'))
+    records = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = records.append
+    logger = MMLogger.get_instance('quick_gelu_test')
+    logger.addHandler(handler)
+    load('vit', tmp_path / 'clip.safetensors', quick_gelu=False)
+    assert ['Set quick_gelu=True' in record.getMessage() for record in records] == [True, True]  # One for each encoder.
+
+
+def test_features_follow_the_activation():
+    images = randn(1, 3, 64, 64)
+    quick, exact = (build(encoder_cfgs('vit', quick_gelu=flag)[0]) for flag in (True, False))
+    assert not torch.allclose(quick(images)[0], exact(images)[0], atol=1e-6)
+    clip = CLIP(**VIT, quick_gelu=False).eval()
+    clip.visual.load_state_dict(exact.tower.state_dict())
+    expected = clip.visual.forward_intermediates(images, indices=[1])['image_intermediates'][0]
+    torch.testing.assert_close(exact(images)[0], expected, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,23 @@
+"""ETRIS on the tiny CLIP, Shapes: what `make demo` trains.
+
+    bash tools/dist_train.sh configs/etris/etris_tiny_shapes.py 2
+
+No row of the paper. Meant for 2 CPU cores and a few minutes; results in docs/shapes.md.
+"""
+
+_base_ = [
+    '../_base_/models/etris_tiny.py',
+    '../_base_/datasets/shapes.py',
+    '../_base_/schedules/etris_50e_vit.py',
+    '../_base_/default_runtime.py',
+]
+
+max_epochs = 8
+learning_rate = 1e-3
+
+optim_wrapper = dict(optimizer=dict(lr=learning_rate), paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=1))))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 2)

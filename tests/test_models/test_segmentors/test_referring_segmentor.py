@@ -1,0 +1,175 @@
+"""ReferringSegmentor: the three modes of MMSeg's segmentors, and masks at original size."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+
+from mmetris import tokenize
+from mmetris.structures import RefDataSample
+from mmetris.utils.letterbox import letterbox_geometry
+from tests.toy import build_model, randn
+
+KINDS = ('vit', 'resnet')
+
+
+def sample(text='the left dog', hw=(64, 64), tokens=True, **meta):
+    data_sample = RefDataSample(metainfo=dict(expression=text, img_shape=hw, ori_shape=hw, **meta))
+    mask = torch.zeros(1, *hw, dtype=torch.long)
+    mask[:, : hw[0] // 2] = 1
+    data_sample.gt_sem_seg = PixelData(data=mask)
+    if tokens:
+        data_sample.tokens = tokenize(text, 17)[0]
+    return data_sample
+
+
+def batch(hw=(64, 64), **kwargs):
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randint(0, 256, (3, *hw), generator=generator, dtype=torch.uint8) for _ in range(2)]
+    return dict(inputs=images, data_samples=[sample('the left dog', hw, **kwargs), sample('a man', hw, **kwargs)])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_loss_gives_a_finite_loss_whose_gradient_reaches_exactly_what_is_tunable(kind):
+    model = build_model(kind).train()
+    losses = model(**model.data_preprocessor(batch(), training=True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, parameter in model.named_parameters():
+        tunable = name.startswith(('neck.', 'decode_head.'))
+        assert parameter.requires_grad == tunable and (parameter.grad is not None) == tunable, name
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_training_moves_the_tunable_part_and_leaves_the_encoders_bit_equal(kind):
+    model = build_model(kind).train()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = build_optim_wrapper(model, dict(optimizer=dict(type='Adam', lr=1e-2)))
+    first = model.train_step(batch(), optimizer)['loss']
+    for _ in range(15):
+        last = model.train_step(batch(), optimizer)['loss']
+    assert last < first
+    for name, value in model.state_dict().items():
+        if name.startswith(('backbone.', 'text_encoder.')):
+            assert torch.equal(value, before[name]), name
+    assert not torch.equal(model.neck.bridges['2'].words_in.weight, before['neck.bridges.2.words_in.weight'])
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('hw', [(64, 64), (96, 32)])
+def test_logits_have_a_quarter_of_the_decoders_stride(kind, hw):
+    model = build_model(kind).eval()
+    stride = dict(vit=8, resnet=16)[kind] // 4
+    assert model.forward_logits(randn(2, 3, *hw), tokenize(['a', 'b'], 17)).shape == (2, 1, hw[0] // stride, hw[1] // stride)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_tensor_mode_returns_what_forward_logits_does(kind):
+    model = build_model(kind).eval()
+    data = model.data_preprocessor(batch())
+    tokens = torch.stack([item.tokens for item in data['data_samples']])
+    assert torch.equal(model(**data, mode='tensor'), model.forward_logits(data['inputs'], tokens))
+
+
+def test_predictions_have_the_original_size_and_agree_with_their_logits():
+    model = build_model('vit').eval()
+    data = batch((64, 48))
+    for item, ori_hw in zip(data['data_samples'], [(101, 75), (64, 48)]):
+        item.set_metainfo(dict(ori_shape=ori_hw))
+    with torch.no_grad():
+        results = model.test_step(data)
+    for item, ori_hw in zip(results, [(101, 75), (64, 48)]):
+        assert item.pred_sem_seg.data.shape == item.seg_logits.data.shape == (1, *ori_hw)
+        assert item.pred_sem_seg.data.dtype == torch.uint8
+        assert torch.equal(item.pred_sem_seg.data == 1, item.seg_logits.data.sigmoid() > model.decode_head.threshold)
+
+
+def place(model, monkeypatch, logits):
+    monkeypatch.setattr(model, 'encode_decode', lambda inputs, samples: logits.expand(len(inputs), 1, -1, -1))
+
+
+def test_letterboxing_is_undone(monkeypatch):
+    """A mask drawn in the letterboxed frame comes back at its place in the original image."""
+    model = build_model('vit').eval()
+    geometry = letterbox_geometry((50, 100), (64, 64))
+    logits = torch.full((1, 1, 64, 64), -9.0)
+    logits[..., 16:48, :32] = 9  # The left half of the picture, which fills rows 16 to 48.
+    place(model, monkeypatch, logits)
+    item = sample()
+    item.set_metainfo(dict(ori_shape=(50, 100), letterbox=tuple(geometry)))
+    predicted = model.predict(randn(1, 3, 64, 64), [item])[0].pred_sem_seg.data[0].numpy()
+    expected = np.zeros((50, 100))
+    expected[:, :50] = 1
+    assert (predicted != expected).mean() < 0.03
+
+
+def test_padding_and_flip_are_undone(monkeypatch):
+    model = build_model('vit').eval()
+    logits = torch.full((1, 1, 64, 64), -9.0)
+    logits[..., :16] = 9
+    logits[..., 40:] = 9  # Padding: must not appear.
+    place(model, monkeypatch, logits)
+    item = sample()
+    item.set_metainfo(dict(ori_shape=(64, 40), img_padding_size=(0, 24, 0, 0), flip=True, flip_direction='horizontal'))
+    predicted = model.predict(randn(1, 3, 64, 64), [item])[0].pred_sem_seg.data[0]
+    assert predicted[:, 24:].all() and not predicted[:, :23].any()
+
+
+def test_sentences_are_tokenized_where_the_pipeline_did_not():
+    model = build_model('vit').eval()
+    with torch.no_grad():
+        ours, plain = model.test_step(batch()), model.test_step(batch(tokens=False))
+    for item, other in zip(ours, plain):
+        torch.testing.assert_close(item.seg_logits.data, other.seg_logits.data, rtol=1e-3, atol=1e-4)
+
+
+def test_a_sample_without_a_sentence_is_named():
+    model = build_model('vit').eval()
+    nameless = SegDataSample(metainfo=dict(img_path='photos/dog.jpg'))
+    with pytest.raises(ValueError, match='no sentence for photos/dog.jpg.*meta_keys'):
+        model.predict(randn(1, 3, 64, 64), [nameless])
+    with pytest.raises(ValueError, match='they carry the sentences'):
+        model.predict(randn(1, 3, 64, 64))
+
+
+def test_test_batches_may_mix_image_sizes():
+    model = build_model('vit').eval()
+    data = dict(inputs=[torch.zeros(3, 64, 40, dtype=torch.uint8), torch.zeros(3, 50, 64, dtype=torch.uint8)],
+                data_samples=[sample(hw=(64, 40)), sample(hw=(50, 64))])
+    processed = model.data_preprocessor(data)
+    assert processed['inputs'].shape == (2, 3, 64, 64)
+    with torch.no_grad():
+        assert [item.pred_sem_seg.data.shape[1:] for item in model.test_step(data)] == [(64, 40), (50, 64)]
+
+
+def test_images_become_clips():
+    model = build_model('vit')
+    blue = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1, 1).expand(3, 64, 64)  # BGR
+    normalised = model.data_preprocessor(dict(inputs=[blue], data_samples=[sample()]))['inputs'][0, :, 0, 0]
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    torch.testing.assert_close(normalised, (torch.tensor([0.0, 0.0, 1.0]) - mean) / std, rtol=1e-4, atol=1e-4)
+
+
+def test_slide_inference_is_refused():
+    from tests.toy import build, model_cfg
+    with pytest.raises(ValueError, match="mode='slide'"):
+        build(model_cfg('vit') | dict(test_cfg=dict(mode='slide')))
+
+
+def test_encoders_with_other_numbers_of_stages_are_refused():
+    with pytest.raises(ValueError, match='must be equally many'):
+        build_model('vit', backbone=dict(out_stages=(3, 4)))
+
+
+def test_a_state_dict_round_trip_restores_predictions():
+    model, other = build_model('resnet', seed=0).eval(), build_model('resnet', seed=1).eval()
+    images, tokens = randn(1, 3, 64, 64), tokenize('dog', 17)
+    with torch.no_grad():
+        assert not torch.allclose(model.forward_logits(images, tokens), other.forward_logits(images, tokens))
+        other.load_state_dict(model.state_dict())
+        assert torch.equal(model.forward_logits(images, tokens), other.forward_logits(images, tokens))

@@ -56,8 +56,9 @@ class ETRISHead(BaseModule):
             alignment; the projector reads the feature itself, so nothing is built where that part is left out. Defaults
             to ``'auto'``: where the widths differ, as in the paper; the released code always has it.
         loss_decode: One loss or several, called as ``loss(logits, target, ignore_index=255)``; both are
-            ``(B, 1, h, w)``, the target integer and in {0, 1, 255}. Defaults to None:
-            :class:`~mmetris.models.losses.TextToPixelContrastiveLoss`.
+            ``(B, 1, h, w)``, the target integer and in {0, 1, 255}. Of MMSeg's losses, DiceLoss, FocalLoss and the
+            binary LovaszLoss read these shapes; the first two do not ignore 255, so they suit masks without it.
+            Defaults to None: :class:`~mmetris.models.losses.TextToPixelContrastiveLoss`.
         threshold: Probability above which a pixel belongs to the mask. Defaults to 0.35, as in the released code.
         align_corners: Corner rule of bilinear resizing, in the projector and of the logits. Defaults to False.
         norm_cfg: Normalisation after each convolution, e.g. ``dict(type='SyncBN')``. Defaults to batch normalisation.

@@ -88,8 +88,7 @@ def test_each_part_can_be_left_out(off):
 def test_every_parameter_gets_a_gradient(off):
     """Not zero, except at the queries and keys of the sentence's attention: over a single key they have no effect.
 
-    Those get zeros and not None, so that distributed training need not look for unused parameters. The bias of the other
-    attentions' keys adds the same number to all scores of a query: zero up to rounding.
+    Those get zeros and not None, so that distributed training need not look for unused parameters.
     """
     head = build(**dict.fromkeys(off)).eval()
     (head(make_features()) * torch.randn(2, 1, 64 // head.out_stride, 96 // head.out_stride,
@@ -213,6 +212,19 @@ def test_losses_of_one_name_add_up_and_others_stand_beside():
     assert losses['loss_text_to_pixel'].item() == pytest.approx(3 * losses['loss_other'].item())
 
 
+@pytest.mark.parametrize('beside', [
+    dict(type='DiceLoss'), dict(type='FocalLoss'), dict(type='LovaszLoss', loss_type='binary', reduction='none')])
+def test_losses_of_mmseg_stand_beside(beside):
+    """A right mask costs less than its opposite."""
+    head = build(loss_decode=[dict(type='TextToPixelContrastiveLoss'), beside])
+    logits = torch.tensor([[[[9., -9.], [-9., -9.]]]])
+    mask = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8)
+    right, opposite = (head.loss_by_feat(sign * logits, make_samples(mask)) for sign in (1, -1))
+    name = head.loss_decode[1].loss_name
+    assert len(right) == 3
+    assert right[name] < 0.01 < opposite[name]
+
+
 @pytest.mark.parametrize(('options', 'named'), [
     (dict(num_heads=3), 'channels=16 and num_heads=3'),
     (dict(global_alignment=dict(num_heads=5)), 'channels=16 and num_heads=5'),
@@ -249,3 +261,21 @@ def test_runs_in_half_precision_autocast():
     losses['loss_text_to_pixel'].backward()
     assert torch.isfinite(losses['loss_text_to_pixel'])
     assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
+
+
+def test_learns_two_masks_of_one_image_told_apart_by_the_sentence():
+    """The same maps twice with two sentences and two disjoint masks: without the text IoU could not pass 50."""
+    head = build().train()
+    features = make_features(size=(64, 64))
+    features = features._replace(maps=tuple(m[:1].expand(2, -1, -1, -1) for m in features.maps))
+    masks = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)
+    masks[0, :, :32, :32] = 1
+    masks[1, :, 32:, 16:48] = 1
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    for _ in range(60):
+        losses = head.loss(features, make_samples(*masks))
+        optimizer.zero_grad()
+        losses['loss_text_to_pixel'].backward()
+        optimizer.step()
+    head.eval()
+    assert head.loss(features, make_samples(*masks))['iou'] > 75

@@ -1,21 +1,30 @@
 """The sentence's convolution and the dot product, against plain loops."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from mmetris.models.decode_heads import DotProductProjector, dynamic_conv
 
 
-def test_dynamic_convolution_gives_each_sample_its_own_kernel():
+@pytest.mark.parametrize('batch', [1, 3])
+@pytest.mark.parametrize('size', [(4, 4), (5, 7), (1, 2)])
+@pytest.mark.parametrize('side', [1, 3, 5])
+def test_dynamic_convolution_gives_each_sample_its_own_kernel(batch, size, side):
+    """Against torch's convolution of one sample at a time: result and all three gradients."""
     generator = torch.Generator().manual_seed(0)
-    for batch, size in ((1, (4, 4)), (3, (5, 7))):
-        feature_map = torch.randn(batch, 6, *size, generator=generator)
-        weight, bias = torch.randn(batch, 6, 3, 3, generator=generator), torch.randn(batch, generator=generator)
-        result = dynamic_conv(feature_map, weight, bias)
-        assert result.shape == (batch, 1, *size)
-        for i in range(batch):
-            alone = F.conv2d(feature_map[i:i + 1], weight[i:i + 1], bias[i:i + 1], padding=1)
-            assert torch.allclose(result[i:i + 1], alone, atol=1e-5)
+    inputs = [torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+              for shape in ((batch, 6, *size), (batch, 6, side, side), (batch,))]
+    result = dynamic_conv(*inputs)
+    one_by_one = torch.cat([
+        F.conv2d(feature_map[None], weight[None], bias[None], padding=side // 2)
+        for feature_map, weight, bias in zip(*inputs)])
+    assert result.shape == (batch, 1, *size)
+    assert torch.allclose(result, one_by_one)
+    upstream = torch.randn(result.shape, generator=generator, dtype=torch.float64)
+    ours = torch.autograd.grad(result, inputs, upstream)
+    theirs = torch.autograd.grad(one_by_one, inputs, upstream)
+    assert all(torch.allclose(gradient, expected) for gradient, expected in zip(ours, theirs))
 
 
 def test_dot_product_by_hand():

@@ -2,14 +2,21 @@
 
 import mmseg.datasets  # noqa: F401  registers MMSeg's names
 
-from ..utils.letterbox import LetterboxGeometry, letterbox_geometry, letterbox_image, letterbox_mask, undo_letterbox
-from ..utils.tokenizer import count_tokens, tokenize
+from ..utils import (
+                     LetterboxGeometry,
+                     count_tokens,
+                     letterbox_geometry,
+                     letterbox_image,
+                     letterbox_mask,
+                     tokenize,
+                     undo_letterbox,
+)
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
 from .transforms import FlipExpression, Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
 
 __all__ = [
-    'FlipExpression', 'Letterbox', 'LetterboxGeometry', 'LoadAnnotations', 'LoadImageFromFile', 'MixedRefDataset', 'PackSegInputs',
-    'RefCocoDataset', 'TokenizeExpression', 'count_tokens', 'letterbox_geometry', 'letterbox_image', 'letterbox_mask', 'tokenize',
-    'undo_letterbox'
+    'FlipExpression', 'Letterbox', 'LetterboxGeometry', 'LoadAnnotations', 'LoadImageFromFile', 'MixedRefDataset',
+    'PackSegInputs', 'RefCocoDataset', 'TokenizeExpression', 'count_tokens', 'letterbox_geometry', 'letterbox_image',
+    'letterbox_mask', 'tokenize', 'undo_letterbox'
 ]

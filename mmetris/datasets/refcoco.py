@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import posixpath
 from typing import Any
 
@@ -17,18 +18,28 @@ from mmengine.utils import is_abs
 
 from ..registry import DATASETS
 from ..utils.tokenizer import count_tokens
-from .refer import (REFER_URL, Instances, collector_paused, has_no_area, image_key, load_instances, load_refs,
-                    select_split)
+from .refer import (
+    REFER_URL,
+    Instances,
+    collector_paused,
+    has_no_area,
+    held_out_splits,
+    image_key,
+    load_instances,
+    load_refs,
+    select_split,
+)
 from .transforms.expression import TokenizeExpression
 
 TEXT_MODES = ('random', 'original', 'select_first', 'concat')
 
-# What has been reported about cut sentences in this process, so that a split used for validation and test is reported once.
+# What has been reported about cut sentences in this process, so that a split used for validation and test is
+# reported once.
 _reported_cuts: set[tuple] = set()
 
 
 class _SharedEpoch:
-    """An epoch number in shared memory: workers that were forked before see it change. -1 until it is first set."""
+    """An epoch number in shared memory, so that workers see it change; -1 until it is first set."""
 
     def __init__(self) -> None:
         self._value = torch.full((1, ), -1, dtype=torch.long).share_memory_()
@@ -51,7 +62,8 @@ class _SharedEpoch:
 class RefCocoDataset(BaseDataset):
     """Referring segmentation from the files that REFER publishes, without any conversion.
 
-    The same class reads the four published data sets; ``instances.json`` and images are those of COCO train2014:
+    The same class reads the four published data sets; ``instances.json`` and images are those of COCO
+    train2014:
 
     ================== ============================= ===========================
     data set           ann_file                      split_file
@@ -64,25 +76,29 @@ class RefCocoDataset(BaseDataset):
 
     RefCOCOg's Google split shares images between train and val.
 
-    A record has ``img_path``, ``img_id``, ``height``, ``width``, ``ref_id``, ``ann_id``, ``category_id``, ``segmentation`` (polygons or RLE)
-    and the object's ``expressions`` with their ``sent_ids``; the pipeline also gets ``expression`` and ``sent_id``, the sentence chosen.
-    The order is that of the file. All is checked when the annotations are read: files and images exist, each ref points to an annotation
-    and an image, no sentence is empty. Objects whose mask covers no pixel are left out of training and kept for evaluation (where such a
-    sentence cannot score), with one warning. If the pipeline tokenizes, sentences that are too long are counted and reported once.
+    A record has ``img_path``, ``img_id``, ``height``, ``width``, ``ref_id``, ``ann_id``, ``category_id``,
+    ``segmentation`` (polygons or RLE) and the object's ``expressions`` with their ``sent_ids``; the pipeline
+    also gets ``expression`` and ``sent_id``, the sentence chosen. The order is that of the file. All is
+    checked when the annotations are read: files and images exist, each ref points to an annotation and an
+    image, no sentence is empty. Objects whose mask covers no pixel are left out of training and kept for
+    evaluation (where such a sentence cannot score), with one warning. If the pipeline tokenizes, sentences
+    that are too long are counted and reported once.
 
-    Records are kept as one array of bytes, which worker processes read in place: RefCOCO's 42,404 training objects are some 40 MB,
-    read in about 10 s of one core from files of 155 MB and 32 MB.
+    Records are kept as one array of bytes, which worker processes read in place: RefCOCO's 42,404 training
+    objects are some 40 MB, read in about 10 s of one core from files of 155 MB and 32 MB.
 
     Args:
         data_root: Folder that the other paths are relative to.
         ann_file: COCO annotations of the images.
-        split_file: REFER's pickled list of objects and sentences. Plain data only; a pickle that names any code is refused.
+        split_file: REFER's pickled list of objects and sentences. Plain data only; a pickle that names any
+            code is refused.
         data_prefix: Folder of the images, ``dict(img_path=...)``. File names come from ``ann_file``.
         split: A split in ``split_file``: 'train', 'val', 'testA', 'testB' or 'test'.
-        text_mode: Which sentences make a sample. 'random': one sample for each object, its sentence drawn anew at each epoch (see
-            :meth:`set_epoch`); 'original': a sample for each sentence; 'select_first': each object with its first sentence;
-            'concat': each object with all its sentences in a row. Defaults to 'original' in test mode, as evaluation uses every sentence,
-            and to 'random' else, as ETRIS trains.
+        text_mode: Which sentences make a sample. 'random': one sample for each object, its sentence drawn
+            anew at each epoch (see :meth:`set_epoch`); 'original': a sample for each sentence;
+            'select_first': each object with its first sentence; 'concat': each object with all its sentences
+            in a row. Defaults to 'original' in test mode, as evaluation uses every sentence, and to 'random'
+            else, as ETRIS trains.
         text_field: 'sent', the cleaned and lower-cased text, or 'raw'. Defaults to 'sent'.
         seed: Seed of the drawn sentences, not negative. Defaults to 0.
         backend_args: Arguments of MMEngine's file backend for ``ann_file`` and ``split_file``.
@@ -90,8 +106,8 @@ class RefCocoDataset(BaseDataset):
 
     Raises:
         FileNotFoundError: If the root, a file, the image folder or an image is missing.
-        ValueError: If a file or one of its items is not as it should be, the split is unknown, or an argument has no such value. The
-            message names file and item.
+        ValueError: If a file or one of its items is not as it should be, the split is unknown, or an argument
+            has no such value. The message names file and item.
         pickle.UnpicklingError: If ``split_file`` holds anything but plain data.
     """
 
@@ -101,7 +117,7 @@ class RefCocoDataset(BaseDataset):
                  data_root: str = '',
                  ann_file: str = 'refcoco/instances.json',
                  split_file: str = 'refcoco/refs(unc).p',
-                 data_prefix: dict = dict(img_path='train2014/'),
+                 data_prefix: dict = dict(img_path='train2014/'),  # noqa: B006  BaseDataset copies it
                  split: str = 'train',
                  text_mode: str | None = None,
                  text_field: str = 'sent',
@@ -126,7 +142,8 @@ class RefCocoDataset(BaseDataset):
         # Set by MixedRefDataset so that sample_idx is unique in the mixture.
         self.sample_idx_offset = 0
         self._epoch = _SharedEpoch()
-        super().__init__(data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, test_mode=test_mode, **kwargs)
+        super().__init__(
+            data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, test_mode=test_mode, **kwargs)
 
     def _join_prefix(self) -> None:
         super()._join_prefix()
@@ -139,9 +156,11 @@ class RefCocoDataset(BaseDataset):
         """Read both files, check them, and make the records of the split in the order of the file."""
         self._check_root()
         with collector_paused():
-            refs = select_split(load_refs(self.split_file, self.backend_args), self.split, self.split_file)
+            refs = load_refs(self.split_file, self.backend_args)
+            selected = select_split(refs, self.split, self.split_file)
             instances = load_instances(self.ann_file, self.backend_args)
-            objects = [self._parse_object(ref, instances) for ref in refs]
+            objects = [self._parse_object(ref, instances) for ref in selected]
+            self._held_out_images = self._find_held_out_images(refs, instances)
         self._check_images(objects)
         objects = self._without_empty_masks(objects)
         records = list(itertools.chain.from_iterable(map(self._to_records, objects)))
@@ -151,22 +170,20 @@ class RefCocoDataset(BaseDataset):
     def _check_root(self) -> None:
         if self.data_root and not fileio.exists(self.data_root, backend_args=self.backend_args):
             raise FileNotFoundError(
-                f'data_root {self.data_root} does not exist. Expected a folder with {self.ann_file}, {self.split_file} and the images '
-                f'under {self.data_prefix["img_path"]}, as published by REFER (see {REFER_URL})')
+                f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, as '
+                f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}')
 
     def _parse_object(self, ref: dict, instances: Instances) -> dict:
         """A referred object with all its sentences."""
         where = f'{self.split_file}: ref_id {ref["ref_id"]}'
-        annotation = instances.annotations.get(ref['ann_id'])
-        if annotation is None:
-            raise ValueError(f'{where} refers to ann_id {ref["ann_id"]}, which is not in {self.ann_file}')
-        image = instances.images.get(ref['image_id'])
-        if image is None:
-            raise ValueError(f'{where} refers to image_id {ref["image_id"]}, which is not in {self.ann_file}')
+        for key, known in (('ann_id', instances.annotations), ('image_id', instances.images)):
+            if ref[key] not in known:
+                raise ValueError(f'{where} refers to {key} {ref[key]}, which is not in {self.ann_file}')
+        annotation, image = instances.annotations[ref['ann_id']], instances.images[ref['image_id']]
         try:
             if annotation['image_id'] != ref['image_id']:
-                raise ValueError(f'{where} is on image_id {ref["image_id"]}, but its ann_id {ref["ann_id"]} is on image_id '
-                                 f'{annotation["image_id"]} in {self.ann_file}')
+                raise ValueError(f'{where} is on image_id {ref["image_id"]}, but its ann_id {ref["ann_id"]} is on '
+                                 f'image_id {annotation["image_id"]} in {self.ann_file}')
             record = dict(
                 img_path=join_path(self.data_prefix['img_path'], image['file_name']),
                 img_id=ref['image_id'],
@@ -177,36 +194,42 @@ class RefCocoDataset(BaseDataset):
                 category_id=annotation.get('category_id'),
                 segmentation=annotation['segmentation'])
         except KeyError as error:
-            raise ValueError(f'{self.ann_file}: ann_id {ref["ann_id"]} or its image_id {ref["image_id"]} has no {error}') from error
+            raise ValueError(f'{self.ann_file}: ann_id {ref["ann_id"]} or its image_id {ref["image_id"]} has no '
+                             f'{error}') from error
         if not ref['sentences']:
             raise ValueError(f'{where} has no sentences')
         for sentence in ref['sentences']:
+            if not isinstance(sentence, dict):
+                raise ValueError(f'{where} has a sentence that is no dict: {sentence!r}')
             text = sentence.get(self.text_field)
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f'{where}, sent_id {sentence.get("sent_id")} has an empty sentence ({self.text_field!r}: {text!r})')
+                raise ValueError(f'{where}, sent_id {sentence.get("sent_id")} has an empty sentence '
+                                 f'({self.text_field!r}: {text!r})')
         record['expressions'] = [sentence[self.text_field] for sentence in ref['sentences']]
         record['sent_ids'] = [sentence.get('sent_id') for sentence in ref['sentences']]
         return record
 
     def _check_images(self, objects: list[dict]) -> None:
-        """Raise if a folder or an image is missing; lists each folder once instead of asking for each file."""
-        if (self.backend_args or {}).get('backend', 'local') != 'local' or '://' in self.data_prefix['img_path']:
+        """Raise if a folder or an image is missing; lists each folder once, which is cheaper than asking per file."""
+        if '://' in self.data_prefix['img_path']:
             return
         present: dict[str, set[str]] = {}
         missing: dict[str, dict] = {}
         for record in objects:
             folder, name = posixpath.split(record['img_path'])
             if folder not in present:
-                if folder and not fileio.isdir(folder):
-                    raise FileNotFoundError(f'Image folder {folder} does not exist. Expected there: {name} and the other images named in '
-                                            f'{self.ann_file} (for RefCOCO, RefCOCO+ and RefCOCOg the train2014 images of COCO)')
-                present[folder] = set(fileio.list_dir_or_file(folder or '.', list_dir=False))
+                if folder and not os.path.isdir(folder):
+                    raise FileNotFoundError(
+                        f'Image folder {folder} does not exist. Expected there: {name} and the other images named in '
+                        f'{self.ann_file} (for RefCOCO, RefCOCO+ and RefCOCOg the train2014 images of COCO)')
+                present[folder] = set(os.listdir(folder or '.'))
             if name not in present[folder]:
                 missing.setdefault(record['img_path'], record)
         if missing:
             path, record = next(iter(missing.items()))
-            raise FileNotFoundError(f'{len(missing)} images of split {self.split!r} are missing, the first is {path} (ref_id '
-                                    f'{record["ref_id"]} in {self.split_file}, image_id {record["img_id"]} in {self.ann_file})')
+            raise FileNotFoundError(
+                f'{len(missing)} images of split {self.split!r} are missing, the first is {path} (ref_id '
+                f'{record["ref_id"]} in {self.split_file}, image_id {record["img_id"]} in {self.ann_file})')
 
     def _without_empty_masks(self, objects: list[dict]) -> list[dict]:
         empty = []
@@ -215,14 +238,16 @@ class RefCocoDataset(BaseDataset):
                 if has_no_area(record['segmentation'], record['height'], record['width']):
                     empty.append(record)
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f'{self.ann_file}: the mask of ann_id {record["ann_id"]} cannot be read: {error}') from error
+                raise ValueError(f'{self.ann_file}: the mask of ann_id {record["ann_id"]} cannot be read: '
+                                 f'{error}') from error
         if not empty:
             return objects
         print_log(
-            f'{len(empty)} of {len(objects)} objects in split {self.split!r} of {self.split_file} have a mask without any pixel; they are '
-            + ('kept, but cannot score' if self.test_mode else 'left out') + '. ref_id: '
-            + ', '.join(str(record['ref_id']) for record in empty[:10]) + (' ...' if len(empty) > 10 else ''),
-            logger='current', level=logging.WARNING)
+            f'{len(empty)} of {len(objects)} objects in split {self.split!r} of {self.split_file} have a mask without '
+            f'any pixel in {self.ann_file}; they are {"kept, but cannot score" if self.test_mode else "left out"}. '
+            f'ref_id: {", ".join(str(record["ref_id"]) for record in empty[:10])}{" ..." if len(empty) > 10 else ""}',
+            logger='current',
+            level=logging.WARNING)
         if self.test_mode:
             return objects
         empty_ids = {id(record) for record in empty}
@@ -232,7 +257,8 @@ class RefCocoDataset(BaseDataset):
         """The samples that ``text_mode`` makes of one object."""
         expressions, sent_ids = record['expressions'], record['sent_ids']
         if self.text_mode == 'original':
-            return [dict(record, expressions=[text], sent_ids=[sent_id]) for text, sent_id in zip(expressions, sent_ids)]
+            return [dict(record, expressions=[text], sent_ids=[sent_id])
+                    for text, sent_id in zip(expressions, sent_ids)]
         if self.text_mode == 'select_first':
             return [dict(record, expressions=expressions[:1], sent_ids=sent_ids[:1])]
         if self.text_mode == 'concat':
@@ -247,12 +273,15 @@ class RefCocoDataset(BaseDataset):
         _reported_cuts.add(report)
         texts = [text for record in records for text in record['expressions']]
         # A token covers at least one character of ASCII text, so most sentences need no count.
-        lengths = [count_tokens(text) for text in texts if not text.isascii() or len(text) + 2 > context_length]
+        maybe_long = [text for text in texts if not text.isascii() or len(text) + 2 > context_length]
+        lengths = [count_tokens(text) for text in maybe_long]
         num_cut = sum(length > context_length for length in lengths)
         if num_cut:
             print_log(
-                f'{num_cut} of {len(texts)} sentences in split {self.split!r} of {self.split_file} are longer than {context_length} tokens '
-                f'and are cut; the longest has {max(lengths)}', logger='current', level=logging.WARNING)
+                f'{num_cut} of {len(texts)} sentences in split {self.split!r} of {self.split_file} are longer than '
+                f'{context_length} tokens and are cut; the longest has {max(lengths)}',
+                logger='current',
+                level=logging.WARNING)
 
     # Using
 
@@ -280,10 +309,13 @@ class RefCocoDataset(BaseDataset):
         return int(np.random.default_rng((self.seed, epoch, sample_idx)).integers(num_expressions))
 
     def set_epoch(self, epoch: int) -> None:
-        """Fix which sentences 'random' draws: a function of seed, epoch and sample, whatever the number of workers and processes, so that
-        a resumed run draws as an uninterrupted one. Reaches workers that already run.
+        """Fix which sentences 'random' draws.
 
-        Until it is first called (as in training by iterations) sentences come from NumPy's global state, which MMEngine seeds.
+        They become a function of seed, epoch and sample, whatever the number of workers and processes, so that a
+        resumed run draws as an uninterrupted one. Reaches workers that already run.
+
+        Until it is first called (as in training by iterations) sentences come from NumPy's global state,
+        which MMEngine seeds.
 
         Args:
             epoch: Counted from 0.
@@ -297,6 +329,21 @@ class RefCocoDataset(BaseDataset):
     def image_keys(self) -> list[str]:
         """The image of each sample under the name that :func:`~mmetris.datasets.refer.image_key` gives it."""
         return [image_key(self.get_data_info(idx)['img_path']) for idx in range(len(self))]
+
+    def held_out_images(self) -> frozenset[str]:
+        """Keys of the images in every split of ``split_file`` that is there to test on ('val...', 'test...')."""
+        if not self._fully_initialized:
+            refs = load_refs(self.split_file, self.backend_args)
+            return self._find_held_out_images(refs, load_instances(self.ann_file, self.backend_args))
+        return self._held_out_images
+
+    def _find_held_out_images(self, refs: list[dict], instances: Instances) -> frozenset[str]:
+        splits = set(held_out_splits(refs))
+        image_ids = {ref['image_id'] for ref in refs if ref['split'] in splits}
+        # An image that is missing here is an error of its own split, reported when that is loaded.
+        return frozenset(
+            image_key(join_path(self.data_prefix['img_path'], instances.images[image_id]['file_name']))
+            for image_id in image_ids if image_id in instances.images)
 
 
 def _context_length(pipeline: Compose) -> int | None:

@@ -12,8 +12,10 @@ class RefDataSample(SegDataSample):
     Fields besides :class:`mmseg.structures.SegDataSample`'s:
 
     - ``expression``: the sentence, a piece of meta information.
-    - ``tokens``: its int64 ids (L,), a data field that moves to devices with the sample; absent if the pipeline does not tokenize.
-    - ``sample_idx``, ``img_id``, ``ref_id``, ``ann_id``, ``sent_id``: where the sample comes from (meta information).
+    - ``tokens``: its int64 ids (L,), a data field that moves to devices with the sample; absent if the
+      pipeline does not tokenize.
+    - ``sample_idx``, ``img_id``, ``ref_id``, ``ann_id``, ``sent_id``: where the sample comes from (meta
+      information).
     - ``letterbox``: (scale, left, top) if the image was letterboxed (meta information).
 
     ``gt_sem_seg.data`` is (1, H, W) with 1 on the object, 0 elsewhere and 255 where the truth is not known;

@@ -1,7 +1,8 @@
-"""Sentences to CLIP's token ids (ETRIS, Sec. 3.1 "Text Encoder"): lower-cased byte-pair encoding between [SOS] and [EOS].
+"""Sentences to CLIP's token ids (ETRIS, Sec. 3.1 "Text Encoder"): lower-cased byte-pair encoding between
+[SOS] and [EOS].
 
-The vocabulary and the encoding are open_clip's; what is ours is the cut at L tokens and the count of tokens before it.
-L is the number of tokens of a sentence, [SOS] and [EOS] included.
+The vocabulary and the encoding are open_clip's; what is ours is the cut at L tokens and the count of tokens
+before it. L is the number of tokens of a sentence, [SOS] and [EOS] included.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ PAD_TOKEN = 0
 
 @functools.lru_cache(maxsize=1)
 def _bpe():
-    """open_clip's tokenizer, made at first use: importing open_clip takes seconds, reading the vocabulary a quarter of one."""
+    """open_clip's tokenizer, made at first use: importing open_clip takes seconds, reading the vocabulary a
+    quarter of one."""
     from open_clip.tokenizer import SimpleTokenizer
     return SimpleTokenizer()
 
@@ -34,8 +36,9 @@ def _encode_word(word: str) -> tuple[int, ...]:
 def _encode(text: str) -> list[int]:
     """Ids of a sentence without [SOS] and [EOS].
 
-    open_clip repairs broken Unicode and HTML first, which is most of its time. Printable ASCII without ``&`` has nothing to repair, so
-    such sentences (nearly all) go word by word through a cache; the result is the same.
+    open_clip repairs broken Unicode and HTML first, which is most of its time. Printable ASCII without ``&``
+    has nothing to repair, so such sentences (nearly all) go word by word through a cache; the result is the
+    same.
     """
     bpe = _bpe()
     if text.isascii() and text.isprintable() and '&' not in text:
@@ -56,9 +59,10 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
     """Encode sentences as CLIP does.
 
     Args:
-        texts: One sentence or several. An empty one becomes [SOS] [EOS], as in CLIP; data sets refuse it before this point.
-        context_length: L. A longer sentence is cut and still ends with [EOS]. Defaults to 77, the length of CLIP's position embedding;
-            ETRIS uses 17 for RefCOCO and RefCOCO+, 22 for G-Ref.
+        texts: One sentence or several. An empty one becomes [SOS] [EOS], as in CLIP; data sets refuse it
+            before this point.
+        context_length: L. A longer sentence is cut and still ends with [EOS]. Defaults to 77, the length of
+            CLIP's position embedding; ETRIS uses 17 for RefCOCO and RefCOCO+, 22 for G-Ref.
 
     Returns:
         int64 ids (B, L), padded with zeros after [EOS]; B is 1 for a single string.

@@ -10,8 +10,8 @@ from ...registry import TRANSFORMS
 from ...structures import RefDataSample
 
 # What MMSeg packs by default, and what a referring sample cannot do without.
-MMSEG_META_KEYS = ('img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor', 'flip', 'flip_direction',
-                   'reduce_zero_label')
+MMSEG_META_KEYS = ('img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor', 'flip',
+                   'flip_direction', 'reduce_zero_label')
 REF_META_KEYS = ('sample_idx', 'img_id', 'ref_id', 'ann_id', 'sent_id', 'expression', 'letterbox')
 
 
@@ -19,8 +19,8 @@ REF_META_KEYS = ('sample_idx', 'img_id', 'ref_id', 'ann_id', 'sent_id', 'express
 class PackSegInputs(mmseg_transforms.PackSegInputs):
     """MMSeg's packing into a :class:`~mmetris.structures.RefDataSample`.
 
-    Stands in for the transform of the same name in standard pipelines. ``tokens`` become a data field; ids, expression and letterbox are
-    always packed where present, as metric and prediction need them.
+    Stands in for the transform of the same name in standard pipelines. ``tokens`` become a data field; ids,
+    expression and letterbox are always packed where present, as metric and prediction need them.
 
     Args:
         meta_keys: Keys to pack as meta information besides those. Defaults to MMSeg's.

@@ -1,4 +1,5 @@
-"""Loading of images and of masks; both stand in for the transforms of the same names in standard pipelines."""
+"""Loading of images and of masks; both stand in for the transforms of the same names in standard
+pipelines."""
 
 from __future__ import annotations
 
@@ -28,24 +29,27 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             return super().transform(results)
         except (AssertionError, cv2.error, AttributeError) as error:
-            raise ValueError(f'{results["img_path"]} cannot be read as an image (img_id {results.get("img_id")}); is it complete?') from error
+            raise ValueError(f'{results["img_path"]} (img_id {results.get("img_id")}) cannot be read as an image; '
+                             'is it complete?') from error
 
 
 @TRANSFORMS.register_module()
 class LoadAnnotations(mmseg_transforms.LoadAnnotations):
     """Load the object's mask as MMSeg's ``gt_seg_map``: 1 on the object, 0 elsewhere.
 
-    Records with a ``segmentation`` in one of COCO's forms (polygons, whose union counts; RLE, compressed or not) are drawn by pycocotools;
-    others go MMSeg's way (``seg_map_path``), so that standard pipelines run unchanged on either. Drawn at the image's original size: before
-    resizing steps in training, after them in test pipelines.
+    Records with a ``segmentation`` in one of COCO's forms (polygons, whose union counts; RLE, compressed or
+    not) are drawn by pycocotools; others go MMSeg's way (``seg_map_path``), so that standard pipelines run
+    unchanged on either. Drawn at the image's original size: before resizing steps in training, after them in
+    test pipelines.
 
-    Required keys: ``segmentation``, ``height``, ``width``, ``seg_fields``; or those of MMSeg's transform. Added keys: ``gt_seg_map``, uint8
-    (H, W).
+    Required keys: ``segmentation``, ``height``, ``width``, ``seg_fields``; or those of MMSeg's transform.
+    Added keys: ``gt_seg_map``, uint8 (H, W).
 
     Arguments are MMSeg's.
 
     Raises:
-        ValueError: If the image has another size than its annotation says, or the mask cannot be drawn; names image and annotation.
+        ValueError: If the image has another size than its annotation says, or the mask cannot be drawn; names
+            image and annotation.
     """
 
     def _load_seg_map(self, results: dict) -> None:
@@ -56,7 +60,8 @@ class LoadAnnotations(mmseg_transforms.LoadAnnotations):
         height, width = results['height'], results['width']
         found_hw = tuple(results.get('ori_shape', (height, width))[:2])
         if found_hw != (height, width):
-            raise ValueError(f'{where}: the image has {found_hw[0]} x {found_hw[1]} pixels (H x W), but its annotation says {height} x {width}')
+            raise ValueError(f'{where}: the image has {found_hw[0]} x {found_hw[1]} pixels (H x W), but its '
+                             f'annotation says {height} x {width}')
         try:
             rle = segmentation_to_rle(results['segmentation'], height, width)
         except (ValueError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Build of mmetris. ``pip install -e .`` never touches MMEngine, MMCV or MMSegmentation: see requirements/mminstall.txt."""
+"""Build of mmetris, which never installs MMEngine, MMCV or MMSegmentation: see requirements/mminstall.txt."""
 
 from __future__ import annotations
 

@@ -23,10 +23,10 @@ step "1/4 drawing Shapes into $data"
 "$python" tools/dataset_tools/make_shapes.py "$data"
 
 step "2/4 training $config on 2 processes"
-rm -rf "$work"
 bash tools/dist_train.sh "$config" 2 --work-dir "$work" "$@"
 
-checkpoint=$(find "$work" -maxdepth 1 -name 'best_*.pth' | sort | tail -n 1)
+# The newest, should an earlier run have left one.
+checkpoint=$(ls -t "$work"/best_*.pth | head -n 1)
 step "3/4 scoring $checkpoint on 2 processes, drawing every sentence of val"
 bash tools/dist_test.sh "$config" "$checkpoint" 2 --work-dir "$work/test" --show-dir pictures | tee "$work/test.log"
 

@@ -25,14 +25,15 @@ def build_parser() -> argparse.ArgumentParser:
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file or address')
     parser.add_argument('--split', action='append', metavar='NAME',
-                        help="split to test, instead of the config's; give it again for more, e.g. --split val --split testB")
-    parser.add_argument('--work-dir', help='folder for the log and a JSON file of the scores; default work_dirs/<config name>')
-    parser.add_argument('--out', metavar='DIR', help='folder for the predicted masks (PNG, 0 and 1) and a table of their IoU')
+                        help="split to test, instead of the config's; again for more: --split val --split testB")
+    parser.add_argument('--work-dir', help='folder for log and scores (JSON); default work_dirs/<config name>')
+    parser.add_argument('--out', metavar='DIR',
+                        help='folder for the predicted masks (PNG, 0 and 1) and a table of their IoU')
     parser.add_argument('--show', action='store_true', help='show every picture in a window')
     parser.add_argument('--show-dir', metavar='DIR',
-                        help='folder for pictures of image, sentence, predicted and true mask, in <work dir>/<time stamp>')
+                        help='folder in <work dir>/<time stamp> for pictures of image, sentence and both masks')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown picture stays; default 2')
-    parser.add_argument('--tta', action='store_true', help="test-time augmentation by the config's tta_model and tta_pipeline")
+    parser.add_argument('--tta', action='store_true', help="augment by the config's tta_model and tta_pipeline")
     add_launcher_arguments(parser)
     return parser
 

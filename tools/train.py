@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
                         help='go on from this checkpoint; without a name, from the latest one in the work folder')
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)')
     parser.add_argument('--auto-scale-lr', action='store_true',
-                        help="scale the learning rate by the total batch over the config's auto_scale_lr.base_batch_size")
+                        help="multiply the learning rate by the total batch / the config's base_batch_size")
     add_launcher_arguments(parser)
     return parser
 

@@ -9,12 +9,13 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=True),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # The best epoch is picked on val, never on a test split.
-    checkpoint=dict(type='CheckpointHook', by_epoch=True, interval=1, max_keep_ckpts=1, save_best='mIoU', rule='greater'),
+    checkpoint=dict(
+        type='CheckpointHook', by_epoch=True, interval=1, max_keep_ckpts=1, save_best='mIoU', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='RefSegVisualizationHook'))
 custom_hooks = [
     dict(type='TunableReportHook'),
-    # Draws each epoch's sentences and random numbers from (seed, epoch), so that a resumed run equals an uninterrupted one.
+    # Sentences and random numbers follow from (seed, epoch), so that a resumed run equals an uninterrupted one.
     dict(type='EpochSeedHook'),
 ]
 

@@ -18,6 +18,6 @@ learning_rate = 1e-3
 optim_wrapper = dict(optimizer=dict(lr=learning_rate), paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=1))))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, T_max=max_epochs, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, end=max_epochs, T_max=max_epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 2)

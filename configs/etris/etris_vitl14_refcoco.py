@@ -2,7 +2,8 @@
 
     bash tools/dist_train.sh configs/etris/etris_vitl14_refcoco.py 2 --amp
 
-Paper: no such row. Here: not run, so memory and hours are not known; halve train_dataloader.batch_size on 4 GPUs if 2 are too small.
+The paper has no such row. Here: not run, so memory and hours are not known; where 2 GPUs are too small, take 4 with
+`--cfg-options train_dataloader.batch_size=8`.
 """
 
 _base_ = [

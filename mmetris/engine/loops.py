@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os.path as osp
 from collections.abc import Sequence
 
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop
+from mmengine.utils import mkdir_or_exist
 
 from mmetris.registry import LOOPS
 
@@ -32,8 +34,9 @@ def with_split(dataloader: dict, split: str) -> dict:
 class SplitTestLoop(TestLoop):
     """Test the splits of one data set after each other.
 
-    Every score is named by its split (``testA/mIoU``) in the log, in the dumped JSON and in what ``run`` returns. All data
-    sets are built first, so that a split which does not exist is an error before the first is scored.
+    Every score is named by its split (``testA/mIoU``) in the log, in the dumped JSON and in what ``run`` returns.
+    All data sets are built first, so that a split which does not exist is an error before the first is scored. With
+    several splits, a metric that writes files gets a folder for each.
 
     Args:
         runner: The runner.
@@ -72,13 +75,19 @@ class SplitTestLoop(TestLoop):
             Scores by ``<split>/<name>``.
         """
         scores = {}
-        prefixes = [metric.prefix for metric in self.evaluator.metrics]
+        metrics = self.evaluator.metrics
+        settings = [(metric.prefix, getattr(metric, 'output_dir', None)) for metric in metrics]
         for split, dataloader in self.dataloaders.items():
             self.dataloader = dataloader
             self.runner.logger.info(f'Testing split {split}: {len(dataloader.dataset)} samples')
-            for metric, prefix in zip(self.evaluator.metrics, prefixes):
+            for metric, (prefix, output_dir) in zip(metrics, settings):
                 metric.prefix = split if prefix is None else f'{split}/{prefix}'
+                if output_dir is not None and len(self.dataloaders) > 1:
+                    metric.output_dir = osp.join(output_dir, split)
+                    mkdir_or_exist(metric.output_dir)
             scores.update(super().run())
-        for metric, prefix in zip(self.evaluator.metrics, prefixes):
+        for metric, (prefix, output_dir) in zip(metrics, settings):
             metric.prefix = prefix
+            if output_dir is not None:
+                metric.output_dir = output_dir
         return scores

@@ -1,6 +1,6 @@
 """What the tools share: reading a config with early, one-line errors, and starting processes also where no GPU is.
 
-The checks here answer mistakes of the command line (a missing file, a misspelt key) before any model or data set is built.
+The checks here answer mistakes of the command line (a missing file, a misspelt key) before any model is built.
 """
 
 from __future__ import annotations
@@ -47,8 +47,9 @@ def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
     """Read ``args.config`` and merge ``args.cfg_options`` into it.
 
-    A missing file and an unknown first key end the program with one line (exit status 2). A new key in a known section is
-    allowed, since a config need not spell out every argument, but a section that springs into being is warned about.
+    A missing file and an unknown first key end the program with one line (exit status 2). A new key in a known
+    section is allowed, since a config need not spell out every argument; a section that springs into being is warned
+    about.
 
     Args:
         parser: Where errors are reported.
@@ -123,8 +124,8 @@ def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
 def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
     """Set the launcher; on a machine without a GPU, join the process group over gloo instead of NCCL.
 
-    MMEngine selects a CUDA device before it joins the group, which fails without one; it leaves a group alone that exists
-    already, so this joins first. Where there are GPUs nothing changes, except that one GPU too few is reported in one line.
+    MMEngine selects a CUDA device before it joins the group, which fails without one; it leaves a group alone that
+    exists already, so this joins first. Where there are GPUs nothing changes, but one too few is reported in one line.
 
     Args:
         parser: Where errors are reported.

@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line, with MMSegmentation's flags."""
     parser = argparse.ArgumentParser(description='Browse a data set after its pipeline')
     add_config_arguments(parser)
-    parser.add_argument('--phase', choices=['train', 'val', 'test'], default='train', help='which data loader; default train')
+    parser.add_argument('--phase', choices=['train', 'val', 'test'], default='train', help='data loader; default train')
     parser.add_argument('--split', help="another split than the data loader's")
     parser.add_argument('--number', type=int, help='how many samples, evenly spread; default all')
     parser.add_argument('--epoch', type=int, default=0, help='epoch whose drawn sentences are shown; default 0')

@@ -1,4 +1,4 @@
-"""Put pictures of one folder on one sheet: ``python tools/misc/contact_sheet.py FOLDER sheet.png --columns 4 --number 16``."""
+"""Put pictures of one folder on one sheet: ``python tools/misc/contact_sheet.py FOLDER sheet.png --number 16``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument('folder', help='folder of .png or .jpg pictures; folders inside it are searched too')
     parser.add_argument('out', help='picture to write')
     parser.add_argument('--columns', type=int, default=4, help='default 4')
-    parser.add_argument('--number', type=int, default=16, help='how many pictures, evenly spread over the sorted names; default 16')
+    parser.add_argument('--number', type=int, default=16, help='pictures, evenly spread over the names; default 16')
     args = parser.parse_args()
     if args.columns < 1 or args.number < 1:
         parser.error('--columns and --number must be at least 1')

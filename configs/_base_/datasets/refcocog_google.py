@@ -1,4 +1,4 @@
-"""RefCOCOg (G-Ref), Google splits: train and val only, and they SHARE IMAGES, so its val score is no score on new images."""
+"""RefCOCOg (G-Ref), Google splits: train and val only. They SHARE IMAGES: the val score is none on new images."""
 
 _base_ = './refcocog_umd.py'
 

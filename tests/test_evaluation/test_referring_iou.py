@@ -189,10 +189,11 @@ def test_an_evaluation_without_samples_is_refused():
         RefSegMetric().evaluate(0)
 
 
-def test_a_mask_one_pixel_wide_keeps_its_shape(tmp_path):
-    line = np.ones((5, 1), np.uint8)
+@pytest.mark.parametrize('shape', [(5, 1), (1, 5)])
+def test_a_mask_one_pixel_thin_keeps_its_shape(shape, tmp_path):
+    line = np.ones(shape, np.uint8)
     assert evaluate([make_sample(0, line, line)], 1, output_dir=str(tmp_path))['mIoU'] == 100.0
-    assert np.array(Image.open(tmp_path / '0_100.png')).shape == (5, 1)
+    assert np.array(Image.open(tmp_path / '0_100.png')).shape == shape
 
 
 def test_masks_and_a_table_of_sentences_are_written(tmp_path):
@@ -205,6 +206,12 @@ def test_masks_and_a_table_of_sentences_are_written(tmp_path):
     assert [(row['name'], row['expression']) for row in rows] == [('0_100', 'object 0'), ('0_101', 'object 1')]
     assert all(float(row['iou']) == pytest.approx(100 * int(row['intersection']) / int(row['union']), abs=0.005)
                for row in rows)
+
+
+def test_tables_of_several_splits_are_kept_apart_by_the_prefix(tmp_path):
+    for split in ('testA', 'testB'):
+        evaluate([make_sample(0)], 1, output_dir=str(tmp_path), prefix=split)
+    assert {path.name for path in tmp_path.glob('*.csv')} == {'sentences_testA.csv', 'sentences_testB.csv'}
 
 
 def test_format_only_needs_no_ground_truth(tmp_path):

@@ -1,4 +1,5 @@
-"""The metric of referring image segmentation: one mask for one sentence, scored at the original image size."""
+"""The metric of referring image segmentation: one mask for one sentence, scored at the original image
+size."""
 
 from __future__ import annotations
 
@@ -102,7 +103,8 @@ class RefSegMetric(BaseMetric):
         ignore_index: Value of the ground truth that marks pixels left out. Defaults to 255, as in
             MMSegmentation.
         output_dir: Folder for the predicted masks, one PNG of 0 and 1 for each sentence, and
-            ``sentences.csv`` with each one's IoU. Nothing is written if None. Defaults to None.
+            ``sentences.csv`` (``sentences_<prefix>.csv``) with each one's IoU. Nothing is written if None.
+            Defaults to None.
         format_only: Write the masks and compute no scores, for data without ground truth. Defaults to False.
         keep_results: Has no effect; MMSegmentation's test tool passes it beside ``output_dir``. Defaults to
             False.
@@ -260,7 +262,9 @@ class RefSegMetric(BaseMetric):
         return distinct
 
     def _write_csv(self, overlaps: list[SampleOverlap], ious: list[float]) -> None:
-        path = osp.join(self.output_dir, 'sentences.csv')
+        # A loop over several splits puts each one's name into the prefix.
+        ending = f'_{self.prefix.replace("/", "_")}' if self.prefix else ''
+        path = osp.join(self.output_dir, f'sentences{ending}.csv')
         with open(path, 'w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
             writer.writerow(['name', 'expression', 'intersection', 'union', 'iou'])

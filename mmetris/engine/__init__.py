@@ -1,0 +1,8 @@
+"""Hooks and loops of training and testing."""
+
+import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks and optimizer parts
+
+from .hooks import EpochSeedHook, TunableReportHook
+from .loops import SplitTestLoop
+
+__all__ = ['EpochSeedHook', 'SplitTestLoop', 'TunableReportHook']

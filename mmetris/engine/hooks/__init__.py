@@ -1,0 +1,6 @@
+import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
+
+from .epoch_seed_hook import EpochSeedHook
+from .tunable_report_hook import TunableReportHook
+
+__all__ = ['EpochSeedHook', 'TunableReportHook']

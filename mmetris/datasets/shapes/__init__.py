@@ -1,0 +1,18 @@
+"""Shapes: a small referring data set drawn on the spot, in RefCOCO's layout.
+
+It needs no download and stands in for RefCOCO in tests, demos and quick experiments. ``write_shapes`` puts it on disk;
+``random_scene``, ``render`` and ``scene_caption`` give scenes in memory, for contrastive pre-training.
+"""
+from .captions import Caption, Clause, near_miss, sample_caption, scene_caption, truth_table
+from .expressions import KINDS, MAX_TOKENS, num_tokens, refer
+from .logic import FALSE, TRUE, UNCLEAR, Description, Expression
+from .render import contours, render
+from .scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, SceneObject, random_scene
+from .writer import SPLITS, VERSION, ShapesSpec, draw_sample, is_written, write_shapes
+
+__all__ = [
+    'COLOURS', 'Caption', 'Clause', 'Description', 'Expression', 'FALSE', 'KINDS', 'MAX_TOKENS', 'SHAPES', 'SIZES',
+    'SPLITS', 'Scene', 'SceneObject', 'ShapesSpec', 'TEXTURES', 'TRUE', 'UNCLEAR', 'VERSION', 'contours',
+    'draw_sample', 'is_written', 'near_miss', 'num_tokens', 'random_scene', 'refer', 'render', 'sample_caption',
+    'scene_caption', 'truth_table', 'write_shapes'
+]

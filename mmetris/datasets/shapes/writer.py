@@ -1,0 +1,224 @@
+"""Write the Shapes data set to disk in the very layout of RefCOCO.
+
+    <root>/refcoco/instances.json      COCO annotations
+    <root>/refcoco/refs(unc).p         pickled list of referred objects with their sentences
+    <root>/train2014/COCO_train2014_000000000001.jpg ...
+    <root>/shapes.json                 version and arguments this copy was drawn with
+
+Any reader of RefCOCO reads it, with no option set. Axes: K objects, H W pixels.
+"""
+import json
+import os
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import cv2
+import numpy as np
+
+from .expressions import Expression, refer
+from .render import contours, render
+from .scene import SHAPES, Scene, random_scene
+
+VERSION = 1  # of the drawing: any change to scenes, pixels or words that a seed gives must raise it
+SPLITS = ('train', 'val', 'testA', 'testB')
+STAMP = 'shapes.json'
+
+_NUM_OBJECTS = {'train': (3, 5), 'val': (3, 5), 'testA': (3, 5), 'testB': (5, 6)}
+_JPEG_QUALITY = 95
+_MOST_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class ShapesSpec:
+    """What determines a copy of the data set, byte for byte: a seed and the number of images of each split.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    seed: int = 0
+    num_train: int = 2400
+    num_val: int = 150
+    num_test_a: int = 150
+    num_test_b: int = 150
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f'{name}={value!r}: it must be a whole number, 0 or more')
+        if not any(self.counts.values()):
+            raise ValueError('num_train, num_val, num_test_a and num_test_b are all 0: give at least one image')
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        """Images of each split, in the order of ``SPLITS``."""
+        return dict(zip(SPLITS, (self.num_train, self.num_val, self.num_test_a, self.num_test_b)))
+
+
+def draw_sample(seed: int, split: str, index: int) -> Tuple[Scene, List[Tuple[Expression, ...]]]:
+    """Draw the index-th scene of a split with its expressions, a triple for each object.
+
+    The same arguments always give the same scene, however many images the splits have. A scene that cannot supply
+    clear expressions is drawn again.
+
+    Raises:
+        ValueError: If the split is unknown.
+    """
+    if split not in SPLITS:
+        raise ValueError(f'unknown split {split!r}: use one of {SPLITS}')
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    for _ in range(_MOST_DRAWS):
+        scene = random_scene(rng, *_NUM_OBJECTS[split])
+        triples = refer(rng, scene)
+        if triples is not None:
+            return scene, triples
+    raise RuntimeError(f'no scene with clear expressions in {_MOST_DRAWS} draws (seed {seed}, {split}, {index})')
+
+
+def _uncompressed_rle(mask: np.ndarray) -> dict:
+    """COCO's uncompressed run lengths of an (H, W) bool mask: column by column, the first run is background."""
+    flat = mask.ravel(order='F')
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return dict(size=list(mask.shape), counts=[0] + runs if flat[0] else runs)
+
+
+def _annotation(scene: Scene, index: int, mask: np.ndarray) -> dict:
+    """COCO's entry for one object, without its ids. COCO's polygons know no holes, so a ring is written as RLE."""
+    obj = scene.objects[index]
+    lines = contours(obj)
+    if len(lines) == 1:
+        segmentation = [np.round(lines[0], 2).ravel().tolist()]
+    else:
+        segmentation = _uncompressed_rle(mask)
+    ys, xs = np.nonzero(mask)
+    left, top = int(xs.min()), int(ys.min())
+    return dict(
+        category_id=1 + SHAPES.index(obj.shape),
+        segmentation=segmentation,
+        area=int(mask.sum()),
+        bbox=[left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top],
+        iscrowd=0)
+
+
+def _draw(job: Tuple[int, str, int]) -> dict:
+    """Draw one image and all that is said of it; what comes back is free of ids."""
+    scene, triples = draw_sample(*job)
+    image, masks = render(scene)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    return dict(
+        split=job[1],
+        width=scene.width,
+        height=scene.height,
+        jpeg=cv2.imencode('.jpg', image[..., ::-1], quality)[1].tobytes(),
+        annotations=[_annotation(scene, i, mask) for i, mask in enumerate(masks)],
+        sentences=[[expression.text for expression in triple] for triple in triples])
+
+
+def _raw(text: str, sent_id: int) -> str:
+    """As a person might have typed it: some sentences with a capital letter, some with a full stop."""
+    raw = text[0].upper() + text[1:] if sent_id % 4 == 1 else text
+    return raw + '.' if sent_id % 7 == 3 else raw
+
+
+def _write_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
+    """Fill an empty folder."""
+    (folder / 'refcoco').mkdir(parents=True)
+    (folder / 'train2014').mkdir()
+    images, annotations, refs = [], [], []
+    jobs = [(spec.seed, split, index) for split, count in spec.counts.items() for index in range(count)]
+    pool = ProcessPoolExecutor(workers, mp_context=get_context('spawn')) if workers > 0 else None
+    try:
+        drawn = pool.map(_draw, jobs, chunksize=32) if pool else map(_draw, jobs)
+        for image_id, sample in enumerate(drawn, start=1):
+            name = f'COCO_train2014_{image_id:012d}'
+            (folder / 'train2014' / f'{name}.jpg').write_bytes(sample['jpeg'])
+            images.append(dict(id=image_id, file_name=f'{name}.jpg', width=sample['width'], height=sample['height'],
+                               license=1))
+            for annotation, sentences in zip(sample['annotations'], sample['sentences']):
+                ann_id = len(annotations) + 1
+                annotations.append(dict(id=ann_id, image_id=image_id, **annotation))
+                first = len(refs) * len(sentences)
+                refs.append(dict(
+                    ref_id=len(refs),
+                    ann_id=ann_id,
+                    image_id=image_id,
+                    category_id=annotation['category_id'],
+                    split=sample['split'],
+                    sent_ids=[first + i for i in range(len(sentences))],
+                    file_name=f'{name}_{ann_id}.jpg',
+                    sentences=[dict(sent_id=first + i, raw=_raw(text, first + i), sent=text, tokens=text.split())
+                               for i, text in enumerate(sentences)]))
+    finally:
+        if pool:
+            pool.shutdown()
+    instances = dict(
+        info=dict(description='Shapes: drawn scenes with referring expressions, in the layout of RefCOCO',
+                  version=str(VERSION), url='', year=2026, contributor='mmetris', date_created='2026'),
+        licenses=[dict(id=1, name='CC0 1.0', url='https://creativecommons.org/publicdomain/zero/1.0/')],
+        images=images,
+        annotations=annotations,
+        categories=[dict(id=i, name=shape, supercategory='shape') for i, shape in enumerate(SHAPES, start=1)])
+    (folder / 'refcoco' / 'instances.json').write_text(json.dumps(instances), encoding='utf-8')
+    # Pickle writes equal strings that are one object once; through JSON none are, whoever drew them.
+    refs = json.loads(json.dumps(refs))
+    (folder / 'refcoco' / 'refs(unc).p').write_bytes(pickle.dumps(refs, protocol=2))
+    (folder / STAMP).write_text(json.dumps(_stamp(spec), indent=1) + '\n', encoding='utf-8')
+
+
+def _stamp(spec: ShapesSpec) -> dict:
+    return dict(name='shapes', version=VERSION, **asdict(spec))
+
+
+def is_written(root: Path, spec: ShapesSpec) -> bool:
+    """Whether the folder already holds this very data set, going by its stamp."""
+    stamp = Path(root) / STAMP
+    try:
+        return json.loads(stamp.read_text(encoding='utf-8')) == _stamp(spec)
+    except (OSError, ValueError):
+        return False
+
+
+def write_shapes(root: Path, spec: ShapesSpec = ShapesSpec(), workers: int = 0, force: bool = False) -> bool:
+    """Draw the data set, unless the folder holds it already.
+
+    It is drawn into a folder beside ``root`` that takes the name at the very end, so there is never half a data set.
+
+    Args:
+        root: Folder of the data set.
+        spec: Seed and sizes.
+        workers: Processes that draw; 0 draws in this one. The bytes do not depend on it.
+        force: Whether to replace what a non-empty folder holds.
+
+    Returns:
+        Whether anything was written.
+
+    Raises:
+        ValueError: If ``workers`` is negative.
+        FileExistsError: If the folder holds something else and ``force`` is not set.
+    """
+    root = Path(root)
+    if workers < 0:
+        raise ValueError(f'workers={workers}: it must be 0 (draw in this process) or more')
+    if is_written(root, spec) and not force:
+        return False
+    if root.exists() and (not root.is_dir() or any(root.iterdir())) and not force:
+        raise FileExistsError(f'{root} is not empty and holds no Shapes data with these arguments: choose another '
+                              'folder, or replace its content with force (--force)')
+    partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_tree(spec, partial, workers)
+        if root.is_dir():
+            shutil.rmtree(root)
+        elif root.exists():
+            root.unlink()
+        os.replace(partial, root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return True

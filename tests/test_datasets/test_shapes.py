@@ -1,0 +1,318 @@
+"""Shapes: scenes, sentences and files. Small copies are drawn into temporary folders, in seconds."""
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from mmetris.datasets.shapes import (COLOURS, FALSE, KINDS, MAX_TOKENS, SHAPES, SPLITS, TRUE, UNCLEAR, Caption, Clause,
+                                     Description, Expression, Scene, SceneObject, ShapesSpec, draw_sample, near_miss,
+                                     num_tokens, random_scene, render, sample_caption, scene_caption, truth_table,
+                                     write_shapes)
+from mmetris.datasets.shapes.expressions import vocabulary
+from mmetris.datasets.shapes.logic import place_truth, relation_truth
+
+SPEC = ShapesSpec(seed=3, num_train=6, num_val=3, num_test_a=2, num_test_b=3)
+MAKE_SHAPES = Path(__file__).resolve().parents[2] / 'tools' / 'dataset_tools' / 'make_shapes.py'
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shapes') / 'data'
+    assert write_shapes(folder, SPEC)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def instances(root):
+    return json.loads((root / 'refcoco' / 'instances.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def refs(root):
+    return pickle.loads((root / 'refcoco' / 'refs(unc).p').read_bytes())
+
+
+def digest(folder):
+    """One hash over the names and bytes of all files."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob('*') if p.is_file()):
+        total.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def make_object(shape='circle', colour='red', size='small', texture='plain', x=50.0, y=50.0):
+    return SceneObject(shape, colour, size, texture, x, y, 22.0 if size == 'small' else 40.0, 0.0)
+
+
+def make_scene(*objects):
+    return Scene(100, 100, objects, 'flat', 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- sentences
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_every_sentence_is_true_of_exactly_one_object_and_clearly_false_of_the_others(split):
+    for index in range(25):
+        scene, triples = draw_sample(0, split, index)
+        assert len(triples) == len(scene.objects)
+        for target, triple in enumerate(triples):
+            assert tuple(expression.kind for expression in triple) == KINDS
+            for expression in triple:
+                wanted = np.full(len(scene.objects), FALSE)
+                wanted[target] = TRUE
+                np.testing.assert_array_equal(expression.truth(scene), wanted, err_msg=expression.text)
+
+
+def test_place_and_relation_are_needed_in_nearly_all_sentences_that_have_one():
+    needed = []
+    for index in range(40):
+        scene, triples = draw_sample(0, 'val', index)
+        needed += [sum(e.subject.fits(obj) for obj in scene.objects) > 1 for triple in triples for e in triple[1:]]
+    assert np.mean(needed) > 0.9
+
+
+def test_the_words_of_a_sentence_say_what_its_logical_form_says():
+    for index in range(40):
+        _, triples = draw_sample(1, 'train', index)
+        for expression in (e for triple in triples for e in triple):
+            words = expression.text.split()
+            named = [d for d in (expression.subject, expression.reference) if d is not None]
+            assert [w for w in words if w in COLOURS] == [d.colour for d in named if d.colour]
+            assert [w for w in words if w in SHAPES] == [d.shape for d in named if d.shape]
+            assert 'a' not in words or words[words.index('a') + 1][0] not in 'aeiou', expression.text
+            assert set(words) <= vocabulary()
+
+
+def test_sentences_fit_the_token_limit_by_the_tokenizer_of_clip():
+    encode = pytest.importorskip('open_clip').get_tokenizer('ViT-B-32').encode
+    for word in vocabulary():
+        assert len(encode(word)) + 2 == num_tokens(word), word
+    lengths = [num_tokens(e.text) for i in range(40) for triple in draw_sample(0, 'testB', i)[1] for e in triple]
+    assert max(lengths) <= MAX_TOKENS <= 17
+
+
+def test_wording_varies():
+    texts = [e.text for i in range(60) for triple in draw_sample(0, 'train', i)[1] for e in triple]
+    assert len(set(texts)) > 0.75 * len(texts)
+
+
+# -------------------------------------------------------------------------------------------------------------- logic
+
+
+def test_regions_have_a_margin_in_which_nothing_is_claimed():
+    scene = make_scene(*(make_object(x=x) for x in (20.0, 42.0, 60.0)))
+    assert place_truth(scene, 'left').tolist() == [TRUE, UNCLEAR, FALSE]
+    assert place_truth(scene, 'middle').tolist() == [FALSE, TRUE, TRUE]
+    with pytest.raises(KeyError, match='behind'):
+        place_truth(scene, 'behind')
+
+
+def test_leftmost_is_sought_in_its_group_and_needs_a_lead():
+    scene = make_scene(make_object(x=20.0), make_object('star', x=30.0), make_object('star', x=34.0),
+                       make_object('star', x=80.0))
+    assert place_truth(scene, 'leftmost').tolist() == [TRUE, FALSE, FALSE, FALSE]
+    stars = np.array([False, True, True, True])
+    assert place_truth(scene, 'leftmost', stars).tolist() == [FALSE, UNCLEAR, UNCLEAR, FALSE]
+    assert place_truth(scene, 'rightmost', stars).tolist() == [FALSE, FALSE, FALSE, TRUE]
+
+
+def test_left_of_holds_along_the_axis_and_not_beyond_a_slant():
+    scene = make_scene(make_object(x=80.0, y=50.0), make_object(x=50.0, y=55.0), make_object(x=60.0, y=85.0),
+                       make_object(x=70.0, y=10.0), make_object(x=95.0, y=50.0))
+    assert relation_truth(scene, 'left', 0).tolist() == [FALSE, TRUE, UNCLEAR, FALSE, FALSE]
+    assert relation_truth(scene, 'right', 0).tolist() == [FALSE, FALSE, FALSE, FALSE, TRUE]
+    assert relation_truth(scene, 'nearest', 0).tolist() == [FALSE, FALSE, FALSE, FALSE, TRUE]
+    with pytest.raises(KeyError, match='inside'):
+        relation_truth(scene, 'inside', 0)
+
+
+def test_a_sentence_without_a_single_reference_has_no_referent():
+    scene = make_scene(make_object(x=20.0), make_object('star', x=60.0), make_object('star', y=90.0))
+    stars = Expression('relation', '', Description(shape='circle'), relation='left', reference=Description(shape='star'))
+    assert stars.referent(scene) is None
+    assert Expression('attribute', '', Description(shape='star')).referent(scene) is None
+    assert Expression('attribute', '', Description(shape='circle')).referent(scene) == 0
+
+
+# ----------------------------------------------------------------------------------------------------- scenes, pixels
+
+
+def test_objects_of_a_scene_differ_do_not_touch_and_share_shape_and_colour_in_about_half_of_the_scenes():
+    rng = np.random.default_rng(0)
+    twins = 0
+    for _ in range(100):
+        scene = random_scene(rng, 3, 6)
+        looks = [obj.look for obj in scene.objects]
+        assert 3 <= len(looks) <= 6 and len(set(looks)) == len(looks)
+        twins += len({look[:2] for look in looks}) < len(looks)
+        image, masks = render(scene)
+        assert image.shape == (scene.height, scene.width, 3) and image.dtype == np.uint8
+        assert masks.shape == (len(looks), scene.height, scene.width) and masks.dtype == bool
+        assert masks.sum(0).max() == 1 and masks.sum((1, 2)).min() > 60
+    assert 30 < twins < 70
+
+
+@pytest.mark.parametrize('numbers', [(0, 3), (4, 3), (3, 7)])
+def test_numbers_of_objects_out_of_range_are_refused(numbers):
+    with pytest.raises(ValueError, match='min_objects'):
+        random_scene(np.random.default_rng(0), *numbers)
+
+
+def test_every_object_stands_out_from_its_background():
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        scene = random_scene(rng, 1, 5)
+        image, masks = render(scene)
+        background = image[~masks.any(0)].mean(0)
+        for obj, mask in zip(scene.objects, masks):
+            assert np.abs(np.array(COLOURS[obj.colour]) - background).max() > 45
+            assert np.abs(image[mask].mean(0) - background).max() > 20, obj
+
+
+# ----------------------------------------------------------------------------------------------------------- captions
+
+
+def test_captions_are_true_of_their_scene_and_near_misses_mostly_false():
+    rng = np.random.default_rng(2)
+    scenes = [random_scene(rng, 1 + i % 5, 1 + i % 5) for i in range(50)]
+    captions = [sample_caption(scene, rng) for scene in scenes]
+    assert (np.diag(truth_table(captions, scenes)) == TRUE).all()
+    misses = [near_miss(caption, rng) for caption in captions]
+    assert (np.diag(truth_table(misses, scenes)) == FALSE).mean() > 0.6
+    assert all(set(caption.text.split()) <= vocabulary() for caption in captions + misses)
+    assert isinstance(scene_caption(scenes[0], rng), str)
+
+
+def test_the_truth_table_agrees_with_a_case_worked_out_by_hand():
+    red_left = make_scene(make_object(x=20.0), make_object('star', 'blue', x=80.0))
+    red_right = make_scene(make_object('star', 'blue', x=20.0), make_object(x=80.0))
+    circle, star = Description(shape='circle'), Description(colour='blue', shape='star')
+    captions = [Caption('', clauses) for clauses in (
+        (Clause(circle), ),
+        (Clause(circle, place='left'), ),
+        (Clause(circle, relation='left', reference=star), ),
+        (Clause(circle, relation='with', reference=star), ),
+        (Clause(circle, relation='with', reference=circle), ),
+        (Clause(star), Clause(Description(size='large'))),
+    )]
+    wanted = [[TRUE, TRUE], [TRUE, FALSE], [TRUE, FALSE], [TRUE, TRUE], [FALSE, FALSE], [FALSE, FALSE]]
+    assert truth_table(captions, [red_left, red_right]).tolist() == wanted
+    assert truth_table(captions[:1], [make_scene(make_object('ring'))]).tolist() == [[FALSE]]
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+def test_the_files_have_the_layout_of_refcoco(root, instances, refs):
+    assert set(instances) == {'info', 'licenses', 'images', 'annotations', 'categories'}
+    assert {'id', 'file_name', 'width', 'height', 'license'} <= set(instances['images'][0])
+    assert set(instances['annotations'][0]) == {'id', 'image_id', 'category_id', 'segmentation', 'area', 'bbox',
+                                                'iscrowd'}
+    assert [category['name'] for category in instances['categories']] == list(SHAPES)
+    assert type(refs) is list and set(refs[0]) == {'ref_id', 'ann_id', 'image_id', 'category_id', 'split', 'sent_ids',
+                                                   'file_name', 'sentences'}
+    assert set(refs[0]['sentences'][0]) == {'sent_id', 'raw', 'sent', 'tokens'}
+    assert refs[0]['file_name'] == 'COCO_train2014_000000000001_1.jpg'
+    for image in instances['images']:
+        assert (root / 'train2014' / image['file_name']).is_file()
+
+
+def test_ids_are_unique_and_refer_to_each_other(instances, refs):
+    annotations = {annotation['id']: annotation for annotation in instances['annotations']}
+    assert len(annotations) == len(instances['annotations']) == len(refs)
+    sentences = [sentence for ref in refs for sentence in ref['sentences']]
+    assert [sentence['sent_id'] for sentence in sentences] == list(range(3 * len(refs)))
+    for ref in refs:
+        annotation = annotations[ref['ann_id']]
+        assert (annotation['image_id'], annotation['category_id']) == (ref['image_id'], ref['category_id'])
+        assert ref['sent_ids'] == [sentence['sent_id'] for sentence in ref['sentences']]
+        assert all(sentence['tokens'] == sentence['sent'].split() for sentence in ref['sentences'])
+        assert all(sentence['raw'].lower().rstrip('.') == sentence['sent'] for sentence in ref['sentences'])
+
+
+def test_no_image_is_shared_by_two_splits_and_test_b_is_the_crowded_one(instances, refs):
+    images = {split: {ref['image_id'] for ref in refs if ref['split'] == split} for split in SPLITS}
+    assert {split: len(ids) for split, ids in images.items()} == SPEC.counts
+    assert sum(map(len, images.values())) == len(instances['images'])
+    crowd = [sum(ref['image_id'] == image for ref in refs) for image in images['testB']]
+    assert min(crowd) >= 5
+
+
+def test_written_masks_decode_to_what_was_rendered(instances):
+    decoded, sizes = {}, {image['id']: (image['height'], image['width']) for image in instances['images']}
+    for annotation in instances['annotations']:
+        size, segmentation = sizes[annotation['image_id']], annotation['segmentation']
+        rle = mask_utils.frPyObjects(segmentation, *size)
+        rle = mask_utils.merge(rle) if isinstance(segmentation, list) else rle
+        decoded.setdefault(annotation['image_id'], []).append((mask_utils.decode(rle).astype(bool), annotation))
+    jobs = [(split, index) for split, count in SPEC.counts.items() for index in range(count)]
+    for image_id, (split, index) in enumerate(jobs, start=1):
+        _, masks = render(draw_sample(SPEC.seed, split, index)[0])
+        for mask, (mine, annotation) in zip(masks, decoded[image_id], strict=True):
+            assert (mask & mine).sum() / (mask | mine).sum() > 0.9
+            left, top, width, height = annotation['bbox']
+            assert mask[top:top + height, left:left + width].sum() == mask.sum() == annotation['area']
+
+
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers_and_another_seed_others(root, tmp_path):
+    write_shapes(tmp_path / 'again', SPEC, workers=2)
+    assert digest(tmp_path / 'again') == digest(root)
+    write_shapes(tmp_path / 'other', ShapesSpec(4, 6, 3, 2, 3))
+    assert digest(tmp_path / 'other') != digest(root)
+
+
+def test_a_written_folder_is_skipped_and_a_foreign_one_kept_unless_forced(root, tmp_path):
+    before = digest(root)
+    assert not write_shapes(root, SPEC) and digest(root) == before
+    other = ShapesSpec(seed=3, num_train=1, num_val=0, num_test_a=0, num_test_b=0)
+    with pytest.raises(FileExistsError, match='--force'):
+        write_shapes(root, other)
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'notes.txt').write_text('keep me')
+    with pytest.raises(FileExistsError, match='not empty'):
+        write_shapes(tmp_path / 'mine', other)
+    assert write_shapes(tmp_path / 'mine', other, force=True)
+    assert not (tmp_path / 'mine' / 'notes.txt').exists()
+    assert [path.name for path in tmp_path.iterdir()] == ['mine']
+
+
+def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
+    monkeypatch.setattr('mmetris.datasets.shapes.writer.render', lambda scene: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_shapes(tmp_path / 'data', SPEC)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('bad, name', [(dict(seed=-1), 'seed'), (dict(num_train=-2), 'num_train'),
+                                       (dict(num_val=1.5), 'num_val'),
+                                       (dict(num_train=0, num_val=0, num_test_a=0, num_test_b=0), 'num_test_b')])
+def test_bad_arguments_are_named(bad, name):
+    with pytest.raises(ValueError, match=name):
+        ShapesSpec(**bad)
+
+
+def test_bad_workers_and_splits_are_named(tmp_path):
+    with pytest.raises(ValueError, match='workers=-1'):
+        write_shapes(tmp_path / 'data', SPEC, workers=-1)
+    with pytest.raises(ValueError, match='testC'):
+        draw_sample(0, 'testC', 0)
+
+
+def test_the_tool_writes_once_then_says_that_there_is_nothing_to_do(tmp_path):
+
+    def run(*args):
+        command = [sys.executable, MAKE_SHAPES, tmp_path / 'data', '--num-train', '2', '--num-val', '1',
+                   '--num-test-a', '1', '--num-test-b', '1', *args]
+        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+
+    first, second, third = run(), run(), run('--seed', '1')
+    assert first.returncode == 0 and 'train 2, val 1' in first.stdout
+    assert second.returncode == 0 and 'nothing to do' in second.stdout
+    assert third.returncode == 2 and '--force' in third.stderr

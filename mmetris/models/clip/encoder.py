@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmengine.model import BaseModule
-from torch import nn
+from torch import Tensor, nn
 
 from ..peft.freeze import freeze
 from .arch import ArchLike, resolve_arch
+from .fingerprint import ClipFingerprint, fingerprint
 from .weights import load_clip_weights, load_tower
+
+
+# Where a slim checkpoint keeps the fingerprint, below the encoder's prefix, instead of the weights it stands for.
+FINGERPRINT_KEY = 'clip_fingerprint'
 
 
 class ClipEncoder(BaseModule):
@@ -41,6 +47,8 @@ class ClipEncoder(BaseModule):
         self.clip_checkpoint = clip_checkpoint
         self.frozen = frozen
         self.norm_eval = frozen if norm_eval is None else norm_eval
+        self.has_clip_weights = False
+        self._fingerprint: tuple[list, ClipFingerprint] | None = None
         self.tower = self.build_tower()
         if frozen:
             freeze(self.tower, except_=tunable_parameters)
@@ -55,6 +63,7 @@ class ClipEncoder(BaseModule):
         if self.clip_checkpoint is not None:
             weights = load_clip_weights(self.clip_checkpoint, self.arch)
             load_tower(self.tower, getattr(weights, self.part), weights, self.arch, self.part)
+            self.has_clip_weights = True
 
     def train(self, mode: bool = True) -> ClipEncoder:
         super().train(mode)
@@ -64,3 +73,45 @@ class ClipEncoder(BaseModule):
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train(mode and not self.norm_eval)
         return self
+
+    def clip_keys(self) -> list[str]:
+        """Keys of this module's state dict that are CLIP's own and never change: what a slim checkpoint leaves out.
+
+        Tunable parameters are not among them, nor are BatchNorm statistics that move (``norm_eval=False``).
+        """
+        if not self.frozen:
+            return []
+        fixed = {name for name, parameter in self.tower.named_parameters() if not parameter.requires_grad}
+        if self.norm_eval:
+            fixed |= {name for name, _ in self.tower.named_buffers()}
+        return [f'tower.{key}' for key in self.tower.state_dict() if key in fixed]
+
+    def clip_fingerprint(self) -> ClipFingerprint:
+        """Identity of the weights under :meth:`clip_keys`; hashed again only after they have changed."""
+        state = self.state_dict()
+        weights = {key: state[key] for key in self.clip_keys() if not key.endswith('num_batches_tracked')}
+        version = [(value.data_ptr(), value._version) for value in weights.values()]
+        if self._fingerprint is None or self._fingerprint[0] != version:
+            # The file's name only: a checkpoint is passed on, a path on somebody's machine is not.
+            source = Path(self.clip_checkpoint).name if self.clip_checkpoint else 'random weights'
+            self._fingerprint = (version, fingerprint(f'{self.part} encoder {self.arch.name} from {source}', weights))
+        return self._fingerprint[1]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+        """Complete a slim checkpoint with the frozen CLIP that is already here.
+
+        Raises:
+            ValueError: If it was tuned on another CLIP than this one, or there is none here.
+        """
+        saved = state_dict.pop(prefix + FINGERPRINT_KEY, None)
+        if saved is not None:
+            if not self.has_clip_weights and self.clip_checkpoint is not None:
+                self.init_weights()
+            expected, own = ClipFingerprint.from_tensor(saved), self.clip_fingerprint()
+            if expected.sha256 != own.sha256:
+                raise ValueError(f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
+                                 f'Set clip_checkpoint of the {self.part} encoder to the CLIP that it was tuned on.')
+            own_state = self.state_dict()
+            for key in self.clip_keys():
+                state_dict.setdefault(prefix + key, own_state[key])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

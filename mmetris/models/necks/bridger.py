@@ -137,7 +137,7 @@ class Bridger(BaseModule):
         embed_dims: Width d. Defaults to 64, the best of Table 7.
         num_heads: Attention heads of the Interactors. Defaults to 8.
         ffn_dims: Hidden width of the Interactors' networks. Defaults to 128, for every d.
-        dropout: Defaults to 0.1.
+        dropout, attn_dropout: See :class:`Interactor`.
         scales: The Bridger's grid over the encoder's, for each of ``out_stages``. Defaults to None: what brings every stage to the stride in the
             middle (a ResNet's 8, 16, 32 -> 0.5, 1, 2). The paper's ViT, whose stages all have one stride, also uses (0.5, 1, 2).
         zoom_kind: ``kind`` of the Zoom Layers, Table 5. Defaults to ``'conv_deconv'``.
@@ -153,7 +153,7 @@ class Bridger(BaseModule):
 
     def __init__(self, image_specs: Sequence[StageSpec], word_channels: int, out_stages: Sequence[int] = (2, 3, 4),
                  stages: Sequence[int] | None = None, embed_dims: int = 64, num_heads: int = 8, ffn_dims: int | None = 128,
-                 dropout: float = 0.1, scales: Sequence[float] | None = None, zoom_kind: str = 'conv_deconv', zoom_norm: bool = False,
+                 dropout: float = 0.1, attn_dropout: float | None = None, scales: Sequence[float] | None = None, zoom_kind: str = 'conv_deconv', zoom_norm: bool = False,
                  input_hw: tuple[int, int] | None = None, self_attention: bool = True, combine: str = 'add', memory: str = 'output',
                  cross_inputs: str = 'self_attended', mask_padding: bool = True, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
@@ -173,7 +173,8 @@ class Bridger(BaseModule):
             self.bridges[str(stage)] = BridgerStage(
                 spec.channels, word_channels, embed_dims, scale, is_first=not self.bridges,
                 zoom_cfg=dict(kind=zoom_kind, with_norm=zoom_norm, grid_hw=grid_hw),
-                interactor_cfg=dict(num_heads=num_heads, ffn_dims=ffn_dims, self_attention=self_attention, combine=combine, dropout=dropout),
+                interactor_cfg=dict(num_heads=num_heads, ffn_dims=ffn_dims, self_attention=self_attention, combine=combine,
+                                    dropout=dropout, attn_dropout=attn_dropout),
                 memory=memory, cross_inputs=cross_inputs, mask_padding=mask_padding)
 
     @staticmethod

@@ -10,10 +10,32 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
-from mmetris.datasets.shapes import (COLOURS, FALSE, KINDS, MAX_TOKENS, SHAPES, SPLITS, TRUE, UNCLEAR, Caption, Clause,
-                                     Description, Expression, Scene, SceneObject, ShapesSpec, draw_sample, near_miss,
-                                     num_tokens, random_scene, render, sample_caption, scene_caption, truth_table,
-                                     write_shapes)
+from mmetris.datasets.shapes import (
+    COLOURS,
+    FALSE,
+    KINDS,
+    MAX_TOKENS,
+    SHAPES,
+    SPLITS,
+    TRUE,
+    UNCLEAR,
+    Caption,
+    Clause,
+    Description,
+    Expression,
+    Scene,
+    SceneObject,
+    ShapesSpec,
+    draw_sample,
+    near_miss,
+    num_tokens,
+    random_scene,
+    render,
+    sample_caption,
+    scene_caption,
+    truth_table,
+    write_shapes,
+)
 from mmetris.datasets.shapes.expressions import vocabulary
 from mmetris.datasets.shapes.logic import place_truth, relation_truth
 
@@ -135,10 +157,10 @@ def test_left_of_holds_along_the_axis_and_not_beyond_a_slant():
 
 def test_a_sentence_without_a_single_reference_has_no_referent():
     scene = make_scene(make_object(x=20.0), make_object('star', x=60.0), make_object('star', y=90.0))
-    stars = Expression('relation', '', Description(shape='circle'), relation='left', reference=Description(shape='star'))
-    assert stars.referent(scene) is None
-    assert Expression('attribute', '', Description(shape='star')).referent(scene) is None
-    assert Expression('attribute', '', Description(shape='circle')).referent(scene) == 0
+    circle, star = Description(shape='circle'), Description(shape='star')
+    assert Expression('relation', '', circle, relation='left', reference=star).referent(scene) is None
+    assert Expression('attribute', '', star).referent(scene) is None
+    assert Expression('attribute', '', circle).referent(scene) == 0
 
 
 # ----------------------------------------------------------------------------------------------------- scenes, pixels

@@ -6,15 +6,26 @@ of scenes and captions, so that a caption which happens to fit another picture i
 
 Axes: S scenes, K objects of the largest scene, C captions, M clauses of all captions.
 """
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from .expressions import noun_phrase, pick, place_words, relation_words
-from .logic import (DIRECTIONS, DISTANCES, EXTREMES, FALSE, PLACES, REGIONS, RELATIONS, TRUE, Description, place_truth,
-                    relation_truth)
+from .logic import (
+    DIRECTIONS,
+    DISTANCES,
+    EXTREMES,
+    FALSE,
+    PLACES,
+    REGIONS,
+    RELATIONS,
+    TRUE,
+    Description,
+    place_truth,
+    relation_truth,
+)
 from .scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
 
 _VALUES = {'colour': tuple(COLOURS), 'shape': SHAPES, 'size': tuple(SIZES), 'texture': TEXTURES}
@@ -31,9 +42,9 @@ class Clause:
     """
 
     subject: Description
-    place: Optional[str] = None
-    relation: Optional[str] = None
-    reference: Optional[Description] = None
+    place: str | None = None
+    relation: str | None = None
+    reference: Description | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,11 @@ class Caption:
     """A sentence about a scene and what it claims."""
 
     text: str
-    clauses: Tuple[Clause, ...]
+    clauses: tuple[Clause, ...]
 
 
 @lru_cache(maxsize=4096)
-def _facts(scene: Scene) -> Tuple[np.ndarray, np.ndarray]:
+def _facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """What holds where: places (P, K), and relations (R, K, K) of each subject to each reference."""
     places = np.stack([place_truth(scene, place) for place in PLACES])
     references = range(len(scene.objects))
@@ -54,8 +65,8 @@ def _facts(scene: Scene) -> Tuple[np.ndarray, np.ndarray]:
     return places, relations
 
 
-def _held(names: Tuple[str, ...], truth: np.ndarray, often: Sequence[str]) -> List[str]:
-    """The names that are TRUE; the ordinary ones thrice, as superlatives nearly always hold and would crowd them out."""
+def _held(names: tuple[str, ...], truth: np.ndarray, often: Sequence[str]) -> list[str]:
+    """The names that are TRUE; ordinary ones stand thrice, as superlatives nearly always hold and so crowd the rest out."""
     return [name for name, value in zip(names, truth) if value == TRUE for _ in range(3 if name in often else 1)]
 
 
@@ -68,7 +79,7 @@ def _describe(rng: np.random.Generator, look: Sequence[str]) -> Description:
     return Description(*(value if kept else None for value, kept in zip((colour, shape, size, texture), keep)))
 
 
-def _phrase(rng: np.random.Generator, description: Description, article: Optional[str] = None) -> str:
+def _phrase(rng: np.random.Generator, description: Description, article: str | None = None) -> str:
     return noun_phrase(rng, description, article=pick(rng, ('a', 'a', 'the', '')) if article is None else article)
 
 
@@ -166,7 +177,7 @@ def near_miss(caption: Caption, rng: np.random.Generator) -> Caption:
     return Caption(' and '.join(word_clause(rng, part) for part in clauses), clauses)
 
 
-def _encode_scenes(scenes: Sequence[Scene]) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _encode_scenes(scenes: Sequence[Scene]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Attributes (S, K, 4), places (S, 1 + P, K) and relations (S, 2 + R, K, K) of the scenes, padded to K objects.
 
     The first place is "anywhere". The first relation is "the same object", which makes a clause without a relation one
@@ -187,7 +198,7 @@ def _encode_scenes(scenes: Sequence[Scene]) -> Tuple[np.ndarray, np.ndarray, np.
     return looks, places, relations
 
 
-def _fits(descriptions: List[Description], looks: np.ndarray) -> np.ndarray:
+def _fits(descriptions: list[Description], looks: np.ndarray) -> np.ndarray:
     """(M, S, K) int8: TRUE where the description fits the object."""
     wanted = np.array([[_CODES[name].get(getattr(d, name), _ANY) for name in _CODES] for d in descriptions], np.int8)
     wanted = wanted[:, None, None]

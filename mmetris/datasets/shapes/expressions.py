@@ -4,9 +4,8 @@ Every expression is written from a logical form (``logic.py``) which was checked
 and of no other; the wording then varies without changing the form.
 """
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
-from typing import FrozenSet, List, Optional, Tuple
 
 import numpy as np
 
@@ -73,7 +72,7 @@ _RELATION_WORDS = {
 }
 
 
-def vocabulary() -> FrozenSet[str]:
+def vocabulary() -> frozenset[str]:
     """Every word that a sentence or caption can hold."""
     phrases = {'the a an is and with object', *_NOUNS, *COLOURS, *SHAPES, *_TEXTURE_TAILS.values()}
     for table in (_WORDS, _PLACE_TAILS, _PLACE_HEADS, _RELATION_WORDS):
@@ -91,7 +90,7 @@ def num_tokens(text: str) -> int:
     return 2 + sum(_PIECES.get(word, 1) for word in text.split())
 
 
-def place_words(rng: np.random.Generator, place: str) -> Tuple[str, str]:
+def place_words(rng: np.random.Generator, place: str) -> tuple[str, str]:
     """Word a place either before the noun or behind it: (head, tail), one of them empty."""
     if rng.random() < (0.8 if place in EXTREMES else 0.35):
         return pick(rng, _PLACE_HEADS[place]), ''
@@ -120,8 +119,8 @@ def noun_phrase(rng: np.random.Generator, description: Description, head: str = 
     return f'{article} {phrase}'.strip()
 
 
-@lru_cache(maxsize=None)
-def descriptions_of(look: Tuple[str, str, str, str]) -> Tuple[Description, ...]:
+@cache
+def descriptions_of(look: tuple[str, str, str, str]) -> tuple[Description, ...]:
     """All 16 descriptions that fit an object of this look, those with fewer attributes first."""
     names = ('colour', 'shape', 'size', 'texture')
     value = dict(zip(names, look))
@@ -129,7 +128,7 @@ def descriptions_of(look: Tuple[str, str, str, str]) -> Tuple[Description, ...]:
                  for count in range(len(names) + 1) for chosen in combinations(names, count))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _num_attributes(description: Description) -> int:
     return sum(value is not None for value in vars(description).values())
 
@@ -156,7 +155,7 @@ def _article(rng: np.random.Generator) -> str:
     return pick(rng, ('the', 'the', 'the', '', 'a'))
 
 
-def _attribute_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int) -> Optional[Expression]:
+def _attribute_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int) -> Expression | None:
     """Name enough attributes to single the object out: as few as possible, or one more one time in three."""
     unique = names.unique[index]
     if not unique:
@@ -169,7 +168,7 @@ def _attribute_expression(rng: np.random.Generator, scene: Scene, names: _Names,
 
 
 def _place_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int,
-                      tries: int = 60) -> Optional[Expression]:
+                      tries: int = 60) -> Expression | None:
     for attempt in range(tries):
         # The sentence should need its place: only a hard case falls back on a description that is enough alone.
         subject = pick(rng, (names.vague if attempt < tries * 3 // 4 else names.fitting)[index])
@@ -185,7 +184,7 @@ def _place_expression(rng: np.random.Generator, scene: Scene, names: _Names, ind
 
 
 def _relation_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int,
-                         tries: int = 120) -> Optional[Expression]:
+                         tries: int = 120) -> Expression | None:
     others = [i for i in range(len(scene.objects)) if i != index and names.unique[i]]
     if not others:
         return None
@@ -204,7 +203,7 @@ def _relation_expression(rng: np.random.Generator, scene: Scene, names: _Names, 
     return None
 
 
-def refer(rng: np.random.Generator, scene: Scene) -> Optional[List[Tuple[Expression, Expression, Expression]]]:
+def refer(rng: np.random.Generator, scene: Scene) -> list[tuple[Expression, Expression, Expression]] | None:
     """Write three expressions for each object, in the order of ``KINDS``.
 
     Returns:

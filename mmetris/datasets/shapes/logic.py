@@ -7,7 +7,6 @@ minimum and *or* the maximum (Kleene's logic).
 Axes: K objects of one scene, P places, R relations. Truth arrays are int8.
 """
 from dataclasses import dataclass
-from typing import Optional
 
 import numpy as np
 
@@ -33,10 +32,10 @@ _SLANT_TRUE, _SLANT_FALSE = 1.0, 2.0  # largest offset across the direction, rel
 class Description:
     """A conjunction of attributes; None leaves one open."""
 
-    colour: Optional[str] = None
-    shape: Optional[str] = None
-    size: Optional[str] = None
-    texture: Optional[str] = None
+    colour: str | None = None
+    shape: str | None = None
+    size: str | None = None
+    texture: str | None = None
 
     def fits(self, obj: SceneObject) -> bool:
         """Whether the object has every attribute named."""
@@ -68,7 +67,7 @@ def _least(score: np.ndarray, group: np.ndarray) -> np.ndarray:
     return truth
 
 
-def place_truth(scene: Scene, place: str, group: Optional[np.ndarray] = None) -> np.ndarray:
+def place_truth(scene: Scene, place: str, group: np.ndarray | None = None) -> np.ndarray:
     """Tell for each object whether it is at a place.
 
     Args:
@@ -93,7 +92,7 @@ def place_truth(scene: Scene, place: str, group: Optional[np.ndarray] = None) ->
     return np.min([_graded(edges[side], _SIDE_TRUE, _SIDE_FALSE) for side in place.split()], axis=0)
 
 
-def relation_truth(scene: Scene, relation: str, reference: int, group: Optional[np.ndarray] = None) -> np.ndarray:
+def relation_truth(scene: Scene, relation: str, reference: int, group: np.ndarray | None = None) -> np.ndarray:
     """Tell for each object whether it stands in a relation to the reference object; itself it never does.
 
     Args:
@@ -133,9 +132,9 @@ class Expression:
     kind: str
     text: str
     subject: Description
-    place: Optional[str] = None
-    relation: Optional[str] = None
-    reference: Optional[Description] = None
+    place: str | None = None
+    relation: str | None = None
+    reference: Description | None = None
 
     def truth(self, scene: Scene) -> np.ndarray:
         """(K,): how far the expression holds of each object of the scene."""
@@ -150,7 +149,7 @@ class Expression:
             truth = np.minimum(truth, relation_truth(scene, self.relation, references[0], group))
         return truth
 
-    def referent(self, scene: Scene) -> Optional[int]:
+    def referent(self, scene: Scene) -> int | None:
         """Index of the only object it holds of; None if there is none, more than one or a borderline case."""
         truth = self.truth(scene)
         holds = np.flatnonzero(truth != FALSE)

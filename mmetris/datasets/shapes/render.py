@@ -3,8 +3,7 @@
 All shapes are polygons (a ring is two, the inner one a hole), so the outline written into the annotation file is
 the very outline that was filled. Axes: K objects, H W pixels. Colours are RGB.
 """
-from functools import lru_cache
-from typing import List, Tuple
+from functools import cache
 
 import cv2
 import numpy as np
@@ -17,8 +16,8 @@ _DARK = 0.42  # brightness of stripes, dots and checks, relative to the object's
 _RIM = 0.62  # brightness of the thin rim that sets an object off from its background
 
 
-@lru_cache(maxsize=None)
-def _unit_contours(shape: str) -> Tuple[np.ndarray, ...]:
+@cache
+def _unit_contours(shape: str) -> tuple[np.ndarray, ...]:
     """Contours of a shape about the origin, y down, before tilting and scaling."""
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -45,7 +44,7 @@ def _unit_contours(shape: str) -> Tuple[np.ndarray, ...]:
     raise KeyError(f'unknown shape {shape!r}: it has no contour')
 
 
-def contours(obj: SceneObject) -> List[np.ndarray]:
+def contours(obj: SceneObject) -> list[np.ndarray]:
     """Return the object's outline in image coordinates.
 
     Returns:
@@ -60,7 +59,7 @@ def contours(obj: SceneObject) -> List[np.ndarray]:
     return [(contour - (low + high) / 2) * scale + (obj.x, obj.y) for contour in turned]
 
 
-def _coverage(obj: SceneObject, width: int, height: int) -> Tuple[np.ndarray, Tuple[int, int]]:
+def _coverage(obj: SceneObject, width: int, height: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Part of each pixel the object covers, 0..1, on the smallest whole-pixel window; and its (left, top)."""
     lines = contours(obj)
     left, top = np.floor(lines[0].min(0)).astype(int) - 1
@@ -125,7 +124,7 @@ def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     return base
 
 
-def render(scene: Scene) -> Tuple[np.ndarray, np.ndarray]:
+def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """Draw the scene.
 
     Returns:

@@ -6,7 +6,6 @@ background. ``render.py`` turns it into pixels, ``expressions.py`` and ``caption
 Axes: K objects. Coordinates are continuous pixels (x, y) with (0, 0) the upper left corner of the image.
 """
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
 
 import numpy as np
 
@@ -45,7 +44,7 @@ class SceneObject:
     tilt: float
 
     @property
-    def look(self) -> Tuple[str, str, str, str]:
+    def look(self) -> tuple[str, str, str, str]:
         """The four attributes a sentence can name; no two objects of a scene share all of them."""
         return self.colour, self.shape, self.size, self.texture
 
@@ -56,7 +55,7 @@ class Scene:
 
     width: int
     height: int
-    objects: Tuple[SceneObject, ...]
+    objects: tuple[SceneObject, ...]
     background: str
     seed: int
 
@@ -65,7 +64,7 @@ def _pick(rng: np.random.Generator, options):
     return options[int(rng.integers(len(options)))]
 
 
-def _random_looks(rng: np.random.Generator, num_objects: int, twins: bool) -> Optional[list]:
+def _random_looks(rng: np.random.Generator, num_objects: int, twins: bool) -> list | None:
     """Draw ``num_objects`` different looks of which the first two are easily mistaken for each other."""
     colours = tuple(COLOURS)
 
@@ -92,7 +91,7 @@ def _random_looks(rng: np.random.Generator, num_objects: int, twins: bool) -> Op
     return looks
 
 
-def _place(rng: np.random.Generator, extents: list, width: int, height: int) -> Optional[list]:
+def _place(rng: np.random.Generator, extents: list, width: int, height: int) -> list | None:
     """Find centres for squares of the given sides so that none overlap; None if the dice do not allow it."""
     centres = [None] * len(extents)
     for index in sorted(range(len(extents)), key=lambda i: -extents[i]):  # the largest first: it fits more often
@@ -111,7 +110,7 @@ def _place(rng: np.random.Generator, extents: list, width: int, height: int) -> 
 def random_scene(rng: np.random.Generator,
                  min_objects: int = 3,
                  max_objects: int = 5,
-                 twins: Optional[bool] = None) -> Scene:
+                 twins: bool | None = None) -> Scene:
     """Draw a scene whose objects do not overlap.
 
     Args:

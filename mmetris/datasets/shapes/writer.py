@@ -15,7 +15,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -55,12 +54,12 @@ class ShapesSpec:
             raise ValueError('num_train, num_val, num_test_a and num_test_b are all 0: give at least one image')
 
     @property
-    def counts(self) -> Dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """Images of each split, in the order of ``SPLITS``."""
         return dict(zip(SPLITS, (self.num_train, self.num_val, self.num_test_a, self.num_test_b)))
 
 
-def draw_sample(seed: int, split: str, index: int) -> Tuple[Scene, List[Tuple[Expression, ...]]]:
+def draw_sample(seed: int, split: str, index: int) -> tuple[Scene, list[tuple[Expression, ...]]]:
     """Draw the index-th scene of a split with its expressions, a triple for each object.
 
     The same arguments always give the same scene, however many images the splits have. A scene that cannot supply
@@ -106,7 +105,7 @@ def _annotation(scene: Scene, index: int, mask: np.ndarray) -> dict:
         iscrowd=0)
 
 
-def _draw(job: Tuple[int, str, int]) -> dict:
+def _draw(job: tuple[int, str, int]) -> dict:
     """Draw one image and all that is said of it; what comes back is free of ids."""
     scene, triples = draw_sample(*job)
     image, masks = render(scene)

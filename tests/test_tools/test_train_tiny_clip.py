@@ -1,0 +1,163 @@
+"""The pre-training of the tiny CLIP, at settings that run for seconds. Nothing is downloaded."""
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip('open_clip')
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools' / 'pretrain'))
+
+import probes  # noqa: E402
+import shapes_batches  # noqa: E402
+import tiny_clip  # noqa: E402
+import train_tiny_clip  # noqa: E402
+
+from mmetris.datasets.shapes import random_scene  # noqa: E402
+
+TINY_VIT = dict(
+    embed_dim=32,
+    quick_gelu=True,
+    vision_cfg=dict(image_size=112, patch_size=16, width=32, head_width=16, layers=4),
+    text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=4))
+
+
+def run(folder, *args):
+    command = ['--out', f'{folder}/clip', '--cache', f'{folder}/cache', '--batch-size', '8', '--bank', '20', '--keep',
+               '24', '--probe-scenes', '8', '--log-seconds', '0', '--probe-seconds', '1000', *args]
+    trainer = train_tiny_clip.train(train_tiny_clip.parse_args(command))
+    records = [json.loads(line) for line in (folder / 'clip.log.jsonl').read_text().splitlines()]
+    return trainer, records
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setitem(tiny_clip.ARCHS, 'vit', TINY_VIT)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('arch', ['vit', 'resnet'])
+def test_an_export_takes_at_most_eight_megabytes_and_splits_into_four_stages(arch, tmp_path):
+    config = tiny_clip.arch_config(arch)
+    tiny_clip.save_clip(tmp_path / 'clip.safetensors', tiny_clip.build_clip(config), config)
+    assert (tmp_path / 'clip.safetensors').stat().st_size <= 8_000_000
+    layers = config['vision_cfg']['layers']
+    assert len(layers) == 4 if isinstance(layers, list) else layers % 4 == 0
+    assert config['text_cfg']['layers'] % 4 == 0
+
+
+def test_twenty_steps_reduce_the_loss(tiny, tmp_path):
+    trainer, records = run(tmp_path, '--steps', '24', '--lr', '3e-3')
+    losses = [record['loss'] for record in records if record['kind'] == 'train']
+    assert trainer.step == len(losses) == 24
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.1
+    assert set(records[-1]) >= {'colour', 'shape', 'size', 'texture', 'place', 'retrieval', 'near_miss', 'relation'}
+
+
+def test_an_export_gives_the_same_features_in_a_plain_open_clip_model(tiny, tmp_path):
+    trainer, _ = run(tmp_path, '--steps', '2')
+    model, metadata = tiny_clip.load_clip(tmp_path / 'clip.safetensors')
+    assert json.loads(metadata['arch']) == TINY_VIT and metadata['quick_gelu'] == 'true'
+    assert metadata['samples_seen'] == '16' and 'Shapes' in metadata['trained_on']
+    scene = random_scene(np.random.default_rng(0))
+    image = tiny_clip.normalise(shapes_batches.picture(scene)[None])
+    text = ['a small red star left of the big blue ring']
+    full = shapes_batches._tokenizer()(text)
+    trainer.model.eval()
+    with torch.no_grad():
+        wanted = trainer.model.encode_image(image), tiny_clip.encode_text(trainer.model, shapes_batches.tokenize(text))
+        for ours, theirs in zip(wanted, (model.encode_image(image), model.encode_text(full))):
+            torch.testing.assert_close(theirs, ours, rtol=0.02, atol=0.02)
+
+
+def test_resuming_continues_at_the_step_and_appends_to_the_log(tiny, tmp_path):
+    first, _ = run(tmp_path, '--steps', '3')
+    second, records = run(tmp_path, '--steps', '5', '--resume')
+    assert (first.step, second.step) == (3, 5)
+    assert [record['step'] for record in records if record['kind'] == 'train'] == [1, 2, 3, 4, 5]
+    assert second.seconds > first.seconds
+
+
+def test_a_step_is_the_same_on_every_run_of_a_seed(tiny, tmp_path):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'b').mkdir()
+    (_, one), (_, two) = (run(tmp_path / name, '--steps', '2') for name in 'ab')
+    assert [r['loss'] for r in one if r['kind'] == 'train'] == [r['loss'] for r in two if r['kind'] == 'train']
+
+
+def test_resuming_needs_a_checkpoint_of_the_same_architecture(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match='--resume'):
+        run(tmp_path, '--steps', '1', '--resume')
+    run(tmp_path, '--steps', '1')
+    with pytest.raises(ValueError, match="'vit'"):
+        run(tmp_path, '--steps', '2', '--resume', '--arch', 'resnet')
+
+
+def test_an_unknown_architecture_and_bad_numbers_are_named():
+    with pytest.raises(ValueError, match="'swin'.*resnet"):
+        tiny_clip.arch_config('swin')
+    with pytest.raises(ValueError, match='--batch-size is 0'):
+        train_tiny_clip.parse_args(['--batch-size', '0'])
+
+
+def test_only_captions_known_to_be_false_are_negatives():
+    images = torch.nn.functional.normalize(torch.randn(2, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    owner, scale = torch.tensor([0, 1]), torch.tensor(10.0)
+    # The first caption fits both pictures, so even at equal similarity it costs nothing to rank it high in the second.
+    texts = torch.stack([images[1], images[1]])
+    nothing_false = torch.zeros(2, 2, dtype=torch.bool)
+    assert train_tiny_clip.contrastive_loss(images, texts, owner, nothing_false, scale) == 0
+    false = torch.tensor([[False, True], [True, False]])
+    assert train_tiny_clip.contrastive_loss(images, texts, owner, false, scale) > 0.5
+
+
+def test_trimmed_tokens_give_the_text_features_of_full_length_ones():
+    torch.manual_seed(0)
+    model = tiny_clip.build_clip(TINY_VIT).eval()
+    texts = ['a star', 'the leftmost checkered cyan ring']
+    with torch.no_grad():
+        trimmed = tiny_clip.encode_text(model, shapes_batches.tokenize(texts))
+        torch.testing.assert_close(trimmed, model.encode_text(shapes_batches._tokenizer()(texts)))
+
+
+def test_our_tokens_are_those_of_clip():
+    texts = ['a star', 'the leftmost checkered cyan ring farthest from the purple heart']
+    tokens, full = shapes_batches.tokenize(texts), shapes_batches._tokenizer()(texts)
+    assert torch.equal(tokens, full[:, :tokens.shape[1]]) and not full[:, tokens.shape[1]:].any()
+    assert set(tokens.unique().tolist()) <= set(shapes_batches.used_tokens())
+
+
+def test_the_patches_kept_are_mostly_those_of_the_objects():
+    torch.manual_seed(0)
+    pictures = np.full((2, 112, 112, 3), 120, np.uint8)
+    pictures[0, 16:48, 16:48] = (222, 40, 36)  # 16 of the 196 patches
+    choice = tiny_clip.PatchChoice()
+    choice.keep = 24
+    choice.look_at(pictures, 8)
+    tokens = torch.arange(197.0).view(1, -1, 1).expand(2, -1, 4)
+    kept = choice(tokens)
+    assert kept.shape == (2, 25, 4) and (kept[:, 0] == 0).all()
+    vivid = {1 + 14 * row + column for row in range(2, 6) for column in range(2, 6)}
+    assert vivid <= set(kept[0, :, 0].int().tolist())
+    assert choice.eval()(tokens) is tokens
+
+
+def test_letterboxing_keeps_the_whole_picture_and_centres_it():
+    image = np.full((96, 128, 3), 7, np.uint8)
+    boxed = tiny_clip.letterbox(image)
+    assert boxed.shape == (112, 112, 3) and (boxed[14:98] == 7).all()
+    assert (boxed[0, 0] == np.round(np.array(tiny_clip.OPENAI_DATASET_MEAN) * 255)).all()
+    assert float(tiny_clip.normalise(boxed[None])[0, :, 0, 0].abs().max()) < 0.02
+
+
+def test_the_probes_ask_about_scenes_that_training_never_shows(tiny, tmp_path):
+    asked = probes.Probes(0, 8)
+    bank = shapes_batches.SceneBank(tmp_path, 0, 20)
+    assert not set(asked.single + asked.pairs + asked.crowds) & {bank.scene(i) for i in range(20)}
+    result = asked.run(tiny_clip.build_clip(TINY_VIT))
+    assert all(0 <= value <= 1 for value in result.values())

@@ -28,7 +28,7 @@ REFS = {
 def disc(height: int, width: int) -> np.ndarray:
     """A disc in the middle, uint8 (H, W) of 0 and 1."""
     y, x = np.mgrid[:height, :width]
-    return ((y - height // 2)**2 + (x - width // 2)**2 <= (min(height, width) // 4)**2).astype(np.uint8)
+    return ((y - height // 2) ** 2 + (x - width // 2) ** 2 <= (min(height, width) // 4) ** 2).astype(np.uint8)
 
 
 def uncompressed_rle(mask: np.ndarray) -> dict:
@@ -69,11 +69,13 @@ def file_name(image_id: int) -> str:
     return f'COCO_train2014_{image_id:012d}.jpg'
 
 
-def write_toy_refer(root: str | Path,
-                    name: str = 'refcoco',
-                    split_by: str = 'unc',
-                    change: Callable[[dict, list], None] | None = None,
-                    protocol: int = 2) -> Path:
+def write_toy_refer(
+    root: str | Path,
+    name: str = 'refcoco',
+    split_by: str = 'unc',
+    change: Callable[[dict, list], None] | None = None,
+    protocol: int = 2,
+) -> Path:
     """Write the data set: 6 annotations and 7 refs on 4 images; 8 / 3 / 1 / 2 sentences in train / val / testA / testB.
 
     Args:
@@ -100,19 +102,34 @@ def write_toy_refer(root: str | Path,
         cv2.imwrite(str(root / 'train2014' / file_name(image_id)), image)
 
     instances = dict(
-        images=[dict(id=image_id, file_name=file_name(image_id), height=height, width=width)
-                for image_id, (height, width) in IMAGES.items()],
-        annotations=[dict(id=ann_id, image_id=image_of[ann_id], category_id=ann_id % 3, segmentation=mask, iscrowd=0)
-                     for ann_id, mask in masks.items()],
-        categories=[dict(id=index, name=f'thing {index}') for index in range(3)])
+        images=[
+            dict(id=image_id, file_name=file_name(image_id), height=height, width=width)
+            for image_id, (height, width) in IMAGES.items()
+        ],
+        annotations=[
+            dict(id=ann_id, image_id=image_of[ann_id], category_id=ann_id % 3, segmentation=mask, iscrowd=0)
+            for ann_id, mask in masks.items()
+        ],
+        categories=[dict(id=index, name=f'thing {index}') for index in range(3)],
+    )
     refs = []
     for ref_id, (split, ann_id, image_id, texts) in REFS.items():
-        sentences = [dict(sent_id=10 * ref_id + index, sent=text, raw=text.capitalize() + '.', tokens=text.split())
-                     for index, text in enumerate(texts)]
-        refs.append(dict(
-            ref_id=ref_id, ann_id=ann_id, image_id=image_id, category_id=ann_id % 3, split=split,
-            file_name=file_name(image_id).replace('.jpg', f'_{ann_id}.jpg'), sentences=sentences,
-            sent_ids=[sentence['sent_id'] for sentence in sentences]))
+        sentences = [
+            dict(sent_id=10 * ref_id + index, sent=text, raw=text.capitalize() + '.', tokens=text.split())
+            for index, text in enumerate(texts)
+        ]
+        refs.append(
+            dict(
+                ref_id=ref_id,
+                ann_id=ann_id,
+                image_id=image_id,
+                category_id=ann_id % 3,
+                split=split,
+                file_name=file_name(image_id).replace('.jpg', f'_{ann_id}.jpg'),
+                sentences=sentences,
+                sent_ids=[sentence['sent_id'] for sentence in sentences],
+            )
+        )
     if change is not None:
         change(instances, refs)
     (root / name / 'instances.json').write_text(json.dumps(instances))

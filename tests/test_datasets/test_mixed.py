@@ -16,7 +16,7 @@ def scope():
 
 @pytest.fixture
 def roots(tmp_path):
-    """Two trees of the same images; in the second, image 11 is to test on and image 13 (val in the first) to train on."""
+    """Two trees of the same images; what the first trains on (image 11) the second tests on, and the reverse (13)."""
 
     def swap(instances, refs):
         for ref in refs:

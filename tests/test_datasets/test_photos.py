@@ -44,6 +44,8 @@ def test_all_expressions_load_with_masks_of_the_annotated_area():
 
 
 def test_the_splits_share_no_photo():
-    images = [{dataset.get_data_info(idx)['img_id'] for idx in range(len(dataset))}
-              for dataset in (RefCocoDataset(str(PHOTOS), split=split) for split in ('train', 'val'))]
+    images = [
+        {dataset.get_data_info(idx)['img_id'] for idx in range(len(dataset))}
+        for dataset in (RefCocoDataset(str(PHOTOS), split=split) for split in ('train', 'val'))
+    ]
     assert [len(ids) for ids in images] == [3, 1] and not images[0] & images[1]

@@ -40,13 +40,23 @@ def drawn(dataset: RefCocoDataset, idx: int = 0) -> str:
 
 
 class TestSamples:
-
     def test_a_record_holds_what_the_files_say(self, root):
         record = RefCocoDataset(root).get_data_info(2)
         assert record.pop('segmentation')['size'] == [64, 48]
         assert record == dict(
-            img_path=f'{root}/train2014/{file_name(12)}', img_id=12, height=64, width=48, ref_id=3, ann_id=103, category_id=1,
-            expressions=['the disc'], sent_ids=[30], sample_idx=2, seg_fields=[], reduce_zero_label=False)
+            img_path=f'{root}/train2014/{file_name(12)}',
+            img_id=12,
+            height=64,
+            width=48,
+            ref_id=3,
+            ann_id=103,
+            category_id=1,
+            expressions=['the disc'],
+            sent_ids=[30],
+            sample_idx=2,
+            seg_fields=[],
+            reduce_zero_label=False,
+        )
 
     def test_each_object_is_a_sample_in_training_also_when_two_share_an_annotation(self, root):
         dataset = RefCocoDataset(root)
@@ -81,8 +91,10 @@ class TestSamples:
     def test_absolute_paths_and_other_folders_work(self, root, tmp_path):
         write_toy_refer(tmp_path, name='refcocog', split_by='umd')
         dataset = RefCocoDataset(
-            ann_file=f'{root}/refcoco/instances.json', split_file=f'{tmp_path}/refcocog/refs(umd).p',
-            data_prefix=dict(img_path=f'{root}/train2014'))
+            ann_file=f'{root}/refcoco/instances.json',
+            split_file=f'{tmp_path}/refcocog/refs(umd).p',
+            data_prefix=dict(img_path=f'{root}/train2014'),
+        )
         assert len(dataset) == 4
 
     def test_base_dataset_arguments_work(self, root):
@@ -95,6 +107,7 @@ class TestSamples:
     def test_it_is_built_by_name_from_mmseg_s_scope_too(self, root):
         assert isinstance(DATASETS.build(dict(type='RefCocoDataset', data_root=root)), RefCocoDataset)
         from mmseg.registry import DATASETS as MMSEG_DATASETS
+
         assert isinstance(MMSEG_DATASETS.build(dict(type='mmetris.RefCocoDataset', data_root=root)), RefCocoDataset)
 
     def test_records_are_kept_as_bytes_that_workers_can_share(self, root):
@@ -103,7 +116,6 @@ class TestSamples:
 
 
 class TestDraw:
-
     @pytest.fixture
     def dataset(self, tmp_path):
         return RefCocoDataset(spoilt(tmp_path, many_sentences))
@@ -131,6 +143,15 @@ class TestDraw:
 
         assert draws(1) == draws(1) != draws(2)
 
+    def test_the_samples_of_an_epoch_draw_independently(self, tmp_path):
+        def forty_each(instances, refs):
+            for ref in refs:
+                ref['sentences'] = [dict(sent_id=index, sent=text, raw=text) for index, text in enumerate(MANY_SENTENCES)]
+
+        dataset = RefCocoDataset(spoilt(tmp_path, forty_each))
+        dataset.set_epoch(0)
+        assert len({drawn(dataset, idx) for idx in range(len(dataset))}) > 1
+
     def test_every_sentence_is_drawn_about_equally_often(self, root):
         dataset = RefCocoDataset(root)
         counts = dict.fromkeys(REFS[1][3], 0)
@@ -141,13 +162,16 @@ class TestDraw:
 
     def test_without_an_epoch_numpy_s_state_decides(self, dataset):
         import numpy as np
+
         np.random.seed(3)
         first = [drawn(dataset) for _ in range(6)]
         np.random.seed(3)
         assert first == [drawn(dataset) for _ in range(6)] and len(set(first)) > 1
 
     def test_workers_that_already_run_see_the_epoch_and_draw_as_the_main_process(self, dataset):
-        loader = DataLoader(dataset, batch_size=1, num_workers=2, persistent_workers=True, collate_fn=lambda batch: batch[0])
+        loader = DataLoader(
+            dataset, batch_size=1, num_workers=2, persistent_workers=True, collate_fn=lambda batch: batch[0]
+        )
         seen = []
         for epoch in range(4):
             dataset.set_epoch(epoch)
@@ -162,7 +186,7 @@ class TestDraw:
         other = derive(dataset)
         other.set_epoch(7)
         assert (dataset._epoch.value, other._epoch.value) == (5, 7)
-        process = multiprocessing.get_context('fork').Process(target=other.set_epoch, args=(9, ))
+        process = multiprocessing.get_context('fork').Process(target=other.set_epoch, args=(9,))
         process.start()
         process.join()
         assert other._epoch.value == 9
@@ -174,23 +198,34 @@ class TestDraw:
 
 
 class TestBadInput:
-
-    @pytest.mark.parametrize(('arguments', 'message'), [
-        (dict(text_mode='all'), "text_mode must be one of random, original, select_first, concat, but is 'all'"),
-        (dict(text_field='tokens'), "'sent' or 'raw', but is 'tokens'"),
-        (dict(seed=-1), 'not be negative'),
-        (dict(split='test'), r"refs\(unc\).p has no split 'test'. Present: train"),
-    ])
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (dict(text_mode='all'), "text_mode must be one of random, original, select_first, concat, but is 'all'"),
+            (dict(text_field='tokens'), "'sent' or 'raw', but is 'tokens'"),
+            (dict(seed=-1), 'not be negative'),
+            (dict(split='test'), r"refs\(unc\).p has no split 'test'. Present: train"),
+        ],
+    )
     def test_unknown_values_are_refused(self, root, arguments, message):
         with pytest.raises(ValueError, match=message):
             RefCocoDataset(root, **arguments)
 
-    @pytest.mark.parametrize(('arguments', 'message'), [
-        (dict(data_root='/no/such/root'), 'data_root /no/such/root does not exist. Expected: .*instances.json.*train2014'),
-        (dict(ann_file='refcoco/gone.json'), 'refcoco/gone.json does not exist. Expected there: COCO annotations'),
-        (dict(split_file='refcoco/gone.p'), 'refcoco/gone.p does not exist. Expected there: a pickled list'),
-        (dict(data_prefix=dict(img_path='val2014')), 'Image folder .*val2014 does not exist. Expected there: COCO_train2014'),
-    ])
+    @pytest.mark.parametrize(
+        ('arguments', 'message'),
+        [
+            (
+                dict(data_root='/no/such/root'),
+                'data_root /no/such/root does not exist. Expected: .*instances.json.*train2014',
+            ),
+            (dict(ann_file='refcoco/gone.json'), 'refcoco/gone.json does not exist. Expected there: COCO annotations'),
+            (dict(split_file='refcoco/gone.p'), 'refcoco/gone.p does not exist. Expected there: a pickled list'),
+            (
+                dict(data_prefix=dict(img_path='val2014')),
+                'Image folder .*val2014 does not exist. Expected there: COCO_train2014',
+            ),
+        ],
+    )
     def test_missing_files_are_named_with_what_belongs_there(self, root, arguments, message):
         with pytest.raises(FileNotFoundError, match=message):
             RefCocoDataset(**dict(dict(data_root=root), **arguments))
@@ -199,24 +234,49 @@ class TestBadInput:
         write_toy_refer(tmp_path)
         for image_id in (11, 12):
             (tmp_path / 'train2014' / file_name(image_id)).unlink()
-        with pytest.raises(FileNotFoundError, match=rf"2 images of split 'train' .*{file_name(11)} \(ref_id 1 in .*image_id 11"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"2 images of split 'train' .*{file_name(11)} \(ref_id 1 in .*image_id 11"
+        ):
             RefCocoDataset(str(tmp_path))
         assert len(RefCocoDataset(str(tmp_path), split='val')) == 1
 
-    @pytest.mark.parametrize(('spoil', 'message'), [
-        (lambda instances, refs: refs[1].update(ann_id=999), r'refs\(unc\).p: ref_id 2 refers to ann_id 999, which is not in .*instances'),
-        (lambda instances, refs: refs[1].update(image_id=99), 'ref_id 2 refers to image_id 99, which is not in'),
-        (lambda instances, refs: refs[1].update(image_id=12), 'ref_id 2 is on image_id 12, but its ann_id 102 is on image_id 11'),
-        (lambda instances, refs: refs[2]['sentences'][0].update(sent=' '), "ref_id 3, sent_id 30 has an empty sentence .'sent': ' '"),
-        (lambda instances, refs: refs[2]['sentences'][0].pop('sent'), 'ref_id 3, sent_id 30 has an empty sentence'),
-        (lambda instances, refs: refs[2].update(sentences=[]), 'ref_id 3 has no sentences'),
-        (lambda instances, refs: refs[2].update(sentences=['the disc']), 'ref_id 3 has a sentence that is no dict'),
-        (lambda instances, refs: instances['images'][0].pop('height'), "instances.json: ann_id 101 or its image_id 11 has no 'height'"),
-        (lambda instances, refs: instances['annotations'][0].pop('segmentation'), "ann_id 101 .*has no 'segmentation'"),
-        (lambda instances, refs: instances['annotations'][2].update(segmentation=dict(size=[3, 3], counts=[9])),
-         'instances.json: the mask of ann_id 103 cannot be read: its RLE has size'),
-        (lambda instances, refs: instances['annotations'][2].update(segmentation=5), 'the mask of ann_id 103 cannot be read'),
-    ])
+    @pytest.mark.parametrize(
+        ('spoil', 'message'),
+        [
+            (
+                lambda instances, refs: refs[1].update(ann_id=999),
+                r'refs\(unc\).p: ref_id 2 refers to ann_id 999, which is not in .*instances',
+            ),
+            (lambda instances, refs: refs[1].update(image_id=99), 'ref_id 2 refers to image_id 99, which is not in'),
+            (
+                lambda instances, refs: refs[1].update(image_id=12),
+                'ref_id 2 is on image_id 12, but its ann_id 102 is on image_id 11',
+            ),
+            (
+                lambda instances, refs: refs[2]['sentences'][0].update(sent=' '),
+                "ref_id 3, sent_id 30 has an empty sentence .'sent': ' '",
+            ),
+            (lambda instances, refs: refs[2]['sentences'][0].pop('sent'), 'ref_id 3, sent_id 30 has an empty sentence'),
+            (lambda instances, refs: refs[2].update(sentences=[]), 'ref_id 3 has no sentences'),
+            (lambda instances, refs: refs[2].update(sentences=['the disc']), 'ref_id 3 has a sentence that is no dict'),
+            (
+                lambda instances, refs: instances['images'][0].pop('height'),
+                "instances.json: ann_id 101 or its image_id 11 has no 'height'",
+            ),
+            (
+                lambda instances, refs: instances['annotations'][0].pop('segmentation'),
+                "ann_id 101 .*has no 'segmentation'",
+            ),
+            (
+                lambda instances, refs: instances['annotations'][2].update(segmentation=dict(size=[3, 3], counts=[9])),
+                'instances.json: the mask of ann_id 103 cannot be read: its RLE has size',
+            ),
+            (
+                lambda instances, refs: instances['annotations'][2].update(segmentation=5),
+                'the mask of ann_id 103 cannot be read',
+            ),
+        ],
+    )
     def test_inconsistent_files_are_refused_with_file_and_key(self, tmp_path, spoil, message):
         with pytest.raises(ValueError, match=message):
             RefCocoDataset(spoilt(tmp_path, spoil))
@@ -225,7 +285,9 @@ class TestBadInput:
         def change(instances, refs):
             refs[0]['split'] = print
 
-        with pytest.raises(pickle.UnpicklingError, match=r'refs\(unc\).p: refused, because it names (builtins|__builtin__).print'):
+        with pytest.raises(
+            pickle.UnpicklingError, match=r'refs\(unc\).p: refused, because it names (builtins|__builtin__).print'
+        ):
             RefCocoDataset(spoilt(tmp_path, change))
 
     def test_objects_without_a_pixel_are_left_out_of_training_and_kept_for_evaluation(self, tmp_path, caplog_mmengine):
@@ -250,7 +312,6 @@ def caplog_mmengine(monkeypatch):
 
 
 class TestCutSentences:
-
     def pipeline(self, context_length):
         return [dict(type='TokenizeExpression', context_length=context_length)]
 
@@ -268,7 +329,7 @@ class TestCutSentences:
         assert caplog_mmengine == []
 
     def test_they_are_found_under_test_time_augmentation(self, root, caplog_mmengine):
-        flips = [dict(type='RandomFlip', prob=prob) for prob in (0., 1.)]
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
         RefCocoDataset(root, pipeline=[dict(type='TestTimeAug', transforms=[flips, self.pipeline(5)])])
         assert len(caplog_mmengine) == 1
 
@@ -279,5 +340,6 @@ class TestCutSentences:
 
 def test_sizes_of_the_toy_images_are_those_of_the_files(root):
     import cv2
+
     for image_id, (height, width) in IMAGES.items():
         assert cv2.imread(f'{root}/train2014/{file_name(image_id)}').shape == (height, width, 3)

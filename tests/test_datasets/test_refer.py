@@ -12,16 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmetris.datasets import refer
-from tests.toy_refer import IMAGES, compressed_rle, decode, disc, rectangle, segmentations, uncompressed_rle, write_toy_refer
+from tests.toy_refer import (
+    IMAGES,
+    compressed_rle,
+    decode,
+    disc,
+    rectangle,
+    segmentations,
+    uncompressed_rle,
+    write_toy_refer,
+)
 
 plain_data = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
-    max_leaves=15)
+    max_leaves=15,
+)
 
 
 class TestUnpickler:
-
     @settings(deadline=None, max_examples=100)
     @given(data=plain_data, protocol=st.integers(0, pickle.HIGHEST_PROTOCOL))
     def test_plain_data_comes_back_whatever_the_protocol(self, tmp_path_factory, data, protocol):
@@ -34,37 +43,55 @@ class TestUnpickler:
         path.write_bytes(pickle.dumps({'a': {1, 2}, 'b': b'\x00\xff'}, protocol=4))
         assert refer.load_plain_pickle(str(path)) == {'a': {1, 2}, 'b': b'\x00\xff'}
 
-    @pytest.mark.parametrize(('written', 'expected'), [
-        (b"(dp0\nS'sent'\np1\nS'left dog'\np2\ns.", {'sent': 'left dog'}),  # protocol 0, str
-        (b"(dp0\nS'sent'\np1\nS'caf\\xc3\\xa9'\np2\ns.", {'sent': 'café'}),  # str in UTF-8
-        (b"(dp0\nS'sent'\np1\nS'caf\\xe9'\np2\ns.", {'sent': 'café'}),  # str in Latin-1
-        (b"(dp0\nS'sent'\np1\nVcaf\\u00e9\np2\ns.", {'sent': 'café'}),  # unicode
-        (b'\x80\x02}q\x00U\x04sentq\x01U\x03dogq\x02s.', {'sent': 'dog'}),  # protocol 2, str
-        (b"(dp0\nS'ref_id'\np1\nL12L\ns.", {'ref_id': 12}),  # long
-    ])
+    @pytest.mark.parametrize(
+        ('written', 'expected'),
+        [
+            (b"(dp0\nS'sent'\np1\nS'left dog'\np2\ns.", {'sent': 'left dog'}),  # protocol 0, str
+            (b"(dp0\nS'sent'\np1\nS'caf\\xc3\\xa9'\np2\ns.", {'sent': 'café'}),  # str in UTF-8
+            (b"(dp0\nS'sent'\np1\nS'caf\\xe9'\np2\ns.", {'sent': 'café'}),  # str in Latin-1
+            (b"(dp0\nS'sent'\np1\nVcaf\\u00e9\np2\ns.", {'sent': 'café'}),  # unicode
+            (b'\x80\x02}q\x00U\x04sentq\x01U\x03dogq\x02s.', {'sent': 'dog'}),  # protocol 2, str
+            (b"(dp0\nS'ref_id'\np1\nL12L\ns.", {'ref_id': 12}),  # long
+        ],
+    )
     def test_pickles_of_python_2_are_read(self, tmp_path, written, expected):
         path = tmp_path / 'refs.p'
         path.write_bytes(written)
         assert refer.load_plain_pickle(str(path)) == expected
 
     @pytest.mark.parametrize('protocol', range(pickle.HIGHEST_PROTOCOL + 1))
-    @pytest.mark.parametrize('value', [
-        os.system, eval, date(2020, 1, 1), collections.OrderedDict(a=1), collections.Counter('a'), np.float64(1), np.zeros(2),
-        complex(1, 2), Exception('x'), range(3)
-    ], ids=lambda value: type(value).__name__)
+    @pytest.mark.parametrize(
+        'value',
+        [
+            os.system,
+            eval,
+            date(2020, 1, 1),
+            collections.OrderedDict(a=1),
+            collections.Counter('a'),
+            np.float64(1),
+            np.zeros(2),
+            complex(1, 2),
+            Exception('x'),
+            range(3),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
     def test_whatever_names_a_class_or_function_is_refused(self, tmp_path, value, protocol):
         path = tmp_path / 'refs.p'
         path.write_bytes(pickle.dumps([{'sent': value}], protocol=protocol))
         with pytest.raises(pickle.UnpicklingError, match=r'refs\.p: refused, because it names [\w.]+'):
             refer.load_plain_pickle(str(path))
 
-    @pytest.mark.parametrize('template', [
-        b'cos\nsystem\n(S\'touch {}\'\ntR.',  # GLOBAL, REDUCE
-        b'(S\'touch {}\'\nios\nsystem\n.',  # INST
-        b'(cos\nsystem\nS\'touch {}\'\no.',  # OBJ
-        b'\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x00\x85R.',  # STACK_GLOBAL
-        b'\x80\x02cbuiltins\neval\nU\x01x\x85\x81.',  # NEWOBJ
-    ])
+    @pytest.mark.parametrize(
+        'template',
+        [
+            b"cos\nsystem\n(S'touch {}'\ntR.",  # GLOBAL, REDUCE
+            b"(S'touch {}'\nios\nsystem\n.",  # INST
+            b"(cos\nsystem\nS'touch {}'\no.",  # OBJ
+            b'\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x00\x85R.',  # STACK_GLOBAL
+            b'\x80\x02cbuiltins\neval\nU\x01x\x85\x81.',  # NEWOBJ
+        ],
+    )
     def test_an_attack_is_refused_and_nothing_is_executed(self, tmp_path, template):
         path, mark = tmp_path / 'refs.p', tmp_path / 'executed'
         path.write_bytes(template.replace(b'{}', str(mark).encode()))
@@ -72,7 +99,7 @@ class TestUnpickler:
             refer.load_refs(str(path))
         assert not mark.exists()
 
-    @pytest.mark.parametrize('written', [b'S\'id\'\nQ.', b'Pid\n.'])
+    @pytest.mark.parametrize('written', [b"S'id'\nQ.", b'Pid\n.'])
     def test_references_out_of_the_file_are_refused(self, tmp_path, written):
         path = tmp_path / 'refs.p'
         path.write_bytes(written)
@@ -102,14 +129,16 @@ class TestUnpickler:
 
 
 class TestRefs:
-
-    @pytest.mark.parametrize(('content', 'message'), [
-        ({}, 'holds a dict'),
-        ([3], 'item 0 is a int'),
-        ([{'ref_id': 7, 'ann_id': 1, 'split': 'val'}], r'item 0 \(ref_id 7\) has no image_id, sentences'),
-        ([{'ref_id': 7, 'ann_id': [], 'image_id': 2, 'split': 'val', 'sentences': []}], 'an id that is no number'),
-        ([{'ref_id': 7, 'ann_id': 1, 'image_id': 2, 'split': 3, 'sentences': []}], 'a string as split'),
-    ])
+    @pytest.mark.parametrize(
+        ('content', 'message'),
+        [
+            ({}, 'holds a dict'),
+            ([3], 'item 0 is a int'),
+            ([{'ref_id': 7, 'ann_id': 1, 'split': 'val'}], r'item 0 \(ref_id 7\) has no image_id, sentences'),
+            ([{'ref_id': 7, 'ann_id': [], 'image_id': 2, 'split': 'val', 'sentences': []}], 'an id that is no number'),
+            ([{'ref_id': 7, 'ann_id': 1, 'image_id': 2, 'split': 3, 'sentences': []}], 'a string as split'),
+        ],
+    )
     def test_items_that_are_no_refs_are_refused(self, tmp_path, content, message):
         path = tmp_path / 'refs.p'
         path.write_bytes(pickle.dumps(content))
@@ -121,7 +150,9 @@ class TestRefs:
         return refer.load_refs(str(write_toy_refer(tmp_path) / 'refcoco' / 'refs(unc).p'))
 
     def test_an_unknown_split_lists_those_present(self, refs):
-        with pytest.raises(ValueError, match=r"r\.p has no split 'test'\. Present: train \(4 objects\), val \(1 objects\), testA"):
+        with pytest.raises(
+            ValueError, match=r"r\.p has no split 'test'\. Present: train \(4 objects\), val \(1 objects\), testA"
+        ):
             refer.select_split(refs, 'test', 'r.p')
 
     def test_splits_are_counted_and_held_out_ones_found(self, refs):
@@ -129,7 +160,9 @@ class TestRefs:
         assert refer.held_out_splits(refs) == ['val', 'testA', 'testB']
 
     def test_counts_are_compared_with_the_published_ones(self):
-        refs = [dict(split='train', image_id=1, sentences=[{}] * 3)] * 42278 + [dict(split='val', image_id=2, sentences=[{}])]
+        refs = [dict(split='train', image_id=1, sentences=[{}] * 3)] * 42278 + [
+            dict(split='val', image_id=2, sentences=[{}])
+        ]
         differences = refer.compare_with_published('refcoco+', 'unc', refs)
         assert differences[0] == 'train has 126834 sentences, published are 120191 or 120624'
         assert differences[1] == 'val has 1 objects, published are 3805'
@@ -139,18 +172,20 @@ class TestRefs:
 
 
 class TestInstances:
-
     def test_images_and_annotations_are_found_by_id(self, tmp_path):
         instances = refer.load_instances(str(write_toy_refer(tmp_path) / 'refcoco' / 'instances.json'))
         assert instances.images[12]['height'] == 64
         assert instances.annotations[103]['image_id'] == 12
 
-    @pytest.mark.parametrize(('content', 'message'), [
-        ('{"images": [', 'no valid JSON'),
-        ('{"images": []}', "COCO's layout"),
-        ('[]', "COCO's layout"),
-        ('{"images": [{"file_name": "a"}], "annotations": []}', "COCO's layout"),
-    ])
+    @pytest.mark.parametrize(
+        ('content', 'message'),
+        [
+            ('{"images": [', 'no valid JSON'),
+            ('{"images": []}', "COCO's layout"),
+            ('[]', "COCO's layout"),
+            ('{"images": [{"file_name": "a"}], "annotations": []}', "COCO's layout"),
+        ],
+    )
     def test_other_files_are_refused(self, tmp_path, content, message):
         path = tmp_path / 'instances.json'
         path.write_text(content)
@@ -159,7 +194,6 @@ class TestInstances:
 
 
 class TestMasks:
-
     def test_every_form_of_mask_gives_the_pixels_that_pycocotools_gives(self):
         for ann_id, image_id in {101: 11, 102: 11, 103: 12, 104: 13}.items():
             segmentation = segmentations()[ann_id]
@@ -177,24 +211,38 @@ class TestMasks:
         for rle in (uncompressed_rle(mask), compressed_rle(mask), json.loads(json.dumps(uncompressed_rle(mask)))):
             np.testing.assert_array_equal(refer.coco_mask.decode(refer.segmentation_to_rle(rle, 30, 20)), mask)
 
-    @pytest.mark.parametrize(('segmentation', 'message'), [
-        (dict(size=[5, 5], counts=[25]), 'RLE has size'),
-        (dict(size=[20, 20], counts=[25]), 'does not cover'),
-        ([[1, 1, 5, 5, 1, 5, 7]], 'odd number'),
-    ])
+    @pytest.mark.parametrize(
+        ('segmentation', 'message'),
+        [
+            (dict(size=[5, 5], counts=[25]), 'RLE has size'),
+            (dict(size=[20, 20], counts=[25]), 'does not cover'),
+            ([[1, 1, 5, 5, 1, 5, 7]], 'odd number'),
+        ],
+    )
     def test_masks_that_cannot_be_right_are_refused(self, segmentation, message):
         with pytest.raises(ValueError, match=message):
             refer.segmentation_to_rle(segmentation, 20, 20)
 
-    @pytest.mark.parametrize('segmentation', [
-        [], [[3, 3]], [[3, 3, 9, 9]], [[3, 3, 9, 9, 3, 3]], [rectangle(3, 3, 3, 9)], [rectangle(30, 30, 40, 40)],
-        dict(size=[20, 20], counts=[400]),
-    ])
+    @pytest.mark.parametrize(
+        'segmentation',
+        [
+            [],
+            [[3, 3]],
+            [[3, 3, 9, 9]],
+            [[3, 3, 9, 9, 3, 3]],
+            [rectangle(3, 3, 3, 9)],
+            [rectangle(3, 5.1, 18, 5.3)],
+            [rectangle(30, 30, 40, 40)],
+            dict(size=[20, 20], counts=[400]),
+        ],
+    )
     def test_masks_without_a_pixel_are_found(self, segmentation):
         assert refer.has_no_area(segmentation, 20, 20)
 
     @settings(deadline=None, max_examples=200)
-    @given(st.lists(st.lists(st.floats(-5, 45), min_size=6, max_size=12).filter(lambda xy: len(xy) % 2 == 0), max_size=3))
+    @given(
+        st.lists(st.lists(st.floats(-5, 45), min_size=6, max_size=12).filter(lambda xy: len(xy) % 2 == 0), max_size=3)
+    )
     def test_the_quick_look_at_the_area_agrees_with_the_drawn_mask(self, polygons):
         drawn = refer.coco_mask.area(refer.segmentation_to_rle(polygons, 40, 40))
         assert refer.has_no_area(polygons, 40, 40) == (drawn == 0)

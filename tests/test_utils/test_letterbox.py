@@ -31,7 +31,7 @@ class TestRecordedValues:
     @pytest.fixture(params=range(5))
     def case(self, request, recorded):
         prefix = f'{request.param}_'
-        return {key[len(prefix):]: value for key, value in recorded.items() if key.startswith(prefix)}
+        return {key[len(prefix) :]: value for key, value in recorded.items() if key.startswith(prefix)}
 
     def test_images_agree(self, case):
         ours = letterbox_image(np.ascontiguousarray(case['image_rgb'][..., ::-1]), (64, 64))[..., ::-1]
@@ -114,7 +114,7 @@ def test_ignored_pixels_do_not_grow_the_mask():
 @given(st.tuples(st.integers(20, 90), st.integers(20, 90)), st.tuples(st.integers(32, 96), st.integers(32, 96)))
 def test_a_mask_comes_back_where_it_was(ori_hw, input_hw):
     mask = np.zeros(ori_hw, np.uint8)
-    mask[ori_hw[0] // 4:-(ori_hw[0] // 4), ori_hw[1] // 4:-(ori_hw[1] // 4)] = 1
+    mask[ori_hw[0] // 4 : -(ori_hw[0] // 4), ori_hw[1] // 4 : -(ori_hw[1] // 4)] = 1
     boxed = torch.from_numpy(letterbox_mask(mask, input_hw)).float()[None, None]
     geometry = letterbox_geometry(ori_hw, input_hw)
     restored = undo_letterbox(boxed, geometry, input_hw, ori_hw)[0, 0].numpy() > 0.5
@@ -129,7 +129,9 @@ def test_undoing_works_on_batches_and_keeps_the_gradient_and_the_type():
     restored = undo_letterbox(prob, geometry, (32, 32), (20, 30))
     assert restored.shape == (3, 1, 20, 30) and restored.dtype == torch.float64
     for row in range(3):
-        torch.testing.assert_close(restored[row:row + 1], undo_letterbox(prob[row:row + 1], geometry, (32, 32), (20, 30)))
+        torch.testing.assert_close(
+            restored[row : row + 1], undo_letterbox(prob[row : row + 1], geometry, (32, 32), (20, 30))
+        )
     restored.sum().backward()
     assert prob.grad.abs().sum() > 0
 

@@ -34,6 +34,7 @@ def test_the_default_length_is_clips():
 
 def test_the_package_offers_tokenize():
     import mmetris
+
     assert mmetris.tokenize is tokenize
 
 
@@ -55,7 +56,7 @@ def test_a_sentence_is_bracketed_cut_and_padded(text, length):
     ids = tokenize(text, length)[0].tolist()
     num_tokens = min(count_tokens(text), length)
     assert ids[0] == SOS_TOKEN and ids[num_tokens - 1] == EOS_TOKEN and not any(ids[num_tokens:])
-    assert ids[1:num_tokens - 1] == CLIP.encode(text)[:length - 2]
+    assert ids[1 : num_tokens - 1] == CLIP.encode(text)[: length - 2]
 
 
 @settings(deadline=None, max_examples=50)

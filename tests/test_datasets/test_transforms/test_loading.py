@@ -10,8 +10,16 @@ from tests.toy_refer import IMAGES, decode, segmentations
 
 
 def results(segmentation, height, width, **kwargs):
-    return dict(segmentation=segmentation, height=height, width=width, seg_fields=[], reduce_zero_label=False, img_path='a.jpg',
-                ann_id=7, **kwargs)
+    return dict(
+        segmentation=segmentation,
+        height=height,
+        width=width,
+        seg_fields=[],
+        reduce_zero_label=False,
+        img_path='a.jpg',
+        ann_id=7,
+        **kwargs,
+    )
 
 
 @pytest.mark.parametrize(('ann_id', 'image_id'), [(101, 11), (102, 11), (103, 12), (104, 13), (105, 14)])
@@ -24,6 +32,7 @@ def test_every_form_of_mask_becomes_a_map_of_0_and_1(ann_id, image_id):
 
 def test_records_without_a_segmentation_go_mmseg_s_way(tmp_path):
     import cv2
+
     label_map = np.array([[0, 3], [255, 1]], np.uint8)
     cv2.imwrite(str(tmp_path / 'map.png'), label_map)
     loaded = LoadAnnotations()(dict(seg_map_path=str(tmp_path / 'map.png'), seg_fields=[], reduce_zero_label=False))
@@ -56,5 +65,6 @@ def test_a_missing_image_is_a_missing_file(tmp_path):
 def test_standard_names_give_ours_in_mmetris_and_mmseg_s_in_mmseg():
     init_default_scope('mmetris')
     from mmengine.registry import TRANSFORMS as ROOT
+
     assert type(ROOT.build(dict(type='LoadAnnotations'))) is LoadAnnotations
     assert type(TRANSFORMS.build(dict(type='mmseg.LoadAnnotations'))).__module__.startswith('mmseg.')

@@ -32,7 +32,7 @@ bash tools/dist_test.sh "$config" "$checkpoint" 2 --work-dir "$work/test" --show
 
 step "4/4 one sheet of pictures"
 pictures=$(find "$work/test" -type d -name pictures | sort | tail -n 1)
-"$python" tools/misc/contact_sheet.py "$pictures" "$work/sheet.png" --columns 4 --number 16
+"$python" tools/misc/contact_sheet.py "$pictures" "$work/sheet.png" --columns 2 --number 16
 
 echo
 echo "pictures: $pictures    sheet: $work/sheet.png    log: $work    ($((SECONDS - start)) s)"

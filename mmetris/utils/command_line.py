@@ -129,7 +129,7 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
 
     Args:
         parser: Where errors are reported.
-        cfg: The config; ``launcher`` and, without a GPU, ``env_cfg.dist_cfg.backend`` are set.
+        cfg: The config; ``launcher`` is set and, without a GPU, ``env_cfg.dist_cfg.backend`` and ``model_wrapper_cfg``.
         args: Parsed arguments of :func:`add_launcher_arguments`.
     """
     cfg.launcher = args.launcher
@@ -138,14 +138,20 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
         return
     if 'RANK' not in os.environ:
         parser.error('--launcher pytorch needs a launcher around it: use tools/dist_train.sh or tools/dist_test.sh')
-    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
     if torch.cuda.is_available():
         if local_rank >= torch.cuda.device_count():
             parser.error(f'process {local_rank} of this machine has no GPU: {torch.cuda.device_count()} are visible')
-    elif dist_cfg.get('backend', 'nccl') in ('nccl', 'gloo') and not _other_accelerator():
+    elif backend in ('nccl', 'gloo') and not _other_accelerator():
         if is_main_process():
             print_log(f'No CUDA device: {os.environ["WORLD_SIZE"]} processes on the CPU, joined over gloo')
-        dist_cfg.backend = 'gloo'
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+        # MMEngine's own wrapping names a CUDA device for each process.
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = wrapper | dict(cfg.get('model_wrapper_cfg', {}), device_ids=None)
         torch.distributed.init_process_group('gloo')
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.model import BaseModule
@@ -89,13 +89,18 @@ class ClipEncoder(BaseModule):
     def clip_fingerprint(self) -> ClipFingerprint:
         """Identity of the weights under :meth:`clip_keys`; hashed again only after they have changed."""
         state = self.state_dict()
-        weights = {key: state[key] for key in self.clip_keys() if not key.endswith('num_batches_tracked')}
+        weights = self.hashed({key: state[key] for key in self.clip_keys()})
         version = [(value.data_ptr(), value._version) for value in weights.values()]
         if self._fingerprint is None or self._fingerprint[0] != version:
             # The file's name only: a checkpoint is passed on, a path on somebody's machine is not.
             source = Path(self.clip_checkpoint).name if self.clip_checkpoint else 'random weights'
             self._fingerprint = (version, fingerprint(f'{self.part} encoder {self.arch.name} from {source}', weights))
         return self._fingerprint[1]
+
+    @staticmethod
+    def hashed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the weights that the fingerprint covers: all but BatchNorm's counters, which not every file has."""
+        return {key: value for key, value in weights.items() if not key.endswith('num_batches_tracked')}
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
         """Complete a slim checkpoint with the frozen CLIP that is already here.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
+from mmengine.logging import MMLogger
 from mmengine.structures import PixelData
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
@@ -58,6 +60,12 @@ class ReferringSegmentor(BaseSegmentor):
         self.decode_head = MODELS.build(dict(
             in_channels=[spec.channels for spec in self.backbone.out_specs], in_strides=[spec.stride for spec in self.backbone.out_specs],
             word_channels=self.text_encoder.embed_dims, sentence_channels=self.text_encoder.output_dims) | dict(decode_head))
+
+    def _dump_init_info(self) -> None:
+        # MMEngine writes where each parameter's initial value came from to the log file; without one (a model built outside of a
+        # runner) it would fill the screen instead.
+        if any(isinstance(handler, logging.FileHandler) for handler in MMLogger.get_current_instance().handlers):
+            super()._dump_init_info()
 
     @property
     def align_corners(self) -> bool:

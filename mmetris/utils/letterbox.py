@@ -92,13 +92,15 @@ def letterbox_mask(mask: np.ndarray,
         Mask of size ``input_hw`` and of the same type, with values of the input and the border only.
 
     Raises:
-        ValueError: If ``interpolation`` is neither, or 'linear' meets labels besides 0, 1 and
-            ``ignore_index``.
+        ValueError: If ``interpolation`` is neither, a label is not in 0..255, or 'linear' meets labels besides
+            0, 1 and ``ignore_index``.
     """
     if interpolation not in ('linear', 'nearest'):
         raise ValueError(f"interpolation must be 'linear' or 'nearest', but is {interpolation!r}")
     matrix = letterbox_geometry(mask.shape[:2], input_hw).matrix()
     labels = mask.astype(np.uint8)
+    if mask.dtype not in (np.uint8, bool) and (labels != mask).any():
+        raise ValueError(f'Labels must be whole numbers from 0 to 255, but this mask has {mask.min()} to {mask.max()}')
 
     def warp(values: np.ndarray, flags: int, border: int) -> np.ndarray:
         return cv2.warpAffine(values, matrix, tuple(input_hw[::-1]), flags=flags, borderValue=border)
@@ -107,7 +109,7 @@ def letterbox_mask(mask: np.ndarray,
         return warp(labels, cv2.INTER_NEAREST, border_value).astype(mask.dtype)
 
     ignored = labels == ignore_index
-    if (labels[~ignored] > 1).any():
+    if ((labels > 1) & ~ignored).any():
         raise ValueError(f"Linear interpolation is for masks of 0 and 1 (and {ignore_index} for ignored pixels), "
                          f"but this one has {np.unique(labels).tolist()}; use interpolation='nearest' for label maps")
     result = warp((labels == 1) * np.uint8(255), cv2.INTER_LINEAR, 255 * int(border_value == 1)) >= 128
@@ -136,7 +138,9 @@ def undo_letterbox(prob: Tensor,
     Returns:
         (B, C, H, W) on the same device, of the same floating type.
     """
-    resized = F.interpolate(prob, input_hw, mode='bicubic', align_corners=True)
+    resized = prob
+    if tuple(prob.shape[-2:]) != tuple(input_hw):
+        resized = F.interpolate(prob, input_hw, mode='bicubic', align_corners=True)
     scale, left, top = geometry
     rows = torch.arange(ori_hw[0], device=prob.device) * scale + top
     columns = torch.arange(ori_hw[1], device=prob.device) * scale + left

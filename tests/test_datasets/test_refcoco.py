@@ -146,7 +146,7 @@ class TestDraw:
     def test_the_samples_of_an_epoch_draw_independently(self, tmp_path):
         def forty_each(instances, refs):
             for ref in refs:
-                ref['sentences'] = [dict(sent_id=index, sent=text, raw=text) for index, text in enumerate(MANY_SENTENCES)]
+                ref['sentences'] = [dict(sent_id=index, sent=text) for index, text in enumerate(MANY_SENTENCES)]
 
         dataset = RefCocoDataset(spoilt(tmp_path, forty_each))
         dataset.set_epoch(0)

@@ -151,3 +151,6 @@ def test_bad_arguments_are_refused():
         letterbox_mask(np.zeros((4, 4), np.uint8), (8, 8), interpolation='cubic')
     with pytest.raises(ValueError, match=r'\[0, 2\].*nearest'):
         letterbox_mask(np.array([[0, 2]], np.uint8), (8, 8))
+    for out_of_range in (np.array([[0, 256]]), np.array([[0, -1]]), np.array([[0, 0.5]])):
+        with pytest.raises(ValueError, match='from 0 to 255'):
+            letterbox_mask(out_of_range, (8, 8))

@@ -2,7 +2,7 @@
 
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks and optimizer parts
 
-from .hooks import EpochSeedHook, TunableReportHook
+from .hooks import EpochSeedHook, RefSegVisualizationHook, TunableReportHook
 from .loops import SplitTestLoop
 
-__all__ = ['EpochSeedHook', 'SplitTestLoop', 'TunableReportHook']
+__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'SplitTestLoop', 'TunableReportHook']

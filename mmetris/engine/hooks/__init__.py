@@ -2,5 +2,6 @@ import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
 
 from .epoch_seed_hook import EpochSeedHook
 from .tunable_report_hook import TunableReportHook
+from .visualization_hook import RefSegVisualizationHook
 
-__all__ = ['EpochSeedHook', 'TunableReportHook']
+__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'TunableReportHook']

@@ -110,7 +110,8 @@ def test_the_metafile_lists_every_config_of_the_paper():
 def test_the_tables_of_results_are_the_metafiles(document, encoder):
     results = {model['Name']: {result['Dataset']: result['Metrics']['mIoU'] for result in model.get('Results', [])}
                for model in metafile()['Models']}
-    row = next(line for line in (ROOT / document).read_text().split('\n') if line.startswith(f'| `etris_{encoder}_*` |'))
+    lines = (ROOT / document).read_text(encoding='utf-8').split('\n')
+    row = next(line for line in lines if line.startswith(f'| `etris_{encoder}_*` |'))
     cells = [cell.strip() for cell in row.strip('|').split('|')][1:]
     for cell, (data, columns) in zip(cells, COLUMNS.items(), strict=True):
         assert cell == ' / '.join(f'{results[f"etris_{encoder}_{data}"][column]:.2f}' for column in columns)

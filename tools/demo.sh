@@ -27,8 +27,9 @@ bash tools/dist_train.sh "$config" 2 --work-dir "$work" "$@"
 
 # The newest, should an earlier run have left one.
 checkpoint=$(ls -t "$work"/best_*.pth | head -n 1)
-step "3/4 scoring $checkpoint on 2 processes, drawing every sentence of val"
-bash tools/dist_test.sh "$config" "$checkpoint" 2 --work-dir "$work/test" --show-dir pictures | tee "$work/test.log"
+step "3/4 scoring $checkpoint on 2 processes, drawing every 20th sentence"
+bash tools/dist_test.sh "$config" "$checkpoint" 2 --work-dir "$work/test" --show-dir pictures \
+    --cfg-options default_hooks.visualization.test_interval=20 | tee "$work/test.log"
 
 step "4/4 one sheet of pictures"
 pictures=$(find "$work/test" -type d -name pictures | sort | tail -n 1)

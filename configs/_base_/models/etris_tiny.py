@@ -13,5 +13,6 @@ model = dict(
     data_preprocessor=dict(size_divisor=2 * 8),
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
     text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    neck=dict(embed_dims=32, num_heads=4),
-    decode_head=dict(channels=64, num_heads=4))
+    # No dropout of attention weights: PyTorch has no fast attention with it on a CPU.
+    neck=dict(embed_dims=32, num_heads=4, attn_dropout=0),
+    decode_head=dict(channels=64, num_heads=4, global_alignment=dict(attn_dropout=0)))

@@ -1,0 +1,1 @@
+"""Building blocks of encoders, Bridger and decoder; they know nothing of data or task."""

@@ -1,0 +1,112 @@
+"""What gets installed: metadata that replaces nothing, MIM's files, links when editable and copies in a wheel."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE', 'model-index.yml')
+FOLDERS = ('mmetris', 'configs', 'tools', 'requirements')
+# Distributions of OpenMMLab, of both lines.
+TRIO = re.compile(r'(onedl-)?(mmengine|mmcv(-lite|-full)?|mmsegmentation)\b', re.IGNORECASE)
+
+BUILD = """
+import sys
+from setuptools import build_meta
+print(getattr(build_meta, sys.argv[1])(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope='module')
+def checkout(tmp_path_factory) -> Path:
+    """A copy of what git would hold, so that building leaves no traces in the working tree."""
+    copy = tmp_path_factory.mktemp('checkout')
+    ignore = shutil.ignore_patterns('.mim', '__pycache__', '*.egg-info')
+    for name in FILES:
+        shutil.copy(ROOT / name, copy / name)
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    return copy
+
+
+def build(checkout: Path, what: str, out: Path) -> Path:
+    """Run one of setuptools' build hooks, as pip does, without network."""
+    out.mkdir(exist_ok=True)
+    result = subprocess.run([sys.executable, '-c', BUILD, what, str(out)], cwd=checkout, text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    return out / result.stdout.strip().split('\n')[-1]
+
+
+@pytest.fixture(scope='module')
+def wheel(checkout, tmp_path_factory) -> zipfile.ZipFile:
+    """The built wheel."""
+    return zipfile.ZipFile(build(checkout, 'build_wheel', tmp_path_factory.mktemp('wheel')))
+
+
+def test_installing_asks_for_no_openmmlab_package_and_pins_nothing(wheel):
+    """Either line of packages writes the same folders, so asking for one would break a user's other."""
+    text = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+    metadata = Parser().parsestr(text)
+    always = [line for line in metadata.get_all('Requires-Dist') if 'extra ==' not in line]
+    assert any(line.startswith('open_clip_torch') or line.startswith('open-clip-torch') for line in always)
+    assert not [line for line in always if TRIO.match(line)]
+    assert not [line for line in always if '==' in line]
+    assert [line for line in always if re.match(r'(torch|numpy)\b', line)] in (['numpy', 'torch'], ['torch', 'numpy'])
+    extras = [line for line in metadata.get_all('Requires-Dist') if 'extra == "mminstall"' in line]
+    assert len(extras) == 3 and all(TRIO.match(line) for line in extras)
+    assert metadata['Requires-Python'] == '>=3.10'
+
+
+def test_a_wheel_holds_mims_files_as_copies(wheel):
+    names = set(wheel.namelist())
+    for path in [*(ROOT / 'configs').rglob('*.py'), *(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').rglob('*.sh')]:
+        assert f'mmetris/.mim/{path.relative_to(ROOT).as_posix()}' in names
+    assert {'mmetris/.mim/model-index.yml', 'mmetris/.mim/configs/etris/metafile.yml'} <= names
+    assert not [name for name in names if name.startswith(('tests/', 'tools/', 'configs/')) or '__pycache__' in name]
+
+
+def test_a_wheel_holds_every_module(wheel):
+    names = set(wheel.namelist())
+    modules = [path for path in (ROOT / 'mmetris').rglob('*.py') if '.mim' not in path.parts]
+    assert not [path for path in modules if path.relative_to(ROOT).as_posix() not in names]
+
+
+def test_an_editable_install_links_mims_files_and_building_again_is_fine(checkout, tmp_path):
+    for _ in range(2):
+        build(checkout, 'build_editable', tmp_path / 'editable')
+    mim = checkout / 'mmetris' / '.mim'
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (mim / name).is_symlink()
+        assert (mim / name).resolve() == (checkout / name).resolve()
+
+
+def test_the_requirements_of_the_trio_are_ranges_of_the_maintained_packages():
+    lines = [line for line in (ROOT / 'requirements' / 'mminstall.txt').read_text().split('\n')
+             if line and not line.startswith('#')]
+    assert [re.split('[><=]', line)[0] for line in lines] == ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation']
+    assert all('>=' in line and '<' in line for line in lines)
+
+
+def test_make_says_what_is_missing_when_python_is_too_old(tmp_path):
+    if shutil.which('make') is None:
+        pytest.skip('make is not installed')
+    old = tmp_path / 'old-python'
+    # Stands for Python 3.8: prints its version and fails the comparison.
+    old.write_text('#!/bin/sh\ncase "$2" in *sys.exit*) exit 1;; *) echo 3.8;; esac\n')
+    old.chmod(0o755)
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    for name in ('setup.py', 'pyproject.toml'):
+        shutil.copy(ROOT / name, tmp_path)
+    result = subprocess.run(['make', 'test', f'PYTHON={old}'], cwd=tmp_path, text=True, capture_output=True)
+    assert result.returncode != 0
+    assert 'mmetris needs Python 3.10 or newer' in result.stderr and '3.8' in result.stderr
+    result = subprocess.run(['make', 'test', 'PYTHON=no-such-python'], cwd=tmp_path, text=True, capture_output=True)
+    assert "'no-such-python' does not run" in result.stderr

@@ -11,8 +11,8 @@ import contextlib
 import gc
 import io
 import json
+import os.path
 import pickle
-import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -135,11 +135,16 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
     except ValueError as error:
         raise ValueError(f'{path} is no valid JSON: {error}') from error
     try:
-        return Instances({image['id']: image for image in content['images']},
-                         {annotation['id']: annotation for annotation in content['annotations']})
+        instances = Instances({image['id']: image for image in content['images']},
+                              {annotation['id']: annotation for annotation in content['annotations']})
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} is not in COCO's layout: it needs lists 'images' and 'annotations' whose items have "
                          f"an 'id' ({type(error).__name__}: {error})") from error
+    for name, items in instances._asdict().items():
+        if len(items) < len(content[name]):
+            repeated = Counter(item['id'] for item in content[name]).most_common(1)[0][0]
+            raise ValueError(f'{path} has several {name} with id {repeated}')
+    return instances
 
 
 def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
@@ -309,7 +314,7 @@ def image_key(img_path: str) -> str:
     COCO's images go by their number, whatever folder or release (``COCO_train2014_000000123456.jpg``,
     ``000000123456.jpg``) they come from; other images by their path.
     """
-    stem = posixpath.splitext(posixpath.basename(img_path))[0]
+    stem = os.path.splitext(os.path.basename(img_path))[0]
     number = stem.rpartition('_')[2]
     if len(number) == 12 and number.isdigit() and (stem == number or stem.startswith('COCO_')):
         return f'COCO {int(number)}'

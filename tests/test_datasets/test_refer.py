@@ -193,6 +193,22 @@ class TestInstances:
             refer.load_instances(str(path))
 
 
+    def test_two_items_of_one_id_are_refused(self, tmp_path):
+        def repeat(instances, refs):
+            instances['annotations'][3]['id'] = 102
+
+        write_toy_refer(tmp_path, change=repeat)
+        with pytest.raises(ValueError, match='instances.json has several annotations with id 102'):
+            refer.load_instances(str(tmp_path / 'refcoco' / 'instances.json'))
+
+    def test_both_json_readers_give_the_same(self, tmp_path, monkeypatch):
+        pytest.importorskip('orjson')
+        path = str(write_toy_refer(tmp_path) / 'refcoco' / 'instances.json')
+        with_orjson = refer.load_instances(path)
+        monkeypatch.setattr(refer, '_load_json', json.loads)
+        assert refer.load_instances(path) == with_orjson
+
+
 class TestMasks:
     def test_every_form_of_mask_gives_the_pixels_that_pycocotools_gives(self):
         for ann_id, image_id in {101: 11, 102: 11, 103: 12, 104: 13}.items():

@@ -1,0 +1,228 @@
+"""The tools as users call them: real processes, real files, a toy model on Shapes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mmetris.datasets.shapes import ShapesSpec, write_shapes
+from tests import toy
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / 'tools'
+# 3 sentences for each of 3 to 6 objects an image: numbers that two processes and batches of 4 do not divide.
+SPEC = ShapesSpec(num_train=4, num_val=2, num_test_a=1, num_test_b=1)
+
+CONFIG = f"""
+_base_ = {str(ROOT / 'configs' / 'etris' / 'etris_tiny_shapes.py')!r}
+
+arch = dict(_delete_=True, **{toy.VIT!r})
+encoder = dict(arch=arch, clip_checkpoint=None)
+model = dict(
+    backbone=encoder,
+    text_encoder=encoder,
+    neck=dict(embed_dims=8, num_heads=2),
+    decode_head=dict(channels=16, num_heads=2, global_alignment=dict(num_layers=1)))
+
+source = dict(data_root=DATA_ROOT)
+train_dataloader = dict(batch_size=4, dataset=source)
+val_dataloader = dict(batch_size=4, dataset=source)
+test_dataloader = dict(batch_size=4, dataset=source)
+train_cfg = dict(max_epochs=2, val_interval=1)
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
+"""
+
+
+def run(*command, code: int = 0, cwd: Path = ROOT, **variables: str) -> str:
+    """Run a command to its end and return what it printed; fail unless it ends with ``code``."""
+    env = {key: value for key, value in os.environ.items() if key not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
+    # The same on machines with and without a GPU.
+    env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **variables)
+    command = [str(part) for part in command]
+    if command[0].endswith('.py'):
+        command.insert(0, sys.executable)
+    done = subprocess.run(command, cwd=cwd, env=env, text=True, timeout=420, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == code, f'{command} ended with {done.returncode}:\n{done.stdout[-6000:]}'
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory) -> Path:
+    """A config of a toy model on a few drawn images; its folder has a space in its name."""
+    folder = tmp_path_factory.mktemp('some where') / 'a space'
+    write_shapes(folder / 'shapes', SPEC)
+    path = folder / 'toy_shapes.py'
+    path.write_text(CONFIG.replace('DATA_ROOT', repr(f'{folder / "shapes"}/')))
+    return path
+
+
+@pytest.fixture(scope='module')
+def trained(config) -> tuple[Path, str]:
+    """Work folder and output of two epochs on two processes, started from another folder."""
+    work = config.parent / 'trained'
+    output = run('bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work, cwd=config.parent)
+    return work, output
+
+
+@pytest.fixture(scope='module')
+def tested(config, trained) -> tuple[Path, str]:
+    """Work folder and output of a test on two processes, with masks and pictures."""
+    work = config.parent / 'tested'
+    output = run('bash', TOOLS / 'dist_test.sh', config, trained[0] / 'epoch_2.pth', 2, '--work-dir', work,
+                 '--out', work / 'masks', '--show-dir', 'pictures')
+    return work, output
+
+
+def sentences(config: Path) -> dict[str, int]:
+    """Number of sentences of each split, from the files."""
+    import pickle
+    refs = pickle.loads((config.parent / 'shapes' / 'refcoco' / 'refs(unc).p').read_bytes())
+    return {split: sum(len(ref['sentences']) for ref in refs if ref['split'] == split)
+            for split in ('train', 'val', 'testA', 'testB')}
+
+
+def scores_of(output: str) -> dict[str, dict[str, float]]:
+    """The closing lines of tools/test.py as split -> name -> score."""
+    lines = re.findall(r'^(val|testA|testB): (oIoU .*)$', output, re.MULTILINE)
+    return {split: {word.split()[0]: float(word.split()[1]) for word in words.split(', ')} for split, words in lines}
+
+
+@pytest.mark.processes
+def test_training_on_two_processes_logs_checkpoints_and_scores_every_sentence(config, trained):
+    work, output = trained
+    assert 'No CUDA device: 2 processes on the CPU, joined over gloo' in output
+    assert 'tunable and frozen parameters' in output
+    assert re.search(r'Epoch\(train\) +\[2\].*eta.*loss', output)
+    assert f'samples: {sentences(config)["val"]}' in output
+    assert (work / 'epoch_2.pth').is_file() and list(work.glob('best_mIoU_epoch_*.pth'))
+
+
+@pytest.mark.processes
+def test_only_tuned_weights_change_in_training(trained):
+    first, second = (torch.load(trained[0] / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
+                     for epoch in (1, 2))
+    moved = {key for key, value in second.items() if not torch.equal(value, first[key])}
+    assert any(key.startswith('neck') for key in moved) and any(key.startswith('decode_head') for key in moved)
+    assert not [key for key in moved if key.startswith(('backbone', 'text_encoder'))]
+
+
+@pytest.mark.processes
+def test_a_resumed_run_equals_an_uninterrupted_one(config, trained):
+    work = config.parent / 'resumed'
+    run('bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work, '--resume',
+        '--cfg-options', 'train_cfg.max_epochs=1')
+    output = run('bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work, '--resume')
+    assert 'resumed epoch: 1' in output
+    whole, resumed = (torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']
+                      for folder in (trained[0], work))
+    assert whole.keys() == resumed.keys()
+    assert not [key for key, value in whole.items() if not torch.equal(value, resumed[key])]
+
+
+@pytest.mark.processes
+def test_testing_scores_each_split_once_under_its_name(config, tested):
+    work, output = tested
+    scores = scores_of(output)
+    assert list(scores) == ['val', 'testA', 'testB']
+    assert {split: score['samples'] for split, score in scores.items()} == {
+        split: count for split, count in sentences(config).items() if split != 'train'}
+    dumped = json.loads(next(work.glob('*/*.json')).read_text())
+    assert dumped['testB/mIoU'] == pytest.approx(scores['testB']['mIoU'], abs=0.01)
+
+
+@pytest.mark.processes
+def test_every_sentence_gets_a_mask_and_a_picture(config, tested):
+    work, _ = tested
+    counts = sentences(config)
+    for split in ('val', 'testA', 'testB'):
+        masks = list((work / 'masks' / split).glob('*.png'))
+        assert len(masks) == counts[split]
+    image = next((config.parent / 'shapes' / 'train2014').glob(f'{masks[0].stem.rsplit("_", 1)[0]}.jpg'))
+    assert Image.open(masks[0]).size == Image.open(image).size
+    assert len(list(work.glob('*/pictures/*.png'))) == counts['val'] + counts['testA'] + counts['testB']
+
+
+@pytest.mark.processes
+def test_one_process_scores_what_two_do_and_other_splits_can_be_named(config, trained, tested):
+    output = run(TOOLS / 'test.py', config, trained[0] / 'epoch_2.pth', '--split', 'testB', '--split', 'val',
+                 '--work-dir', config.parent / 'one')
+    scores = scores_of(output)
+    assert list(scores) == ['testB', 'val']
+    for split, named in scores.items():
+        assert named == pytest.approx(scores_of(tested[1])[split], abs=0.02)
+
+
+@pytest.mark.processes
+def test_augmented_testing_runs(config, trained):
+    output = run(TOOLS / 'test.py', config, trained[0] / 'epoch_2.pth', '--tta', '--split', 'testA',
+                 '--work-dir', config.parent / 'tta')
+    assert scores_of(output)['testA']['samples'] == sentences(config)['testA']
+
+
+@pytest.mark.processes
+def test_browse_dataset_writes_one_picture_for_each_sample(config):
+    folder = config.parent / 'browse'
+    run(TOOLS / 'misc' / 'browse_dataset.py', config, '--output-dir', folder, '--number', 3)
+    pictures = sorted(folder.glob('*.png'))
+    assert len(pictures) == 3
+    run(TOOLS / 'misc' / 'contact_sheet.py', folder, config.parent / 'sheet.png', '--columns', 2)
+    assert Image.open(config.parent / 'sheet.png').width > Image.open(pictures[0]).width
+
+
+@pytest.mark.processes
+def test_count_parameters_prints_plain_integers():
+    config = ROOT / 'configs' / 'etris' / 'etris_r101_refcoco.py'
+    output = run(TOOLS / 'analysis_tools' / 'count_parameters.py', config, '--json')
+    counts = json.loads(output.strip().split('\n')[-1])
+    assert set(counts) == {'bridger', 'head', 'prompt', 'backbone_tunable', 'frozen', 'total'}
+    assert all(type(count) is int for count in counts.values())
+    assert counts['bridger'] == 1_942_080
+
+
+@pytest.mark.processes
+def test_print_config_shows_bases_and_overrides_resolved(config):
+    copy = config.parent / 'whole.py'
+    output = run(TOOLS / 'misc' / 'print_config.py', config, '--out', copy, '--cfg-options', 'model.neck.dropout=0.25')
+    assert 'dropout=0.25' in output and '_base_' not in output
+    assert 'dropout=0.25' in copy.read_text()
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (('dist_train.sh', 'no.py', 2), 'config file not found: no.py'),
+    (('dist_train.sh', 'configs/etris/etris_tiny_shapes.py', 'two'), "must be a positive integer, not 'two'"),
+    (('dist_train.sh', 'configs/etris/etris_tiny_shapes.py'), 'usage:'),
+    (('dist_test.sh', 'configs/etris/etris_tiny_shapes.py', 'no.pth', 2), 'checkpoint file not found: no.pth'),
+    (('slurm_train.sh', 'gpu', 'job', 'no.py'), 'config file not found: no.py'),
+    (('slurm_test.sh', 'gpu', 'job', 'configs/etris/etris_tiny_shapes.py', 'no.pth'), 'checkpoint file not found'),
+])
+def test_launchers_stop_with_one_line_before_any_process_starts(arguments, message):
+    output = run('bash', TOOLS / arguments[0], *arguments[1:], code=2)
+    assert message in output and len(output.strip().split('\n')) == 1
+
+
+@pytest.mark.parametrize('script, arguments', [
+    ('slurm_train.sh', ('part', 'job', 'configs/etris/etris_tiny_shapes.py', '--amp')),
+    ('slurm_test.sh', ('part', 'job', 'configs/etris/etris_tiny_shapes.py', 'https://host/x.pth', '--tta')),
+])
+def test_slurm_launchers_hand_all_arguments_to_srun(script, arguments, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    path = f'{tmp_path}:{os.environ["PATH"]}'
+    output = run('bash', TOOLS / script, *arguments, PATH=path, GPUS='4', GPUS_PER_NODE='2',
+                 SRUN_ARGS='--qos=high --time=1').split('\n')
+    assert {'--partition=part', '--job-name=job', '--ntasks=4', '--gres=gpu:2', '--qos=high', '--time=1'} <= set(output)
+    assert output[output.index(arguments[2]):] == [*arguments[2:], '--launcher', 'slurm', '']
+
+
+def test_scripts_are_executable():
+    assert all(os.access(path, os.X_OK) for path in [*TOOLS.glob('dist_*.sh'), *TOOLS.glob('slurm_*.sh'), ROOT / '.ci/run'])

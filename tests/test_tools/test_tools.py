@@ -225,4 +225,5 @@ def test_slurm_launchers_hand_all_arguments_to_srun(script, arguments, tmp_path)
 
 
 def test_scripts_are_executable():
-    assert all(os.access(path, os.X_OK) for path in [*TOOLS.glob('dist_*.sh'), *TOOLS.glob('slurm_*.sh'), ROOT / '.ci/run'])
+    scripts = [*TOOLS.glob('dist_*.sh'), *TOOLS.glob('slurm_*.sh'), ROOT / '.ci' / 'run']
+    assert all(os.access(path, os.X_OK) for path in scripts)

@@ -21,20 +21,23 @@ from .refer import (
     REFER_URL,
     Instances,
     collector_paused,
+    compare_with_published,
     has_no_area,
     held_out_splits,
     image_key,
     load_instances,
     load_refs,
+    published_name,
     select_split,
 )
 from .transforms.expression import TokenizeExpression
 
 TEXT_MODES = ('random', 'original', 'select_first', 'concat')
 
-# What has been reported about cut sentences in this process, so that a split used for validation and test is
-# reported once.
-_reported_cuts: set[tuple] = set()
+# What has been reported in this process, so that a split used for validation and test is reported once.
+_reported: set[tuple] = set()
+# Of fewer objects in total, a file in the place of RefCOCO's is somebody's small data set of the same layout.
+_MIN_PUBLISHED_OBJECTS = 20000
 
 
 class _SharedEpoch:
@@ -158,6 +161,7 @@ class RefCocoDataset(BaseDataset):
         self._check_root()
         with collector_paused():
             refs = load_refs(self.split_file, self.backend_args)
+            self._report_other_counts(refs)
             selected = select_split(refs, self.split, self.split_file)
             instances = load_instances(self.ann_file, self.backend_args)
             objects = [self._parse_object(ref, instances) for ref in selected]
@@ -173,6 +177,19 @@ class RefCocoDataset(BaseDataset):
             raise FileNotFoundError(
                 f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, as '
                 f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}')
+
+    def _report_other_counts(self, refs: list[dict]) -> None:
+        name = published_name(self.split_file)
+        report = ('counts', self.split_file)
+        if name is None or len(refs) < _MIN_PUBLISHED_OBJECTS or report in _reported:
+            return
+        _reported.add(report)
+        differences = compare_with_published(*name, refs)
+        if differences:
+            print_log(
+                f'{self.split_file} differs from what was published as {name[0]} ({name[1]}): {"; ".join(differences)}',
+                logger='current',
+                level=logging.WARNING)
 
     def _parse_object(self, ref: dict, instances: Instances) -> dict:
         """A referred object with all its sentences."""
@@ -268,10 +285,10 @@ class RefCocoDataset(BaseDataset):
 
     def _report_cut_sentences(self, records: list[dict]) -> None:
         context_length = _context_length(self.pipeline)
-        report = (self.split_file, self.split, self.text_field, self.text_mode == 'concat', context_length)
-        if context_length is None or report in _reported_cuts or not dist.is_main_process():
+        report = ('cuts', self.split_file, self.split, self.text_field, self.text_mode == 'concat', context_length)
+        if context_length is None or report in _reported or not dist.is_main_process():
             return
-        _reported_cuts.add(report)
+        _reported.add(report)
         texts = [text for record in records for text in record['expressions']]
         # A token covers at least one character of ASCII text, so most sentences need no count.
         maybe_long = [text for text in texts if not text.isascii() or len(text) + 2 > context_length]

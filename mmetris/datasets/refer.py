@@ -13,6 +13,7 @@ import io
 import json
 import os.path
 import pickle
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -212,6 +213,14 @@ def count_split(refs: Sequence[dict]) -> dict[str, tuple[int, int, int]]:
         num_sentences = sum(len(ref['sentences']) for ref in selected)
         counts[name] = (len(selected), num_sentences, len({ref['image_id'] for ref in selected}))
     return counts
+
+
+def published_name(path: str) -> tuple[str, str] | None:
+    """Which published split file this is by its path: ``refcoco+/refs(unc).p`` -> ('refcoco+', 'unc'); None if none."""
+    folder, file_name = os.path.split(path)
+    split_by = re.fullmatch(r'refs\((\w+)\)\.p', file_name)
+    key = (os.path.basename(folder), split_by.group(1)) if split_by else None
+    return key if key in PUBLISHED_COUNTS else None
 
 
 def compare_with_published(name: str, split_by: str, refs: Sequence[dict]) -> list[str]:

@@ -23,7 +23,7 @@ def root(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def scope():
     init_default_scope('mmetris')
-    refcoco._reported_cuts.clear()
+    refcoco._reported.clear()
 
 
 def spoilt(tmp_path, change):
@@ -336,6 +336,16 @@ class TestCutSentences:
     def test_a_cut_sentence_still_ends_with_eos(self, root):
         sample = RefCocoDataset(root, text_mode='select_first', pipeline=self.pipeline(4))[0]
         assert sample['tokens'][-1] == 49407
+
+
+def test_counts_other_than_published_are_reported_once_for_files_of_that_size(root, caplog_mmengine, monkeypatch):
+    RefCocoDataset(root)
+    assert caplog_mmengine == []  # a small data set in RefCOCO's place
+    monkeypatch.setattr(refcoco, '_MIN_PUBLISHED_OBJECTS', 1)
+    for split in ('train', 'val'):
+        RefCocoDataset(root, split=split)
+    assert len(caplog_mmengine) == 1
+    assert 'published as refcoco (unc): train has 4 objects, published are 42404' in caplog_mmengine[0]
 
 
 def test_sizes_of_the_toy_images_are_those_of_the_files(root):

@@ -167,6 +167,9 @@ class TestRefs:
         assert differences[0] == 'train has 126834 sentences, published are 120191 or 120624'
         assert differences[1] == 'val has 1 objects, published are 3805'
         assert 'testB has 0 sentences, published are 4889' in differences
+        assert refer.published_name('data/refcoco+/refs(unc).p') == ('refcoco+', 'unc')
+        assert refer.published_name('refcocog/refs(google).p') == ('refcocog', 'google')
+        assert refer.published_name('refcoco/refs(umd).p') is refer.published_name('refcoco/refs.p') is None
         with pytest.raises(KeyError, match='No published counts for shapes'):
             refer.compare_with_published('shapes', 'unc', refs)
 

@@ -1,5 +1,7 @@
 """Pictures during validation and testing: real runs of MMEngine's Runner on drawn images."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -105,8 +107,11 @@ def test_validation_draws_chosen_sentences_under_the_iteration_as_step(tmp_path)
 
 def test_samples_without_ids_are_chosen_by_counting_anew_each_time(tmp_path):
     model = SentencePredictor(tmp_path, with_ids=False)
-    make_runner(tmp_path, model, draw=True, out_dir=str(tmp_path / 'show'), test_interval=4).test()
-    assert names(tmp_path / 'show') == ['image_0.png', 'image_2.png']
+    runner = make_runner(tmp_path, model, draw=True, out_dir=str(tmp_path / 'show'), test_interval=4)
+    for _ in range(2):
+        runner.test()
+        assert names(tmp_path / 'show') == ['image_0.png', 'image_2.png']
+        shutil.rmtree(tmp_path / 'show')
 
 
 def test_samples_without_expression_are_drawn_by_mmsegmentation(tmp_path):
@@ -125,6 +130,7 @@ def draw_in_process(rank, folder):
     """What each spawned process runs."""
     torch.distributed.init_process_group('gloo', f'file://{folder}/rendezvous', rank=rank, world_size=2)
     make_runner(folder, draw=True, out_dir=str(folder / 'show')).test()
+    make_runner(folder, draw=True, out_dir=str(folder / 'some'), test_interval=2, test_max_count=2).test()
     torch.distributed.destroy_process_group()
 
 
@@ -134,3 +140,4 @@ def test_every_process_draws_the_sentences_it_has_predicted(tmp_path, monkeypatc
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     mp.spawn(draw_in_process, (tmp_path, ), nprocs=2)
     assert names(tmp_path / 'show') == EVERY_SENTENCE
+    assert names(tmp_path / 'some') == ['image_0_100.png', 'image_1_102.png'], 'the choice of one process'

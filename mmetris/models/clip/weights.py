@@ -16,6 +16,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..layers.position_embedding import resize_position_embedding
 from .arch import ClipArch
 
 # Sizes that OpenAI stores beside the weights, and the temperature of pre-training; no tower has them.
@@ -155,10 +156,13 @@ def load_tower(tower: nn.Module, state: Mapping[str, Tensor], weights: ClipWeigh
         arch: Architecture the tower was built from.
         part: ``'image'`` or ``'text'``, for messages.
 
+    A ViT given by its sizes may have another image size than the weights: their positions are resized once, here.
+
     Raises:
         ValueError: If keys are missing or left over, or shapes differ: the file belongs to another architecture.
     """
     own = tower.state_dict()
+    state = _with_resized_positions(own, state, arch)
     # The counters of BatchNorm are absent from OpenAI's files and play no part in a frozen tower.
     missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
     unexpected = [key for key in state if key not in own]
@@ -174,6 +178,18 @@ def load_tower(tower: nn.Module, state: Mapping[str, Tensor], weights: ClipWeigh
         print_log(f'{weights.source} was trained with quick_gelu={weights.quick_gelu}, the {part} encoder is built with '
                   f'quick_gelu={arch.quick_gelu}: features will be off. Set quick_gelu={weights.quick_gelu} on both encoders.',
                   logger='current', level=30)
+
+
+def _with_resized_positions(own: Mapping[str, Tensor], state: Mapping[str, Tensor], arch: ClipArch) -> Mapping[str, Tensor]:
+    """The state dict with a ViT's positions on the grid of ``arch``'s image size, where sizes were asked for and not a name."""
+    key = 'positional_embedding'
+    if arch.name != 'custom' or 'class_embedding' not in own or key not in state or state[key].shape == own[key].shape:
+        return state
+    side = round((len(own[key]) - 1)**0.5)
+    try:
+        return {**state, key: resize_position_embedding(state[key], (side, side))}
+    except ValueError:  # No square grid, so no CLIP; the comparison of shapes says the rest.
+        return state
 
 
 def _describe(weights: ClipWeights) -> str:

@@ -34,6 +34,8 @@ class ReferringSegmentor(BaseSegmentor):
         decode_head: Config of the :class:`ETRISHead`.
         data_preprocessor: Config of the data preprocessor.
         train_cfg: Handed to the head's loss.
+        context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not masked, as in the released
+            variant: there the length belongs to the model. Defaults to None: as long as the batch's longest sentence.
         test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut in windows.
 
     Raises:
@@ -43,12 +45,14 @@ class ReferringSegmentor(BaseSegmentor):
     out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
 
     def __init__(self, backbone: dict, text_encoder: dict, neck: dict, decode_head: dict, data_preprocessor: dict | None = None,
-                 train_cfg: dict | None = None, test_cfg: dict | None = None, init_cfg: dict | None = None) -> None:
+                 train_cfg: dict | None = None, test_cfg: dict | None = None, context_length: int | None = None,
+                 init_cfg: dict | None = None) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         test_cfg = dict(test_cfg or {})
         if (mode := test_cfg.get('mode', 'whole')) != 'whole':
             raise ValueError(f'test_cfg.mode={mode!r}: a ReferringSegmentor looks at whole images only')
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
+        self.context_length = context_length
         self.backbone = MODELS.build(backbone)
         self.text_encoder = MODELS.build(text_encoder)
         if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
@@ -132,7 +136,10 @@ class ReferringSegmentor(BaseSegmentor):
         if missing:
             raise ValueError(f'no sentence for {missing[0].metainfo.get("img_path", "an image")}: the pipeline must pack "expression" or '
                              '"tokens" (mmetris.PackSegInputs does; MMSeg\'s own needs "expression" in its meta_keys)')
-        tokens = tokenize([sample.expression for sample in data_samples], self.text_encoder.tower.context_length)
+        expressions = [sample.expression for sample in data_samples]
+        if self.context_length is not None:
+            return tokenize(expressions, self.context_length).to(device)
+        tokens = tokenize(expressions, self.text_encoder.tower.context_length)
         longest = int(self.text_encoder.end_position(tokens).max()) + 1
         return tokens[:, :longest].to(device)
 

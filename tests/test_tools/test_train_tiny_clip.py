@@ -161,3 +161,22 @@ def test_the_probes_ask_about_scenes_that_training_never_shows(tiny, tmp_path):
     assert not set(asked.single + asked.pairs + asked.crowds) & {bank.scene(i) for i in range(20)}
     result = asked.run(tiny_clip.build_clip(TINY_VIT))
     assert all(0 <= value <= 1 for value in result.values())
+
+
+def test_near_misses_add_their_own_term_and_those_not_known_to_be_false_do_not():
+    images = torch.eye(2, 8)
+    texts = torch.cat([images, images])  # each caption has one near miss, which is just as similar to its picture
+    owner, scale = torch.tensor([0, 1]), torch.tensor(10.0)
+    own = torch.tensor([[False, True], [True, False]])
+    without = train_tiny_clip.contrastive_loss(images, texts, owner, torch.cat([own, torch.zeros_like(own)]), scale)
+    with_misses = train_tiny_clip.contrastive_loss(images, texts, owner, torch.cat([own, ~own]), scale)
+    assert without < 0.01
+    assert float(with_misses - without) > np.log(2)
+
+
+def test_positions_of_the_vit_start_as_waves_that_tell_every_patch_from_the_others():
+    positions = tiny_clip.build_clip(TINY_VIT).visual.positional_embedding[1:].detach()
+    assert positions.shape == (49, 32) and positions.abs().max() <= 0.5
+    apart = torch.cdist(positions, positions) + torch.eye(49)
+    assert apart.min() > 0.1
+    assert (positions[0, 16:] == positions[6, 16:]).all() and (positions[0, :16] == positions[42, :16]).all()

@@ -46,9 +46,27 @@ def arch_config(arch: str) -> dict:
     return ARCHS[arch]
 
 
+def _grid_waves(side: int, width: int) -> Tensor:
+    """(side * side, width) sines and cosines of the columns and rows of a grid, in [-0.5, 0.5]."""
+    frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    waves = torch.arange(side)[:, None] * frequency
+    waves = 0.5 * torch.cat([waves.sin(), waves.cos()], 1)
+    columns, rows = waves.expand(side, -1, -1), waves[:, None].expand(-1, side, -1)
+    return torch.cat([columns, rows], 2).flatten(0, 1)
+
+
 def build_clip(config: dict) -> CLIP:
-    """Build a randomly initialised CLIP. The configuration is copied, so ``CLIP`` cannot change it."""
-    return CLIP(**json.loads(json.dumps(config)))
+    """Build a randomly initialised CLIP. The configuration is copied, so ``CLIP`` cannot change it.
+
+    A ViT's positions start as waves instead of noise: it then tells places within a hundred steps, where with CLIP's own
+    start it had not begun to after three hundred.
+    """
+    model = CLIP(**json.loads(json.dumps(config)))
+    if 'patch_size' in config['vision_cfg']:
+        with torch.no_grad():
+            model.visual.positional_embedding[1:] = _grid_waves(model.visual.grid_size[0],
+                                                                config['vision_cfg']['width'])
+    return model
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:

@@ -35,20 +35,26 @@ def contrastive_loss(images: Tensor, texts: Tensor, owner: Tensor, false: Tensor
 
     Args:
         images: (S, D) unit features.
-        texts: (C, D) unit features, the captions true of their own scene first.
+        texts: (C, D) unit features: P captions true of their own scene, then as many near misses of each, in order.
         owner: (P,) scene of each of the first P captions.
         false: (C, S) bool, which caption is false of which scene.
         scale: Factor on the cosine.
     """
     logits = scale * texts @ images.T
-    positive = logits[torch.arange(len(owner)), owner]
+    each = torch.arange(len(owner))
+    positive = logits[each, owner]
     target = torch.zeros_like(owner)
     barred = float('-inf')
     # Each true caption against all that are false of its picture ...
     to_text = logits.masked_fill(~false, barred).T[owner]
     # ... and against all pictures it is false of.
     to_image = logits[:len(owner)].masked_fill(~false[:len(owner)], barred)
-    return sum(cross_entropy(torch.cat([positive[:, None], others], 1), target) for others in (to_text, to_image)) / 2
+    loss = sum(cross_entropy(torch.cat([positive[:, None], others], 1), target) for others in (to_text, to_image)) / 2
+    if len(texts) > len(owner):
+        # The near misses once more by themselves: among hundreds of easy negatives they would hardly be heard.
+        misses = to_text[:, len(owner):].unflatten(1, (len(owner), -1))[each, each]
+        loss = loss + cross_entropy(torch.cat([positive[:, None], misses], 1), target)
+    return loss
 
 
 class Schedule:
@@ -71,7 +77,7 @@ class Schedule:
     def num_objects(p: float) -> list[float]:
         """Chances of scenes with 1 to 5 objects: mostly lone ones at first, mostly crowded ones in the end."""
         ramp = min(p / 0.3, 1.0)
-        early, late = np.array([0.6, 0.25, 0.15, 0.0, 0.0]), np.array([0.12, 0.22, 0.22, 0.22, 0.22])
+        early, late = np.array([0.8, 0.2, 0.0, 0.0, 0.0]), np.array([0.12, 0.22, 0.22, 0.22, 0.22])
         return list((1 - ramp) * early + ramp * late)
 
 

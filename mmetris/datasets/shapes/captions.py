@@ -66,7 +66,7 @@ def _facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _held(names: tuple[str, ...], truth: np.ndarray, often: Sequence[str]) -> list[str]:
-    """The names that are TRUE; ordinary ones stand thrice, as superlatives nearly always hold and so crowd the rest out."""
+    """The names that are TRUE; ordinary ones stand thrice, or superlatives, which nearly always hold, would prevail."""
     return [name for name, value in zip(names, truth) if value == TRUE for _ in range(3 if name in often else 1)]
 
 

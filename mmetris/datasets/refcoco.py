@@ -268,6 +268,8 @@ class RefCocoDataset(BaseDataset):
             level=logging.WARNING)
         if self.test_mode:
             return objects
+        if len(empty) == len(objects):
+            raise ValueError(f'No object is left in split {self.split!r} of {self.split_file}')
         empty_ids = {id(record) for record in empty}
         return [record for record in objects if id(record) not in empty_ids]
 
@@ -358,10 +360,10 @@ class RefCocoDataset(BaseDataset):
     def _find_held_out_images(self, refs: list[dict], instances: Instances) -> frozenset[str]:
         splits = set(held_out_splits(refs))
         image_ids = {ref['image_id'] for ref in refs if ref['split'] in splits}
-        # An image that is missing here is an error of its own split, reported when that is loaded.
+        # An image that is not in ann_file is an error of its own split, reported when that is loaded.
         return frozenset(
             image_key(join_path(self.data_prefix['img_path'], instances.images[image_id]['file_name']))
-            for image_id in image_ids if image_id in instances.images)
+            for image_id in image_ids if 'file_name' in instances.images.get(image_id, ()))
 
 
 def _context_length(pipeline: Compose) -> int | None:

@@ -293,12 +293,16 @@ class TestBadInput:
     def test_objects_without_a_pixel_are_left_out_of_training_and_kept_for_evaluation(self, tmp_path, caplog_mmengine):
         def change(instances, refs):
             instances['annotations'][0]['segmentation'] = [[3, 3, 3, 9, 3, 3]]
+            instances['annotations'][4]['segmentation'] = []
+            instances['images'][2].pop('file_name')  # of another split: nothing to do with this one
 
         path = spoilt(tmp_path, change)
         train = RefCocoDataset(path)
         assert [train.get_data_info(idx)['ref_id'] for idx in range(len(train))] == [2, 3, 4]
         assert len(RefCocoDataset(path, test_mode=True)) == 8
         messages = [text for text in caplog_mmengine if 'without any pixel' in text]
+        with pytest.raises(ValueError, match="No object is left in split 'testA'"):
+            RefCocoDataset(path, split='testA')
         assert len(messages) == 2 and all('1 of 4 objects' in text and 'ref_id: 1' in text for text in messages)
         assert 'left out' in messages[0] and 'kept' in messages[1]
 

@@ -180,3 +180,12 @@ def test_positions_of_the_vit_start_as_waves_that_tell_every_patch_from_the_othe
     apart = torch.cdist(positions, positions) + torch.eye(49)
     assert apart.min() > 0.1
     assert (positions[0, 16:] == positions[6, 16:]).all() and (positions[0, :16] == positions[42, :16]).all()
+
+
+def test_the_resnet_trains_and_its_export_loads(tmp_path):
+    threads = torch.get_num_threads()
+    trainer, records = run(tmp_path, '--steps', '2', '--arch', 'resnet')
+    torch.set_num_threads(threads)
+    assert trainer.step == 2 and np.isfinite([record['loss'] for record in records if record['kind'] == 'train']).all()
+    model, _ = tiny_clip.load_clip(tmp_path / 'clip.safetensors')
+    assert hasattr(model.visual, 'attnpool')

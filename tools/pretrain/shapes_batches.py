@@ -74,8 +74,8 @@ class SceneBank:
         folder.mkdir(parents=True, exist_ok=True)
         self.seed, self.size = seed, size
         self._scenes: dict[int, Scene] = {}
-        self._pictures = self._open(folder / f'pictures_{seed}_{size}.npy', (size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self._drawn = self._open(folder / f'drawn_{seed}_{size}.npy', (size, ), bool)
+        self._pictures = self._open(folder / f'pictures_{seed}_{size}_{IMAGE_SIZE}.npy', (size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        self._drawn = self._open(folder / f'drawn_{seed}_{size}_{IMAGE_SIZE}.npy', (size, ), bool)
 
     @staticmethod
     def _open(path: Path, shape: tuple, dtype: type) -> np.ndarray:

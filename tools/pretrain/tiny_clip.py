@@ -58,8 +58,8 @@ def _grid_waves(side: int, width: int) -> Tensor:
 def build_clip(config: dict) -> CLIP:
     """Build a randomly initialised CLIP. The configuration is copied, so ``CLIP`` cannot change it.
 
-    A ViT's positions start as waves instead of noise: it then tells places within a hundred steps, where with CLIP's own
-    start it had not begun to after three hundred.
+    A ViT's positions start as waves instead of noise: trained on labels it then tells places within a hundred steps,
+    where with CLIP's own start it had not begun to after 160.
     """
     model = CLIP(**json.loads(json.dumps(config)))
     if 'patch_size' in config['vision_cfg']:

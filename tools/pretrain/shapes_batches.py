@@ -74,8 +74,9 @@ class SceneBank:
         folder.mkdir(parents=True, exist_ok=True)
         self.seed, self.size = seed, size
         self._scenes: dict[int, Scene] = {}
-        self._pictures = self._open(folder / f'pictures_{seed}_{size}_{IMAGE_SIZE}.npy', (size, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
-        self._drawn = self._open(folder / f'drawn_{seed}_{size}_{IMAGE_SIZE}.npy', (size, ), bool)
+        name, shape = f'{seed}_{size}_{IMAGE_SIZE}.npy', (size, IMAGE_SIZE, IMAGE_SIZE, 3)
+        self._pictures = self._open(folder / f'pictures_{name}', shape, np.uint8)
+        self._drawn = self._open(folder / f'drawn_{name}', (size, ), bool)
 
     @staticmethod
     def _open(path: Path, shape: tuple, dtype: type) -> np.ndarray:

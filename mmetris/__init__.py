@@ -1,7 +1,7 @@
 """mmetris: ETRIS referring image segmentation (ICCV 2023) as a plugin of MMSegmentation.
 
-Importing the package only checks the versions of MMEngine, MMCV and MMSegmentation. Models, data sets and metrics register
-themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
+Importing the package only checks the versions of MMEngine, MMCV and MMSegmentation. Models, data sets and metrics
+register themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 from .version import __version__
 
-# Lowest version that works and the first that is not known to: (minimum, exclusive maximum). Both the original packages and
-# their maintained continuation (onedl-*) are covered; they share import names and numbering.
+# Lowest version that works and the first that is not known to: (minimum, exclusive maximum). Both the original
+# packages and their maintained continuation (onedl-*) are covered; they share import names and numbering.
 SUPPORTED_VERSIONS = {
     'mmengine': ('0.10.0', '1.0.0'),
     'mmcv': ('2.0.1', '3.0.0'),
@@ -44,11 +44,15 @@ def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -
         except ModuleNotFoundError as error:
             raise ImportError(
                 f'mmetris needs {name}, which is not installed. In a fresh environment: '
-                '"pip install -r requirements/mminstall.txt" (the maintained onedl-* packages); in an environment with the original '
-                f'OpenMMLab packages: "mim install {name}>={minimum},<{too_new}".') from error
+                '"pip install -r requirements/mminstall.txt" (the maintained onedl-* packages); in an '
+                'environment with the original '
+                f'OpenMMLab packages: "mim install {name}>={minimum},<{too_new}".'
+            ) from error
         if not _release(minimum) <= _release(module.__version__) < _release(too_new):
-            raise ImportError(f'mmetris works with {name}>={minimum},<{too_new}, but {module.__version__} is installed. '
-                              f'Install a version in that range, or a release of mmetris made for {name} {module.__version__}.')
+            raise ImportError(
+                f'mmetris works with {name}>={minimum},<{too_new}, but {module.__version__} is installed. '
+                f'Install a version in that range, or a release of mmetris made for {name} {module.__version__}.'
+            )
 
 
 check_versions()
@@ -58,6 +62,7 @@ def __getattr__(name: str):
     # `mmetris.tokenize` without making `import mmetris` pay for torch's and open_clip's imports.
     if name == 'tokenize':
         from .utils.tokenizer import tokenize
+
         return tokenize
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 

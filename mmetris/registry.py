@@ -3,9 +3,10 @@
 A config with ``default_scope = 'mmetris'`` finds our names first and then MMSeg's and MMEngine's, all without a prefix.
 From another scope ours are written ``mmetris.Bridger``.
 
-Two facts of MMEngine shape this file. A child does not trigger the lazy import of its parent, so each location below imports
-MMSeg's counterpart before its own modules. And a scope without a child in some registry tree falls back to MMEngine's root with a
-warning, so that MMSeg's names would be lost there: the kinds that mmetris adds nothing to are therefore declared as well.
+Two facts of MMEngine shape this file. A child does not trigger the lazy import of its parent, so each location below
+imports MMSeg's counterpart before its own modules. And a scope without a child in some registry tree falls back to
+MMEngine's root with a warning, so that MMSeg's names would be lost there: the kinds that mmetris adds nothing to are
+therefore declared as well.
 """
 
 from mmengine.registry import Registry
@@ -38,7 +39,8 @@ WEIGHT_INITIALIZERS = _child('weight initializer', mmseg_registry.WEIGHT_INITIAL
 OPTIMIZERS = _child('optimizer', mmseg_registry.OPTIMIZERS, 'mmseg.engine.optimizers')
 OPTIM_WRAPPERS = _child('optim_wrapper', mmseg_registry.OPTIM_WRAPPERS, 'mmseg.engine.optimizers')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
-    'optimizer wrapper constructor', mmseg_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'mmseg.engine.optimizers')
+    'optimizer wrapper constructor', mmseg_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'mmseg.engine.optimizers'
+)
 PARAM_SCHEDULERS = _child('parameter scheduler', mmseg_registry.PARAM_SCHEDULERS, 'mmseg.engine.schedulers')
 EVALUATOR = _child('evaluator', mmseg_registry.EVALUATOR)
 TASK_UTILS = _child('task util', mmseg_registry.TASK_UTILS, 'mmetris.models')

@@ -8,8 +8,12 @@ from mmengine.registry import init_default_scope
 from mmetris.registry import MODELS
 
 TEXT_CFG = dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=4)
-VIT = dict(embed_dim=24, vision_cfg=dict(image_size=64, patch_size=8, width=32, layers=4, head_width=8), text_cfg=TEXT_CFG)
-RESNET = dict(embed_dim=24, vision_cfg=dict(image_size=64, width=8, layers=[1, 1, 1, 1], head_width=64), text_cfg=TEXT_CFG)
+VIT = dict(
+    embed_dim=24, vision_cfg=dict(image_size=64, patch_size=8, width=32, layers=4, head_width=8), text_cfg=TEXT_CFG
+)
+RESNET = dict(
+    embed_dim=24, vision_cfg=dict(image_size=64, width=8, layers=[1, 1, 1, 1], head_width=64), text_cfg=TEXT_CFG
+)
 ARCHS = dict(vit=VIT, resnet=RESNET)
 
 
@@ -19,7 +23,9 @@ def encoder_cfgs(kind: str = 'vit', **kwargs) -> tuple[dict, dict]:
     return (dict(type=types[kind], arch=ARCHS[kind], **kwargs), dict(type='CLIPTextEncoder', arch=ARCHS[kind]))
 
 
-def model_cfg(kind: str = 'vit', neck: dict | None = None, decode_head: dict | None = None, backbone: dict | None = None) -> dict:
+def model_cfg(
+    kind: str = 'vit', neck: dict | None = None, decode_head: dict | None = None, backbone: dict | None = None
+) -> dict:
     """Config of a tiny ReferringSegmentor; the dicts change single arguments."""
     image_cfg, text_cfg = encoder_cfgs(kind, **(backbone or {}))
     bridger = dict(type='Bridger', embed_dims=8, num_heads=2, ffn_dims=16, zoom_norm=kind == 'vit')
@@ -27,7 +33,11 @@ def model_cfg(kind: str = 'vit', neck: dict | None = None, decode_head: dict | N
     return dict(
         type='ReferringSegmentor',
         data_preprocessor=dict(type='RefSegDataPreProcessor', size_divisor=8 if kind == 'vit' else 32),
-        backbone=image_cfg, text_encoder=text_cfg, neck=bridger | (neck or {}), decode_head=head | (decode_head or {}))
+        backbone=image_cfg,
+        text_encoder=text_cfg,
+        neck=bridger | (neck or {}),
+        decode_head=head | (decode_head or {}),
+    )
 
 
 def build(cfg: dict, seed: int = 0) -> torch.nn.Module:

@@ -14,8 +14,8 @@ from mmetris.utils.slim_checkpoint import tuned_weights
 class TaskSwitcher:
     """Hold the tuned weights of several tasks and put one of them at a time onto one model.
 
-    The frozen CLIP is in memory once. Each task adds its tuned part only (for ETRIS on ViT-B/16 24 M of 173 M parameters), and
-    switching copies no more than that.
+    The frozen CLIP is in memory once. Each task adds its tuned part only (for ETRIS on ViT-B/16 24 M of 173 M
+    parameters), and switching copies no more than that.
 
     Args:
         model: A model whose frozen CLIP is loaded, e.g. from :func:`mmetris.apis.init_model`.
@@ -42,7 +42,8 @@ class TaskSwitcher:
         """Add a task's slim or full state dict; of a full one, the CLIP inside is compared and dropped.
 
         Raises:
-            ValueError: If the name is taken, or the weights were tuned on another CLIP or belong to another architecture.
+            ValueError: If the name is taken, or the weights were tuned on another CLIP or belong to another
+                architecture.
         """
         if name in self._tasks:
             raise ValueError(f'there is a task {name!r} already; remove it first')

@@ -11,6 +11,14 @@ from .segmentors import ReferringSegmentor
 from .text_encoders import CLIPTextEncoder
 
 __all__ = [
-    'Bridger', 'CLIPResNet', 'CLIPTextEncoder', 'CLIPViT', 'ETRISHead', 'RefSegDataPreProcessor', 'ReferringSegmentor', 'StageSpec',
-    'StagedImageEncoder', 'TextToPixelContrastiveLoss'
+    'Bridger',
+    'CLIPResNet',
+    'CLIPTextEncoder',
+    'CLIPViT',
+    'ETRISHead',
+    'RefSegDataPreProcessor',
+    'ReferringSegmentor',
+    'StageSpec',
+    'StagedImageEncoder',
+    'TextToPixelContrastiveLoss',
 ]

@@ -15,9 +15,9 @@ from mmetris.registry import MODELS
 class RefSegDataPreProcessor(SegDataPreProcessor):
     """MMSeg's data preprocessor with CLIP's normalisation, and test batches of images that differ in size.
 
-    BGR images of 0..255 become RGB, normalised, and are padded at the right and bottom to one size that is a multiple of
-    ``size_divisor``. Padding has the value of CLIP's mean colour; in ground truth it is marked 255, to be ignored. Predictions are
-    made without the padding.
+    BGR images of 0..255 become RGB, normalised, and are padded at the right and bottom to one size that is a multiple
+    of ``size_divisor``. Padding has the value of CLIP's mean colour; in ground truth it is marked 255, to be ignored.
+    Predictions are made without the padding.
 
     Args:
         mean: Mean of each channel, RGB, on the scale 0..255. Defaults to CLIP's.
@@ -27,9 +27,14 @@ class RefSegDataPreProcessor(SegDataPreProcessor):
         **kwargs: Other arguments of :class:`mmseg.models.SegDataPreProcessor`.
     """
 
-    def __init__(self, mean: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_MEAN),
-                 std: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_STD), size_divisor: int = 32,
-                 bgr_to_rgb: bool = True, **kwargs) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_MEAN),
+        std: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_STD),
+        size_divisor: int = 32,
+        bgr_to_rgb: bool = True,
+        **kwargs,
+    ) -> None:
         super().__init__(mean=mean, std=std, size_divisor=size_divisor, bgr_to_rgb=bgr_to_rgb, **kwargs)
 
     def forward(self, data: dict, training: bool = False) -> dict:

@@ -18,19 +18,30 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         model: The model; it may live on the meta device.
 
     Returns:
-        ``bridger``, ``head``: tunable parameters of neck and decode head. ``prompt``: tunable parameters of prompt learners (modules called
-        ``prompt``). ``backbone_tunable``: tunable parameters inside the encoders: adapters, or all of them in full tuning. ``frozen``: all
-        that is not tuned. ``total``: the sum of these.
+        ``bridger``, ``head``: tunable parameters of neck and decode head. ``prompt``: tunable parameters of prompt
+            learners (modules called
+        ``prompt``). ``backbone_tunable``: tunable parameters inside the encoders: adapters, or all of them in full
+        tuning. ``frozen``: all that is not tuned. ``total``: the sum of these.
     """
-    prompts = {id(parameter) for name, module in model.named_modules() if name.split('.')[-1] == 'prompt'
-               for parameter in module.parameters()}
-    encoders = [parameter for part in ('backbone', 'text_encoder') if getattr(model, part, None) is not None
-                for parameter in getattr(model, part).parameters() if id(parameter) not in prompts]
+    prompts = {
+        id(parameter)
+        for name, module in model.named_modules()
+        if name.split('.')[-1] == 'prompt'
+        for parameter in module.parameters()
+    }
+    encoders = [
+        parameter
+        for part in ('backbone', 'text_encoder')
+        if getattr(model, part, None) is not None
+        for parameter in getattr(model, part).parameters()
+        if id(parameter) not in prompts
+    ]
     counts = dict(
         bridger=_count(model.neck.parameters(), tunable=True),
         head=_count(model.decode_head.parameters(), tunable=True),
         prompt=_count((parameter for parameter in model.parameters() if id(parameter) in prompts), tunable=True),
         backbone_tunable=_count(encoders, tunable=True),
-        frozen=_count(model.parameters(), tunable=False))
+        frozen=_count(model.parameters(), tunable=False),
+    )
     counts['total'] = sum(counts.values())
     return counts

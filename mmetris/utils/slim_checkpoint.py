@@ -1,7 +1,8 @@
 """Slim checkpoints: what was tuned, and which frozen CLIP it belongs to.
 
-A slim state dict lacks the weights that came from CLIP and stayed as they were; in their place stands one fingerprint for each
-encoder. The encoders complete it when it is loaded (:class:`mmetris.models.clip.encoder.ClipEncoder`), so every way of loading
+A slim state dict lacks the weights that came from CLIP and stayed as they were; in their place stands one fingerprint
+for each encoder. The encoders complete it when it is loaded (:class:`mmetris.models.clip.encoder.ClipEncoder`), so
+every way of loading
 works: the runner's ``load_from`` and ``resume``, EMA, and :func:`torch.nn.Module.load_state_dict`.
 """
 
@@ -31,12 +32,14 @@ def slim_state_dict(model: nn.Module, state_dict: MutableMapping[str, Tensor], p
         prefix: What stands before the model's own keys in it, e.g. ``'module.'``.
 
     Raises:
-        ValueError: If the model has a frozen encoder without CLIP weights: a slim checkpoint of it could never be completed.
+        ValueError: If the model has a frozen encoder without CLIP weights: a slim checkpoint of it could never be
+            completed.
     """
     for start, encoder, keys in _frozen_encoders(model, prefix):
         if not encoder.has_clip_weights:
             raise ValueError(
-                f'{start[:-1]} is frozen at random weights, which a slim checkpoint would lose: set its clip_checkpoint, '
+                f'{start[:-1]} is frozen at random weights, which a slim checkpoint would lose: set its '
+                'clip_checkpoint, '
                 'or save full checkpoints'
             )
         for key in keys:
@@ -75,11 +78,10 @@ def tuned_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[st
         clip_keys.update(start + key for key in keys)
     tuned = {key: value for key, value in state_dict.items() if key not in clip_keys}
     expected = {key: value.shape for key, value in model.state_dict().items() if key not in clip_keys}
-    if wrong := sorted(
-        key for key in {*expected, *tuned} if key not in tuned or expected.get(key) != tuned[key].shape
-    ):
+    if wrong := sorted(key for key in {*expected, *tuned} if key not in tuned or expected.get(key) != tuned[key].shape):
         raise ValueError(
-            f'this checkpoint is of another architecture: {len(wrong)} tensors are missing, left over or of another shape, '
+            f'this checkpoint is of another architecture: {len(wrong)} tensors are missing, left over or of '
+            'another shape, '
             f'such as {", ".join(wrong[:3])}'
         )
     return tuned

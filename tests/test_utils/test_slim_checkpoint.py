@@ -48,8 +48,13 @@ def test_a_slim_state_dict_restores_predictions(tmp_path, kind, loader, init):
 
 
 def test_only_clips_frozen_weights_are_left_out(tmp_path):
-    model = build_on(save_clip(tmp_path / 'clip.pth', 'resnet'), 'resnet', pool_shortcut=True, norm_eval=False,
-                     tunable_parameters=['attnpool.positional_embedding'])
+    model = build_on(
+        save_clip(tmp_path / 'clip.pth', 'resnet'),
+        'resnet',
+        pool_shortcut=True,
+        norm_eval=False,
+        tunable_parameters=['attnpool.positional_embedding'],
+    )
     kept = {key for key in slim(model) if key.startswith('backbone.')}
     buffers = {f'backbone.{name}' for name, _ in model.backbone.named_buffers()}
     shortcut = {key for key in model.state_dict() if 'pool_shortcut' in key}
@@ -75,7 +80,9 @@ def test_an_unfrozen_encoder_stays_whole(tmp_path):
     cfg['text_encoder']['clip_checkpoint'] = save_clip(tmp_path / 'clip.pth')
     model = build(cfg)
     model.init_weights()
-    assert {key for key in slim(model) if key.startswith('backbone')} == {key for key in model.state_dict() if key.startswith('backbone')}
+    assert {key for key in slim(model) if key.startswith('backbone')} == {
+        key for key in model.state_dict() if key.startswith('backbone')
+    }
 
 
 def test_the_fingerprint_follows_the_values_not_dtype_or_order(tmp_path):
@@ -93,9 +100,15 @@ def test_the_fingerprint_follows_the_values_not_dtype_or_order(tmp_path):
 def test_slim_is_a_small_part_of_vit_b16():
     """ETRIS on ViT-B/16: 14 % of the bytes of a full state dict."""
     with torch.device('meta'):
-        model = build(dict(
-            type='ReferringSegmentor', backbone=dict(type='CLIPViT'), text_encoder=dict(type='CLIPTextEncoder'),
-            neck=dict(type='Bridger', scales=(0.5, 1, 2), zoom_norm=True), decode_head=dict(type='ETRISHead')))
+        model = build(
+            dict(
+                type='ReferringSegmentor',
+                backbone=dict(type='CLIPViT'),
+                text_encoder=dict(type='CLIPTextEncoder'),
+                neck=dict(type='Bridger', scales=(0.5, 1, 2), zoom_norm=True),
+                decode_head=dict(type='ETRISHead'),
+            )
+        )
     state = model.state_dict()
     left_out = {f'{name}.{key}' for name in ('backbone', 'text_encoder') for key in getattr(model, name).clip_keys()}
     kept = sum(value.numel() for key, value in state.items() if key not in left_out)

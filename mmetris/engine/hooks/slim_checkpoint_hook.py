@@ -14,7 +14,8 @@ from mmetris.utils.slim_checkpoint import slim_state_dict
 class SlimCheckpointHook(Hook):
     """Save what was tuned and what is not CLIP's, with a fingerprint of the frozen CLIP in place of its weights.
 
-    Optimizer state, moving averages and the runner's own state are saved as ever. Without this hook checkpoints are full.
+    Optimizer state, moving averages and the runner's own state are saved as ever. Without this hook checkpoints are
+    full.
 
     Raises:
         ValueError: When saving, if an encoder is frozen at random weights.

@@ -24,17 +24,21 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
     The tail is CLIP's attention pool with every position as a query, so that its result stays a map.
 
     Args:
-        arch: ``'RN50'``, ``'RN101'``, ``'RN50x4'``, ``'RN50x16'``, or sizes, see :func:`mmetris.models.clip.resolve_arch`.
-        out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to ``(2, 3, 4)``: strides 8, 16, 32.
-        pool_mean_key: Whether the mean of the map, which is CLIP's pooling query, stays a key of the attention pool. Defaults to True, as
-            CLIP was trained; the released code leaves it out, and its position with it.
-        pool_shortcut: Whether a 1x1 convolution with BatchNorm is added around the pool, and a ReLU after it. It is in no CLIP, so its weights are
-            random and, in a frozen encoder, stay so. Defaults to False; the released code has it, and the 120.74 M of the paper's
-            "full tuning" (Table 2) count it.
-        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval`` of :class:`ClipEncoder`.
+        arch: ``'RN50'``, ``'RN101'``, ``'RN50x4'``, ``'RN50x16'``, or sizes, see
+            :func:`mmetris.models.clip.resolve_arch`.
+        out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to ``(2, 3, 4)``: strides 8, 16,
+            32.
+        pool_mean_key: Whether the mean of the map, which is CLIP's pooling query, stays a key of the attention pool.
+            Defaults to True, as CLIP was trained; the released code leaves it out, and its position with it.
+        pool_shortcut: Whether a 1x1 convolution with BatchNorm is added around the pool, and a ReLU after it. It is
+            in no CLIP, so its weights are random and, in a frozen encoder, stay so. Defaults to False; the released
+            code has it, and the 120.74 M of the paper's "full tuning" (Table 2) count it.
+        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval`` of
+            :class:`ClipEncoder`.
 
     Shape:
-        (B, 3, H, W) -> (B, C_i, H / stride_i, W / stride_i) for each stage but the last, (B, embed_dim, H / 32, W / 32) for that.
+        (B, 3, H, W) -> (B, C_i, H / stride_i, W / stride_i) for each stage but the last, (B, embed_dim, H / 32, W /
+        32) for that.
 
     Raises:
         ValueError: If ``arch`` is no ResNet, ``out_stages`` is out of order, or the input is no multiple of 32.
@@ -45,20 +49,29 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
     num_stages = 4
     size_divisor = 32
 
-    def __init__(self, arch: ArchLike = 'RN101', out_stages: Sequence[int] = (2, 3, 4), pool_mean_key: bool = True,
-                 pool_shortcut: bool = False, **kwargs) -> None:
+    def __init__(
+        self,
+        arch: ArchLike = 'RN101',
+        out_stages: Sequence[int] = (2, 3, 4),
+        pool_mean_key: bool = True,
+        pool_shortcut: bool = False,
+        **kwargs,
+    ) -> None:
         super().__init__(arch, **kwargs)
         self.out_stages = check_out_stages(out_stages, self.num_stages)
         self.pool_mean_key = pool_mean_key
         layers = (self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4)
         self.stage_specs = tuple(
-            StageSpec(layer[-1].conv3.out_channels, stride) for layer, stride in zip(layers, (4, 8, 16, 32)))
+            StageSpec(layer[-1].conv3.out_channels, stride) for layer, stride in zip(layers, (4, 8, 16, 32))
+        )
         self.tail_spec = StageSpec(self.arch.embed_dim, 32)
         self._positions = PositionCache()
         self.pool_shortcut = None
         if pool_shortcut:
             self.pool_shortcut = nn.Sequential(
-                nn.Conv2d(self.stage_specs[-1].channels, self.arch.embed_dim, 1, bias=False), nn.BatchNorm2d(self.arch.embed_dim))
+                nn.Conv2d(self.stage_specs[-1].channels, self.arch.embed_dim, 1, bias=False),
+                nn.BatchNorm2d(self.arch.embed_dim),
+            )
             self.pool_shortcut.requires_grad_(not self.frozen)
             self.train()
 
@@ -99,7 +112,9 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
             mean = feature_map.mean(dim=(2, 3)).unsqueeze(1) + positions[:1]
             keys = torch.cat([mean, queries], dim=1)
         heads = pool.num_heads
-        query, key, value = (projection(tokens).unflatten(2, (heads, -1)).transpose(1, 2)
-                             for projection, tokens in ((pool.q_proj, queries), (pool.k_proj, keys), (pool.v_proj, keys)))
+        query, key, value = (
+            projection(tokens).unflatten(2, (heads, -1)).transpose(1, 2)
+            for projection, tokens in ((pool.q_proj, queries), (pool.k_proj, keys), (pool.v_proj, keys))
+        )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return pool.c_proj(attended).transpose(1, 2).unflatten(2, grid_hw)

@@ -43,25 +43,32 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
 class CLIPViT(StagedImageEncoder, ClipEncoder):
     """CLIP's Vision Transformer, its blocks evenly split in N stages (ETRIS, Sec. 3.1).
 
-    Any height and width that is a multiple of the patch will do: position embeddings are resized to the grid, once for each size.
+    Any height and width that is a multiple of the patch will do: position embeddings are resized to the grid, once
+        for each size.
 
     Args:
-        arch: ``'ViT-B-16'``, ``'ViT-B-32'``, ``'ViT-L-14'``, ``'ViT-L-14-336'``, or sizes, see :func:`mmetris.models.clip.resolve_arch`.
+        arch: ``'ViT-B-16'``, ``'ViT-B-32'``, ``'ViT-L-14'``, ``'ViT-L-14-336'``, or sizes, see
+            :func:`mmetris.models.clip.resolve_arch`.
         num_stages: Number of stages N. Defaults to 4; the released code cuts 3.
         out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to ``(2, 3, 4)``, the last N - 1.
-        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval`` of :class:`ClipEncoder`.
+        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval`` of
+            :class:`ClipEncoder`.
 
     Shape:
-        (B, 3, H, W) -> (B, width, H / patch, W / patch) for each stage but the last, (B, embed_dim, H / patch, W / patch) for that.
+        (B, 3, H, W) -> (B, width, H / patch, W / patch) for each stage but the last, (B, embed_dim, H / patch, W /
+        patch) for that.
 
     Raises:
-        ValueError: If ``arch`` is no ViT, ``out_stages`` does not fit ``num_stages``, or the input is no multiple of the patch.
+        ValueError: If ``arch`` is no ViT, ``out_stages`` does not fit ``num_stages``, or the input is no multiple of
+            the patch.
     """
 
     part = 'image'
     tower: VisionTransformer
 
-    def __init__(self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs) -> None:
+    def __init__(
+        self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs
+    ) -> None:
         super().__init__(arch, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)

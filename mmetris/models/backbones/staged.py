@@ -3,8 +3,8 @@
     images -> stem -> stage 1 -> stage 2 -> ... -> stage N -> tail -> map
                                  ^ here the Bridger reads `feature_map` and adds to it with `inject`
 
-A stage's *state* is whatever the encoder needs to go on (a map for a ResNet, tokens and their grid for a ViT); only the encoder
-looks inside.
+A stage's *state* is whatever the encoder needs to go on (a map for a ResNet, tokens and their grid for a ViT); only
+the encoder looks inside.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def split_evenly(num_blocks: int, num_stages: int) -> list[range]:
 
     Args:
         num_blocks: Length of the stack, e.g. 12.
-        num_stages: Number of stages N, e.g. 4 -> blocks 0-2, 3-5, 6-8, 9-11. Where it does not divide, sizes differ by at most one.
+        num_stages: Number of stages N, e.g. 4 -> blocks 0-2, 3-5, 6-8, 9-11. Where it does not divide, sizes differ
+            by at most one.
 
     Raises:
         ValueError: If there are more stages than blocks.
@@ -52,7 +53,9 @@ def check_out_stages(out_stages: Sequence[int], num_stages: int) -> tuple[int, .
     """
     stages = tuple(out_stages)
     if not stages or list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] != num_stages:
-        raise ValueError(f'out_stages={stages} must increase within 1..{num_stages} and end with the last stage, {num_stages}')
+        raise ValueError(
+            f'out_stages={stages} must increase within 1..{num_stages} and end with the last stage, {num_stages}'
+        )
     return stages
 
 
@@ -107,7 +110,8 @@ class StagedImageEncoder(ABC):
         """What follows the last stage, kept as a map (B, C', H / stride, W / stride) in CLIP's shared space."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Features of the encoder alone, without a Bridger: one map for each of ``out_stages``, as MMSeg's backbones return them."""
+        """Features of the encoder alone, without a Bridger: one map for each of ``out_stages``, as MMSeg's backbones
+        return them."""
         state, maps = self.stem(images), []
         for index in range(1, self.num_stages + 1):
             state = self.stage(index, state)
@@ -120,5 +124,8 @@ class StagedImageEncoder(ABC):
         divisor = self.size_divisor
         if height % divisor or width % divisor:
             padded = tuple(-(-size // divisor) * divisor for size in (height, width))
-            raise ValueError(f'{type(self).__name__} takes images whose height and width are multiples of {divisor}, got {height} x {width}. '
-                             f'Pad or letterbox them to {padded[0]} x {padded[1]} (data_preprocessor: size_divisor={divisor}).')
+            raise ValueError(
+                f'{type(self).__name__} takes images whose height and width are multiples of {divisor}, got '
+                f'{height} x {width}. '
+                f'Pad or letterbox them to {padded[0]} x {padded[1]} (data_preprocessor: size_divisor={divisor}).'
+            )

@@ -4,4 +4,11 @@ from .arch import ArchLike, ClipArch, build_image_tower, build_text_tower, resol
 from .weights import ClipWeights, load_clip_weights
 
 __all__ = [
-    'ArchLike', 'ClipArch', 'ClipWeights', 'build_image_tower', 'build_text_tower', 'load_clip_weights', 'resolve_arch']
+    'ArchLike',
+    'ClipArch',
+    'ClipWeights',
+    'build_image_tower',
+    'build_text_tower',
+    'load_clip_weights',
+    'resolve_arch',
+]

@@ -1,7 +1,7 @@
 """CLIP architectures: a name that open_clip knows, or a dict of sizes in open_clip's config format.
 
-The towers are open_clip's own modules, so that every key of a published CLIP state dict has its place. ``visual.*`` belongs to
-the image tower; the rest is the text tower.
+The towers are open_clip's own modules, so that every key of a published CLIP state dict has its place. ``visual.*``
+belongs to the image tower; the rest is the text tower.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class ClipArch:
     Args:
         name: open_clip's name (``'ViT-B-16'``), or ``'custom'`` for an architecture given by sizes.
         embed_dim: Width of the shared image-text space.
-        vision: open_clip's ``vision_cfg``: layers (an int: ViT; four ints: ResNet), width, head_width, patch_size, image_size.
+        vision: open_clip's ``vision_cfg``: layers (an int: ViT; four ints: ResNet), width, head_width, patch_size,
+            image_size.
         text: open_clip's ``text_cfg``: context_length, vocab_size, width, heads, layers.
         quick_gelu: The activation of the transformers: ``x * sigmoid(1.702 x)`` of OpenAI's CLIP, else the exact GELU.
     """
@@ -44,28 +45,38 @@ def resolve_arch(arch: ArchLike, quick_gelu: bool | None = None) -> ClipArch:
     """Turn an architecture's name or sizes into a :class:`ClipArch`.
 
     Args:
-        arch: A name as open_clip or OpenAI write it (``'RN101'``, ``'ViT-B-16'``, ``'ViT-B/16'``, ``'ViT-L-14-336'``), or a dict with
-            ``embed_dim``, ``vision_cfg``, ``text_cfg`` and optionally ``quick_gelu``.
-        quick_gelu: Activation of the transformers. Defaults to what the dict says, else to True, as in OpenAI's weights; most
-            weights that open_clip trained itself want False.
+        arch: A name as open_clip or OpenAI write it (``'RN101'``, ``'ViT-B-16'``, ``'ViT-B/16'``,
+            ``'ViT-L-14-336'``), or a dict with ``embed_dim``, ``vision_cfg``, ``text_cfg`` and optionally
+            ``quick_gelu``.
+        quick_gelu: Activation of the transformers. Defaults to what the dict says, else to True, as in OpenAI's
+            weights; most weights that open_clip trained itself want False.
 
     Raises:
-        ValueError: If the name is unknown, a key is missing, or the towers are not plain CLIP towers (timm, Hugging Face...).
+        ValueError: If the name is unknown, a key is missing, or the towers are not plain CLIP towers (timm, Hugging
+            Face...).
     """
     if isinstance(arch, str):
         name = arch.replace('/', '-').replace('@', '-').removesuffix('px').removesuffix('-quickgelu')
         config = open_clip.get_model_config(name)
         if config is None:
-            raise ValueError(f'arch={arch!r} is no architecture of open_clip. Use one such as RN50, RN101, RN50x4, RN50x16, ViT-B-16, '
-                             'ViT-B-32, ViT-L-14 or ViT-L-14-336, or give the sizes as a dict with embed_dim, vision_cfg, text_cfg.')
+            raise ValueError(
+                f'arch={arch!r} is no architecture of open_clip. Use one such as RN50, RN101, RN50x4, '
+                'RN50x16, ViT-B-16, '
+                'ViT-B-32, ViT-L-14 or ViT-L-14-336, or give the sizes as a dict with embed_dim, vision_cfg, text_cfg.'
+            )
     else:
         name, config = 'custom', arch
         if missing := {'embed_dim', 'vision_cfg', 'text_cfg'} - set(config):
-            raise ValueError(f'arch lacks {sorted(missing)}; a dict needs embed_dim, vision_cfg and text_cfg as in open_clip')
+            raise ValueError(
+                f'arch lacks {sorted(missing)}; a dict needs embed_dim, vision_cfg and text_cfg as in open_clip'
+            )
     vision, text = dict(config['vision_cfg']), dict(config['text_cfg'])
     foreign = [key for key in ('timm_model_name', 'hf_model_name') if vision.get(key) or text.get(key)]
     if foreign:
-        raise ValueError(f'arch={name!r} has towers from another library ({foreign[0]}); only plain CLIP towers can be split in stages')
+        raise ValueError(
+            f'arch={name!r} has towers from another library ({foreign[0]}); only plain CLIP towers can be '
+            'split in stages'
+        )
     if quick_gelu is None:
         quick_gelu = config.get('quick_gelu', True) if name == 'custom' else True
     return ClipArch(name, config['embed_dim'], vision, text, bool(quick_gelu))
@@ -86,14 +97,27 @@ def build_image_tower(arch: ClipArch) -> VisionTransformer | ModifiedResNet:
     except TypeError as error:
         raise ValueError(f'vision_cfg of arch {arch.name!r}: {error}') from error
     if arch.is_resnet:
-        return ModifiedResNet(layers=list(cfg.layers), output_dim=arch.embed_dim, heads=cfg.width * 32 // cfg.head_width,
-                              image_size=cfg.image_size, width=cfg.width)
+        return ModifiedResNet(
+            layers=list(cfg.layers),
+            output_dim=arch.embed_dim,
+            heads=cfg.width * 32 // cfg.head_width,
+            image_size=cfg.image_size,
+            width=cfg.width,
+        )
     if cfg.width % cfg.head_width:
         raise ValueError(f'vision_cfg: width {cfg.width} is not a multiple of head_width {cfg.head_width}')
     return VisionTransformer(
-        image_size=cfg.image_size, patch_size=cfg.patch_size, width=cfg.width, layers=cfg.layers, heads=cfg.width // cfg.head_width,
-        mlp_ratio=cfg.mlp_ratio, ls_init_value=cfg.ls_init_value, output_dim=arch.embed_dim, act_layer=_activation(arch),
-        norm_layer=LayerNorm)
+        image_size=cfg.image_size,
+        patch_size=cfg.patch_size,
+        width=cfg.width,
+        layers=cfg.layers,
+        heads=cfg.width // cfg.head_width,
+        mlp_ratio=cfg.mlp_ratio,
+        ls_init_value=cfg.ls_init_value,
+        output_dim=arch.embed_dim,
+        act_layer=_activation(arch),
+        norm_layer=LayerNorm,
+    )
 
 
 def build_text_tower(arch: ClipArch) -> TextTransformer:
@@ -109,6 +133,14 @@ def build_text_tower(arch: ClipArch) -> TextTransformer:
     if cfg.width % cfg.heads:
         raise ValueError(f'text_cfg: width {cfg.width} is not a multiple of heads {cfg.heads}')
     return TextTransformer(
-        context_length=cfg.context_length, vocab_size=cfg.vocab_size, width=cfg.width, heads=cfg.heads, layers=cfg.layers,
-        mlp_ratio=cfg.mlp_ratio, ls_init_value=cfg.ls_init_value, output_dim=arch.embed_dim, act_layer=_activation(arch),
-        norm_layer=LayerNorm)
+        context_length=cfg.context_length,
+        vocab_size=cfg.vocab_size,
+        width=cfg.width,
+        heads=cfg.heads,
+        layers=cfg.layers,
+        mlp_ratio=cfg.mlp_ratio,
+        ls_init_value=cfg.ls_init_value,
+        output_dim=arch.embed_dim,
+        act_layer=_activation(arch),
+        norm_layer=LayerNorm,
+    )

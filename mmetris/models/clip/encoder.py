@@ -13,7 +13,6 @@ from .arch import ArchLike, resolve_arch
 from .fingerprint import ClipFingerprint, fingerprint
 from .weights import load_clip_weights, load_tower
 
-
 # Where a slim checkpoint keeps the fingerprint, below the encoder's prefix, instead of the weights it stands for.
 FINGERPRINT_KEY = 'clip_fingerprint'
 
@@ -21,18 +20,19 @@ FINGERPRINT_KEY = 'clip_fingerprint'
 class ClipEncoder(BaseModule):
     """Base of CLIP's image and text encoders.
 
-    Frozen means: no parameter asks for a gradient, dropout and BatchNorm stay in evaluation mode through :meth:`train`, so that
+    Frozen means: no parameter asks for a gradient, dropout and BatchNorm stay in evaluation mode through
+        :meth:`train`, so that
     BatchNorm statistics never move. Gradients still pass through to whatever was added to the features before.
 
     Args:
         arch: CLIP architecture, see :func:`mmetris.models.clip.resolve_arch`.
-        clip_checkpoint: CLIP weights, see :func:`mmetris.models.clip.load_clip_weights`; read by :meth:`init_weights`. Defaults to None:
-            random weights.
+        clip_checkpoint: CLIP weights, see :func:`mmetris.models.clip.load_clip_weights`; read by
+            :meth:`init_weights`. Defaults to None: random weights.
         quick_gelu: Activation of the transformers. Defaults to None: that of ``arch``.
         frozen: Whether the encoder is frozen. Defaults to True.
         tunable_parameters: Names of parameters of the tower that stay tunable although the rest is frozen.
-        norm_eval: Whether BatchNorm keeps its statistics in training. Defaults to the value of ``frozen``. False lets the statistics of
-            a frozen ResNet move, as in the released code.
+        norm_eval: Whether BatchNorm keeps its statistics in training. Defaults to the value of ``frozen``. False lets
+            the statistics of a frozen ResNet move, as in the released code.
 
     Raises:
         ValueError: If a name in ``tunable_parameters`` is no parameter of the tower.
@@ -40,8 +40,16 @@ class ClipEncoder(BaseModule):
 
     part: str  # 'image' or 'text'
 
-    def __init__(self, arch: ArchLike, clip_checkpoint: str | None = None, quick_gelu: bool | None = None, frozen: bool = True,
-                 tunable_parameters: Sequence[str] = (), norm_eval: bool | None = None, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        arch: ArchLike,
+        clip_checkpoint: str | None = None,
+        quick_gelu: bool | None = None,
+        frozen: bool = True,
+        tunable_parameters: Sequence[str] = (),
+        norm_eval: bool | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.arch = resolve_arch(arch, quick_gelu)
         self.clip_checkpoint = clip_checkpoint
@@ -114,8 +122,10 @@ class ClipEncoder(BaseModule):
                 self.init_weights()
             expected, own = ClipFingerprint.from_tensor(saved), self.clip_fingerprint()
             if expected.sha256 != own.sha256:
-                raise ValueError(f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
-                                 f'Set clip_checkpoint of the {self.part} encoder to the CLIP that it was tuned on.')
+                raise ValueError(
+                    f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
+                    f'Set clip_checkpoint of the {self.part} encoder to the CLIP that it was tuned on.'
+                )
             own_state = self.state_dict()
             for key in self.clip_keys():
                 state_dict.setdefault(prefix + key, own_state[key])

@@ -1,6 +1,7 @@
 """Read CLIP weights from OpenAI archives, open_clip and safetensors files, or an open_clip tag.
 
-Nothing here runs code from a file: pickles are read with ``weights_only=True``, TorchScript archives are only asked for their tensors.
+Nothing here runs code from a file: pickles are read with ``weights_only=True``, TorchScript archives are only asked
+for their tensors.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ def load_clip_weights(source: str, arch: ClipArch) -> ClipWeights:
     """Read CLIP weights.
 
     Args:
-        source: A file (OpenAI ``.pt`` archive, open_clip ``.pt`` / ``.pth`` / ``.bin`` state dict, ``.safetensors``) or an open_clip tag
-            such as ``'openai'`` or ``'laion2b_s34b_b88k'``, which open_clip downloads into its cache.
+        source: A file (OpenAI ``.pt`` archive, open_clip ``.pt`` / ``.pth`` / ``.bin`` state dict, ``.safetensors``)
+            or an open_clip tag such as ``'openai'`` or ``'laion2b_s34b_b88k'``, which open_clip downloads into its
+            cache.
         arch: Architecture the weights are meant for; a tag is looked up under its name.
 
     Raises:
@@ -83,15 +85,23 @@ def _read_tag(tag: str, arch: ClipArch) -> ClipWeights:
     if not tag_cfg:
         tags = list_pretrained_tags_by_model(arch.name)
         raise FileNotFoundError(
-            f'CLIP weights {tag!r}: no such file, and no open_clip tag of {arch.name}. Put OpenAI\'s archive (such as ViT-B-16.pt or RN101.pt) or '
+            f"CLIP weights {tag!r}: no such file, and no open_clip tag of {arch.name}. Put OpenAI's archive "
+            '(such as ViT-B-16.pt or RN101.pt) or '
             'a .safetensors / .pth state dict at that path, or set clip_checkpoint to '
-            + (f'one of the tags {", ".join(tags)}.' if tags else 'an existing file (an architecture given by sizes has no tags).'))
+            + (
+                f'one of the tags {", ".join(tags)}.'
+                if tags
+                else 'an existing file (an architecture given by sizes has no tags).'
+            )
+        )
     try:
         path = download_pretrained(tag_cfg)
     except Exception as error:  # Whatever the hub's client raises without a network.
         raise FileNotFoundError(
-            f'CLIP weights {tag!r} of {arch.name} are not on this machine and could not be downloaded ({type(error).__name__}: {error}). '
-            'Download them where there is a network and set clip_checkpoint to the file.') from error
+            f'CLIP weights {tag!r} of {arch.name} are not on this machine and could not be downloaded '
+            f'({type(error).__name__}: {error}). '
+            'Download them where there is a network and set clip_checkpoint to the file.'
+        ) from error
     weights = _read_file(path, Path(path).stat().st_mtime_ns)
     quick_gelu = tag == 'openai' or bool(tag_cfg.get('quick_gelu', False))
     return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu)
@@ -118,8 +128,11 @@ def _read_pickle(path: str) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f'{path} cannot be read as a state dict of plain tensors; nothing in it was run. It is damaged, or contains '
-                         f'other Python objects ({str(error).splitlines()[0]}).') from error
+        raise ValueError(
+            f'{path} cannot be read as a state dict of plain tensors; nothing in it was run. It is damaged, '
+            'or contains '
+            f'other Python objects ({str(error).splitlines()[0]}).'
+        ) from error
     for key in ('state_dict', 'model'):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -142,7 +155,10 @@ def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) ->
             text[key.removeprefix('text.')] = value
     text.pop('attn_mask', None)  # Older open_clip files store the causal mask.
     if not image or 'token_embedding.weight' not in text:
-        raise ValueError(f'{source} holds no CLIP model: keys visual.* and token_embedding.weight are expected, found {sorted(state)[:5]}')
+        raise ValueError(
+            f'{source} holds no CLIP model: keys visual.* and token_embedding.weight are expected, found '
+            f'{sorted(state)[:5]}'
+        )
     return ClipWeights(source, image, text, quick_gelu)
 
 
@@ -166,26 +182,42 @@ def load_tower(tower: nn.Module, state: Mapping[str, Tensor], weights: ClipWeigh
     # The counters of BatchNorm are absent from OpenAI's files and play no part in a frozen tower.
     missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
     unexpected = [key for key in state if key not in own]
-    shapes = [f'{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}'
-              for key, value in own.items() if key in state and state[key].shape != value.shape]
+    shapes = [
+        f'{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}'
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
     if missing or unexpected or shapes:
-        faults = [f'{label}: {", ".join(keys[:3])}{f" and {len(keys) - 3} more" if len(keys) > 3 else ""}'
-                  for label, keys in (('missing', missing), ('not expected', unexpected), ('other shape', shapes)) if keys]
-        raise ValueError(f'{weights.source} does not fit the {part} encoder {arch.name} '
-                         f'({_describe(weights)}): {"; ".join(faults)}. Set arch to that of the file, or clip_checkpoint to weights of {arch.name}.')
+        faults = [
+            f'{label}: {", ".join(keys[:3])}{f" and {len(keys) - 3} more" if len(keys) > 3 else ""}'
+            for label, keys in (('missing', missing), ('not expected', unexpected), ('other shape', shapes))
+            if keys
+        ]
+        raise ValueError(
+            f'{weights.source} does not fit the {part} encoder {arch.name} '
+            f'({_describe(weights)}): {"; ".join(faults)}. Set arch to that of the file, or clip_checkpoint '
+            f'to weights of {arch.name}.'
+        )
     tower.load_state_dict(state, strict=False)
     if weights.quick_gelu is not None and weights.quick_gelu != arch.quick_gelu:
-        print_log(f'{weights.source} was trained with quick_gelu={weights.quick_gelu}, the {part} encoder is built with '
-                  f'quick_gelu={arch.quick_gelu}: features will be off. Set quick_gelu={weights.quick_gelu} on both encoders.',
-                  logger='current', level=30)
+        print_log(
+            f'{weights.source} was trained with quick_gelu={weights.quick_gelu}, the {part} encoder is built with '
+            f'quick_gelu={arch.quick_gelu}: features will be off. Set quick_gelu={weights.quick_gelu} on both '
+            'encoders.',
+            logger='current',
+            level=30,
+        )
 
 
-def _with_resized_positions(own: Mapping[str, Tensor], state: Mapping[str, Tensor], arch: ClipArch) -> Mapping[str, Tensor]:
-    """The state dict with a ViT's positions on the grid of ``arch``'s image size, where sizes were asked for and not a name."""
+def _with_resized_positions(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], arch: ClipArch
+) -> Mapping[str, Tensor]:
+    """The state dict with a ViT's positions on the grid of ``arch``'s image size, where sizes were asked for and not
+    a name."""
     key = 'positional_embedding'
     if arch.name != 'custom' or 'class_embedding' not in own or key not in state or state[key].shape == own[key].shape:
         return state
-    side = round((len(own[key]) - 1)**0.5)
+    side = round((len(own[key]) - 1) ** 0.5)
     try:
         return {**state, key: resize_position_embedding(state[key], (side, side))}
     except ValueError:  # No square grid, so no CLIP; the comparison of shapes says the rest.
@@ -200,5 +232,8 @@ def _describe(weights: ClipWeights) -> str:
         blocks = 1 + max(int(key.split('.')[2]) for key in image if key.startswith('transformer.resblocks.'))
         width, _, patch, _ = image['conv1.weight'].shape
         return f'it holds a ViT of width {width}, patch {patch}, {blocks} blocks; text width {text_width}'
-    blocks = [1 + max((int(key.split('.')[1]) for key in image if key.startswith(f'layer{i}.')), default=-1) for i in (1, 2, 3, 4)]
+    blocks = [
+        1 + max((int(key.split('.')[1]) for key in image if key.startswith(f'layer{i}.')), default=-1)
+        for i in (1, 2, 3, 4)
+    ]
     return f'it holds a ResNet of {blocks} blocks; text width {text_width}'

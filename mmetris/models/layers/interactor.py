@@ -11,7 +11,8 @@ COMBINE = ('add', 'multiply')
 class Interactor(BaseModule):
     """Self-attention, cross-attention to the other modality, and a feed-forward network, for one modality.
 
-    Each is followed by dropout, a residual and LayerNorm. The two modalities of a Bridger have one Interactor each, and take
+    Each is followed by dropout, a residual and LayerNorm. The two modalities of a Bridger have one Interactor each,
+    and take
     the steps in turn, because the cross-attention of one may read the self-attended features of the other::
 
         image -> attend_self -> attend_other(words) -> feed_forward -> image
@@ -20,20 +21,30 @@ class Interactor(BaseModule):
     Args:
         embed_dims: Width d of the features.
         num_heads: Attention heads. Defaults to 8.
-        ffn_dims: Hidden width of the feed-forward network. Defaults to 128, whatever ``embed_dims`` is; None leaves the network out.
+        ffn_dims: Hidden width of the feed-forward network. Defaults to 128, whatever ``embed_dims`` is; None leaves
+            the network out.
         self_attention: Whether there is a self-attention. Defaults to True.
-        combine: What happens to the result of the cross-attention: ``'add'`` (residual, then LayerNorm; default) or ``'multiply'`` (it multiplies
-            the query, nothing after it).
+        combine: What happens to the result of the cross-attention: ``'add'`` (residual, then LayerNorm; default) or
+            ``'multiply'`` (it multiplies the query, nothing after it).
         dropout: Probability of dropout after each step. Defaults to 0.1.
-        attn_dropout: Probability of dropout of attention weights. Defaults to None: as ``dropout``. On a CPU, 0 is much faster: PyTorch has
-            no fused attention with dropout there.
+        attn_dropout: Probability of dropout of attention weights. Defaults to None: as ``dropout``. On a CPU, 0 is
+            much faster: PyTorch has no fused attention with dropout there.
 
     Raises:
         ValueError: If ``embed_dims`` is not divisible by ``num_heads``, or ``combine`` is unknown.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int = 8, ffn_dims: int | None = 128, self_attention: bool = True, combine: str = 'add',
-                 dropout: float = 0.1, attn_dropout: float | None = None, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int = 8,
+        ffn_dims: int | None = 128,
+        self_attention: bool = True,
+        combine: str = 'add',
+        dropout: float = 0.1,
+        attn_dropout: float | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         attn_dropout = dropout if attn_dropout is None else attn_dropout
         if embed_dims % num_heads:
@@ -51,7 +62,8 @@ class Interactor(BaseModule):
             self.cross_attn_norm = nn.LayerNorm(embed_dims)
         if ffn_dims is not None:
             self.ffn = nn.Sequential(
-                nn.Linear(embed_dims, ffn_dims), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dims, embed_dims))
+                nn.Linear(embed_dims, ffn_dims), nn.ReLU(), nn.Dropout(dropout), nn.Linear(ffn_dims, embed_dims)
+            )
             self.ffn_norm = nn.LayerNorm(embed_dims)
 
     def attend_self(self, features: Tensor, padding_mask: Tensor | None = None) -> Tensor:

@@ -36,8 +36,8 @@ def resize_position_embedding(embedding: Tensor, grid_hw: tuple[int, int], num_p
 class PositionCache:
     """Resized position embeddings by grid size.
 
-    An entry is valid for one state of the embedding (its version counter tells changes, such as newly loaded weights) and one device.
-    A tunable embedding changes at every step and must carry gradients, so nothing is kept for it.
+    An entry is valid for one state of the embedding (its version counter tells changes, such as newly loaded weights)
+    and one device. A tunable embedding changes at every step and must carry gradients, so nothing is kept for it.
     """
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@
                                   |         |        |         |        |         |
     text:  embed -- stage 1 -- stage 2 -----+---- stage 3 -----+---- stage 4 -----+---- tail -> words, sentence
 
-Each Bridger stage also receives the state of the one before it. Axes: B sentences, L tokens, C an encoder's width, d the
-Bridger's width, H W an encoder's grid, h w the Bridger's.
+Each Bridger stage also receives the state of the one before it. Axes: B sentences, L tokens, C an encoder's width, d
+the Bridger's width, H W an encoder's grid, h w the Bridger's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -54,18 +53,31 @@ class BridgerStage(BaseModule):
         is_first: Whether there is no state to add (no LayerNorm either).
         zoom_cfg: Further arguments of :class:`ZoomLayer`: ``kind``, ``with_norm``, ``grid_hw``.
         interactor_cfg: Further arguments of :class:`Interactor`.
-        memory: What the next stage receives: ``'output'`` of the Interactors (default, eq. (2)), or the ``'sum'`` that went into them.
-        cross_inputs: What cross-attention reads of the other modality: its ``'self_attended'`` features (default, eq. (5)), or its ``'input'``
-            from before the self-attention.
-        mask_padding: Whether attention leaves out padding. Defaults to True; then the result does not depend on how far a sentence was padded.
+        memory: What the next stage receives: ``'output'`` of the Interactors (default, eq. (2)), or the ``'sum'``
+            that went into them.
+        cross_inputs: What cross-attention reads of the other modality: its ``'self_attended'`` features (default, eq.
+            (5)), or its ``'input'`` from before the self-attention.
+        mask_padding: Whether attention leaves out padding. Defaults to True; then the result does not depend on how
+            far a sentence was padded.
 
     Raises:
         ValueError: If ``memory`` or ``cross_inputs`` is unknown.
     """
 
-    def __init__(self, image_channels: int, word_channels: int, embed_dims: int = 64, scale: float = 1, is_first: bool = True,
-                 zoom_cfg: dict | None = None, interactor_cfg: dict | None = None, memory: str = 'output',
-                 cross_inputs: str = 'self_attended', mask_padding: bool = True, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        image_channels: int,
+        word_channels: int,
+        embed_dims: int = 64,
+        scale: float = 1,
+        is_first: bool = True,
+        zoom_cfg: dict | None = None,
+        interactor_cfg: dict | None = None,
+        memory: str = 'output',
+        cross_inputs: str = 'self_attended',
+        mask_padding: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if memory not in MEMORY:
             raise ValueError(f'memory={memory!r} of the Bridger must be one of {MEMORY}')
@@ -84,8 +96,13 @@ class BridgerStage(BaseModule):
         self.image_interactor = Interactor(embed_dims, **interactor_cfg)
         self.words_interactor = Interactor(embed_dims, **interactor_cfg)
 
-    def forward(self, feature_map: Tensor, words: Tensor, memory: BridgerMemory | None = None,
-                padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor, BridgerMemory]:
+    def forward(
+        self,
+        feature_map: Tensor,
+        words: Tensor,
+        memory: BridgerMemory | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, BridgerMemory]:
         """Take one step.
 
         Args:
@@ -95,7 +112,8 @@ class BridgerStage(BaseModule):
             padding_mask: (B, L), True at padding.
 
         Returns:
-            The update of the image features (B, C, H, W), that of the word features (B, L, C), and the state for the next stage.
+            The update of the image features (B, C, H, W), that of the word features (B, L, C), and the state for the
+            next stage.
         """
         zoomed = self.zoom_in(feature_map)
         grid_hw = zoomed.shape[-2:]
@@ -127,19 +145,23 @@ class BridgerStage(BaseModule):
 class Bridger(BaseModule):
     """All Bridger stages, and the walk of both encoders past them.
 
-    It knows the encoders only by their contracts: :class:`StagedImageEncoder` and the same steps of :class:`CLIPTextEncoder`.
+    It knows the encoders only by their contracts: :class:`StagedImageEncoder` and the same steps of
+        :class:`CLIPTextEncoder`.
 
     Args:
-        image_specs: :class:`StageSpec` (channels, stride) of the image stages in ``out_stages``. A :class:`ReferringSegmentor` fills it in.
+        image_specs: :class:`StageSpec` (channels, stride) of the image stages in ``out_stages``. A
+            :class:`ReferringSegmentor` fills it in.
         word_channels: Width of the word features. Filled in likewise.
         out_stages: The image encoder's stages that take part. Filled in likewise. Defaults to ``(2, 3, 4)``.
-        stages: Stages that have a Bridger, a subset of ``out_stages``. Defaults to None: all of them. ``()`` is the model without Bridger.
+        stages: Stages that have a Bridger, a subset of ``out_stages``. Defaults to None: all of them. ``()`` is the
+            model without Bridger.
         embed_dims: Width d. Defaults to 64, the best of Table 7.
         num_heads: Attention heads of the Interactors. Defaults to 8.
         ffn_dims: Hidden width of the Interactors' networks. Defaults to 128, for every d.
         dropout, attn_dropout: See :class:`Interactor`.
-        scales: The Bridger's grid over the encoder's, for each of ``out_stages``. Defaults to None: what brings every stage to the stride in the
-            middle (a ResNet's 8, 16, 32 -> 0.5, 1, 2). The paper's ViT, whose stages all have one stride, also uses (0.5, 1, 2).
+        scales: The Bridger's grid over the encoder's, for each of ``out_stages``. Defaults to None: what brings every
+            stage to the stride in the middle (a ResNet's 8, 16, 32 -> 0.5, 1, 2). The paper's ViT, whose stages all
+            have one stride, also uses (0.5, 1, 2).
         zoom_kind: ``kind`` of the Zoom Layers, Table 5. Defaults to ``'conv_deconv'``.
         zoom_norm: Whether BatchNorm and ReLU follow the Zoom Layers. Defaults to False; a ViT has them.
         input_hw: Input size in pixels, for the kinds of Zoom Layer that are tied to one.
@@ -147,35 +169,70 @@ class Bridger(BaseModule):
         memory, cross_inputs, mask_padding: See :class:`BridgerStage`.
 
     Raises:
-        ValueError: If ``stages`` is no subset of ``out_stages``, ``scales`` has another length, or a stride is no half, whole or double of the
-            middle one.
+        ValueError: If ``stages`` is no subset of ``out_stages``, ``scales`` has another length, or a stride is no
+            half, whole or double of the middle one.
     """
 
-    def __init__(self, image_specs: Sequence[StageSpec], word_channels: int, out_stages: Sequence[int] = (2, 3, 4),
-                 stages: Sequence[int] | None = None, embed_dims: int = 64, num_heads: int = 8, ffn_dims: int | None = 128,
-                 dropout: float = 0.1, attn_dropout: float | None = None, scales: Sequence[float] | None = None, zoom_kind: str = 'conv_deconv', zoom_norm: bool = False,
-                 input_hw: tuple[int, int] | None = None, self_attention: bool = True, combine: str = 'add', memory: str = 'output',
-                 cross_inputs: str = 'self_attended', mask_padding: bool = True, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        image_specs: Sequence[StageSpec],
+        word_channels: int,
+        out_stages: Sequence[int] = (2, 3, 4),
+        stages: Sequence[int] | None = None,
+        embed_dims: int = 64,
+        num_heads: int = 8,
+        ffn_dims: int | None = 128,
+        dropout: float = 0.1,
+        attn_dropout: float | None = None,
+        scales: Sequence[float] | None = None,
+        zoom_kind: str = 'conv_deconv',
+        zoom_norm: bool = False,
+        input_hw: tuple[int, int] | None = None,
+        self_attention: bool = True,
+        combine: str = 'add',
+        memory: str = 'output',
+        cross_inputs: str = 'self_attended',
+        mask_padding: bool = True,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.out_stages = tuple(out_stages)
         self.stages = self.out_stages if stages is None else tuple(stages)
         if not set(self.stages) <= set(self.out_stages):
-            raise ValueError(f'stages={self.stages} of the Bridger must be among the out_stages {self.out_stages} of the image encoder')
+            raise ValueError(
+                f'stages={self.stages} of the Bridger must be among the out_stages {self.out_stages} of the '
+                'image encoder'
+            )
         specs = [StageSpec(*spec) for spec in image_specs]
         scales = self._default_scales(specs) if scales is None else tuple(scales)
         if not len(scales) == len(specs) == len(self.out_stages):
-            raise ValueError(f'scales={scales} and image_specs={specs} need one entry for each of out_stages={self.out_stages}')
+            raise ValueError(
+                f'scales={scales} and image_specs={specs} need one entry for each of out_stages={self.out_stages}'
+            )
         self.bridges = nn.ModuleDict()
         for stage, spec, scale in zip(self.out_stages, specs, scales):
             if stage not in self.stages:
                 continue
             grid_hw = None if input_hw is None else tuple(size // spec.stride for size in input_hw)
             self.bridges[str(stage)] = BridgerStage(
-                spec.channels, word_channels, embed_dims, scale, is_first=not self.bridges,
+                spec.channels,
+                word_channels,
+                embed_dims,
+                scale,
+                is_first=not self.bridges,
                 zoom_cfg=dict(kind=zoom_kind, with_norm=zoom_norm, grid_hw=grid_hw),
-                interactor_cfg=dict(num_heads=num_heads, ffn_dims=ffn_dims, self_attention=self_attention, combine=combine,
-                                    dropout=dropout, attn_dropout=attn_dropout),
-                memory=memory, cross_inputs=cross_inputs, mask_padding=mask_padding)
+                interactor_cfg=dict(
+                    num_heads=num_heads,
+                    ffn_dims=ffn_dims,
+                    self_attention=self_attention,
+                    combine=combine,
+                    dropout=dropout,
+                    attn_dropout=attn_dropout,
+                ),
+                memory=memory,
+                cross_inputs=cross_inputs,
+                mask_padding=mask_padding,
+            )
 
     @staticmethod
     def _default_scales(specs: Sequence[StageSpec]) -> tuple[float, ...]:
@@ -186,8 +243,14 @@ class Bridger(BaseModule):
             raise ValueError(f'strides {strides} cannot all be brought to {middle} by halving or doubling; give scales')
         return scales
 
-    def forward(self, image_encoder: StagedImageEncoder, text_encoder: CLIPTextEncoder, images: Tensor, tokens: Tensor,
-                image_index: Tensor | None = None) -> BridgedFeatures:
+    def forward(
+        self,
+        image_encoder: StagedImageEncoder,
+        text_encoder: CLIPTextEncoder,
+        images: Tensor,
+        tokens: Tensor,
+        image_index: Tensor | None = None,
+    ) -> BridgedFeatures:
         """Run both encoders, bridged.
 
         Args:
@@ -195,18 +258,21 @@ class Bridger(BaseModule):
             text_encoder: Text encoder in stages, with as many ``out_stages``.
             images: (B, 3, H, W) normalised images, or (I, 3, H, W) distinct ones with ``image_index``.
             tokens: (B, L) token ids of one sentence each.
-            image_index: (B,) row of ``images`` that each sentence speaks of. What precedes the first Bridger is then computed once for
-                each image. Defaults to None: sentence b speaks of image b.
+            image_index: (B,) row of ``images`` that each sentence speaks of. What precedes the first Bridger is then
+                computed once for each image. Defaults to None: sentence b speaks of image b.
 
         Returns:
             Features for the decoder, one row for each sentence.
 
         Raises:
-            ValueError: If the numbers of images and sentences do not match, or the image size does not suit the encoder.
+            ValueError: If the numbers of images and sentences do not match, or the image size does not suit the
+                encoder.
         """
         num_rows = len(images) if image_index is None else len(image_index)
         if num_rows != len(tokens):
-            raise ValueError(f'{len(tokens)} sentences for {num_rows} images; give image_index to share images between sentences')
+            raise ValueError(
+                f'{len(tokens)} sentences for {num_rows} images; give image_index to share images between sentences'
+            )
         padding_mask = text_encoder.padding_mask(tokens)
         image, words = image_encoder.stem(images), text_encoder.embed(tokens)
         memory, maps = None, []
@@ -222,7 +288,8 @@ class Bridger(BaseModule):
                     # From here on the image's features depend on the sentence.
                     image, image_index = image_encoder.select(image, image_index), None
                 image_update, words_update, memory = self.bridges[str(stage)](
-                    image_encoder.feature_map(image), words, memory, padding_mask)
+                    image_encoder.feature_map(image), words, memory, padding_mask
+                )
                 image, words = image_encoder.inject(image, image_update), words + words_update
             last = stage == image_encoder.out_stages[-1]
             maps.append((image_encoder.tail(image) if last else image_encoder.feature_map(image), image_index))

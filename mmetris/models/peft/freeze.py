@@ -19,7 +19,9 @@ def freeze(module: nn.Module, except_: Sequence[str] = ()) -> None:
     """
     parameters = dict(module.named_parameters())
     if unknown := [name for name in except_ if name not in parameters]:
-        raise ValueError(f'tunable_parameters {unknown} are no parameters of {type(module).__name__}; it has, among others, '
-                         f'{list(parameters)[:5]}')
+        raise ValueError(
+            f'tunable_parameters {unknown} are no parameters of {type(module).__name__}; it has, among others, '
+            f'{list(parameters)[:5]}'
+        )
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in except_)

@@ -24,8 +24,9 @@ from ..layers.bridged_features import BridgedFeatures
 class ReferringSegmentor(BaseSegmentor):
     """An image, a sentence, one mask.
 
-    Frozen image and text encoders run stage by stage with the Bridger (neck) between them; the decode head turns the bridged features
-    into a mask. Widths and strides that follow from the encoders need not be repeated in the config of neck and head.
+    Frozen image and text encoders run stage by stage with the Bridger (neck) between them; the decode head turns the
+    bridged features into a mask. Widths and strides that follow from the encoders need not be repeated in the config
+    of neck and head.
 
     Args:
         backbone: Config of the image encoder, e.g. :class:`CLIPViT`.
@@ -34,9 +35,11 @@ class ReferringSegmentor(BaseSegmentor):
         decode_head: Config of the :class:`ETRISHead`.
         data_preprocessor: Config of the data preprocessor.
         train_cfg: Handed to the head's loss.
-        context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not masked, as in the released
+        context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not
+            masked, as in the released
             variant: there the length belongs to the model. Defaults to None: as long as the batch's longest sentence.
-        test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut in windows.
+        test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut
+            in windows.
 
     Raises:
         ValueError: If ``test_cfg`` asks for another mode, or encoders and Bridger do not fit together.
@@ -44,9 +47,18 @@ class ReferringSegmentor(BaseSegmentor):
 
     out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
 
-    def __init__(self, backbone: dict, text_encoder: dict, neck: dict, decode_head: dict, data_preprocessor: dict | None = None,
-                 train_cfg: dict | None = None, test_cfg: dict | None = None, context_length: int | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        backbone: dict,
+        text_encoder: dict,
+        neck: dict,
+        decode_head: dict,
+        data_preprocessor: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        context_length: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         test_cfg = dict(test_cfg or {})
         if (mode := test_cfg.get('mode', 'whole')) != 'whole':
@@ -56,18 +68,32 @@ class ReferringSegmentor(BaseSegmentor):
         self.backbone = MODELS.build(backbone)
         self.text_encoder = MODELS.build(text_encoder)
         if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
-            raise ValueError(f'backbone.out_stages={self.backbone.out_stages} and text_encoder.out_stages={self.text_encoder.out_stages} '
-                             'must be equally many: the Bridger joins them one by one')
-        self.neck = MODELS.build(dict(
-            image_specs=[self.backbone.stage_specs[stage - 1] for stage in self.backbone.out_stages],
-            word_channels=self.text_encoder.embed_dims, out_stages=self.backbone.out_stages) | dict(neck))
-        self.decode_head = MODELS.build(dict(
-            in_channels=[spec.channels for spec in self.backbone.out_specs], in_strides=[spec.stride for spec in self.backbone.out_specs],
-            word_channels=self.text_encoder.embed_dims, sentence_channels=self.text_encoder.output_dims) | dict(decode_head))
+            raise ValueError(
+                f'backbone.out_stages={self.backbone.out_stages} and '
+                f'text_encoder.out_stages={self.text_encoder.out_stages} '
+                'must be equally many: the Bridger joins them one by one'
+            )
+        self.neck = MODELS.build(
+            dict(
+                image_specs=[self.backbone.stage_specs[stage - 1] for stage in self.backbone.out_stages],
+                word_channels=self.text_encoder.embed_dims,
+                out_stages=self.backbone.out_stages,
+            )
+            | dict(neck)
+        )
+        self.decode_head = MODELS.build(
+            dict(
+                in_channels=[spec.channels for spec in self.backbone.out_specs],
+                in_strides=[spec.stride for spec in self.backbone.out_specs],
+                word_channels=self.text_encoder.embed_dims,
+                sentence_channels=self.text_encoder.output_dims,
+            )
+            | dict(decode_head)
+        )
 
     def _dump_init_info(self) -> None:
-        # MMEngine writes where each parameter's initial value came from to the log file; without one (a model built outside of a
-        # runner) it would fill the screen instead.
+        # MMEngine writes where each parameter's initial value came from to the log file; without one (a model built
+        # outside of a runner) it would fill the screen instead.
         if any(isinstance(handler, logging.FileHandler) for handler in MMLogger.get_current_instance().handlers):
             super()._dump_init_info()
 
@@ -85,7 +111,8 @@ class ReferringSegmentor(BaseSegmentor):
         Args:
             images: (B, 3, H, W) normalised RGB images, or (I, 3, H, W) distinct ones with ``image_index``.
             tokens: (B, L) token ids, see :func:`mmetris.tokenize`.
-            image_index: (B,) row of ``images`` that each sentence speaks of. Defaults to None: sentence b speaks of image b.
+            image_index: (B,) row of ``images`` that each sentence speaks of. Defaults to None: sentence b speaks of
+                image b.
 
         Returns:
             (B, 1, H / 4, W / 4) logits (a quarter of the decoder's stride, which is 16 for the published models).
@@ -107,7 +134,8 @@ class ReferringSegmentor(BaseSegmentor):
 
         Args:
             inputs: (B, 3, H, W) normalised images.
-            data_samples: One for each image, with ``tokens`` or ``expression``, and the meta information of their resizing.
+            data_samples: One for each image, with ``tokens`` or ``expression``, and the meta information of their
+                resizing.
 
         Returns:
             The samples with ``pred_sem_seg`` (1, H, W), 1 inside the mask, and ``seg_logits`` (1, H, W).
@@ -123,7 +151,8 @@ class ReferringSegmentor(BaseSegmentor):
         return self.forward_logits(inputs, self.tokens_of(batch_data_samples, inputs.device))
 
     def tokens_of(self, data_samples: Sequence[SegDataSample] | None, device: torch.device) -> Tensor:
-        """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did not tokenize.
+        """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did
+        not tokenize.
 
         Raises:
             ValueError: If a sample has neither.
@@ -134,8 +163,11 @@ class ReferringSegmentor(BaseSegmentor):
             return torch.stack([sample.tokens for sample in data_samples]).to(device)
         missing = [sample for sample in data_samples if 'expression' not in sample.metainfo]
         if missing:
-            raise ValueError(f'no sentence for {missing[0].metainfo.get("img_path", "an image")}: the pipeline must pack "expression" or '
-                             '"tokens" (mmetris.PackSegInputs does; MMSeg\'s own needs "expression" in its meta_keys)')
+            raise ValueError(
+                f'no sentence for {missing[0].metainfo.get("img_path", "an image")}: the pipeline must pack '
+                '"expression" or '
+                '"tokens" (mmetris.PackSegInputs does; MMSeg\'s own needs "expression" in its meta_keys)'
+            )
         expressions = [sample.expression for sample in data_samples]
         if self.context_length is not None:
             return tokenize(expressions, self.context_length).to(device)
@@ -143,18 +175,25 @@ class ReferringSegmentor(BaseSegmentor):
         longest = int(self.text_encoder.end_position(tokens).max()) + 1
         return tokens[:, :longest].to(device)
 
-    def postprocess_result(self, seg_logits: Tensor, data_samples: Sequence[SegDataSample] | None = None,
-                           input_hw: tuple[int, int] | None = None) -> list[SegDataSample]:
-        """Bring masks to the original images: sigmoid, undo padding, flip and resizing, then the head's threshold (Sec. 4.2).
+    def postprocess_result(
+        self,
+        seg_logits: Tensor,
+        data_samples: Sequence[SegDataSample] | None = None,
+        input_hw: tuple[int, int] | None = None,
+    ) -> list[SegDataSample]:
+        """Bring masks to the original images: sigmoid, undo padding, flip and resizing, then the head's threshold
+        (Sec. 4.2).
 
         Args:
             seg_logits: (B, 1, h, w) logits.
-            data_samples: One for each row, completed in place. Defaults to None: new ones, with masks of the size of the input.
+            data_samples: One for each row, completed in place. Defaults to None: new ones, with masks of the size of
+                the input.
             input_hw: Size of the network's input. Defaults to None: that of the logits.
 
         Returns:
-            The samples, with ``pred_sem_seg`` (1, H, W) and ``seg_logits`` (1, H, W). Unlike MMSeg, which keeps probabilities under
-            that name when there is one channel, these are logits: MMSeg's test-time augmentation applies the sigmoid itself.
+            The samples, with ``pred_sem_seg`` (1, H, W) and ``seg_logits`` (1, H, W). Unlike MMSeg, which keeps
+            probabilities under that name when there is one channel, these are logits: MMSeg's test-time augmentation
+                applies the sigmoid itself.
         """
         probs = seg_logits.float().sigmoid()
         if input_hw is not None:
@@ -171,9 +210,9 @@ class ReferringSegmentor(BaseSegmentor):
         """Map (1, 1, H, W) of the network's input -> map (1, 1, H', W') of the original image."""
         left, right, top, bottom = metainfo.get('img_padding_size', metainfo.get('padding_size', (0, 0, 0, 0)))
         height, width = prob.shape[-2:]
-        prob = prob[..., top:height - bottom, left:width - right]
+        prob = prob[..., top : height - bottom, left : width - right]
         if metainfo.get('flip'):
-            prob = prob.flip(-1 if metainfo['flip_direction'] == 'horizontal' else -2)
+            prob = prob.flip(dict(horizontal=-1, vertical=-2, diagonal=(-1, -2))[metainfo['flip_direction']])
         if 'ori_shape' not in metainfo:
             return prob
         ori_hw = tuple(metainfo['ori_shape'][:2])

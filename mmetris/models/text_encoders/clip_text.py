@@ -19,13 +19,14 @@ from ..clip.encoder import ClipEncoder
 class CLIPTextEncoder(ClipEncoder):
     """CLIP's text Transformer, its blocks evenly split in N stages (ETRIS, Sec. 3.1).
 
-    Tokens come from :func:`mmetris.tokenize`: [SOS], words, [EOS], then padding. Causal attention keeps every word from what
-    follows it, so padding never reaches a word, and any length up to CLIP's own may be used.
+    Tokens come from :func:`mmetris.tokenize`: [SOS], words, [EOS], then padding. Causal attention keeps every word
+    from what follows it, so padding never reaches a word, and any length up to CLIP's own may be used.
 
     Args:
         arch: Name of the CLIP model, or sizes; the same as the image encoder's.
         num_stages: Number of stages N. Defaults to 4.
-        out_stages: Stages (1-based) that take part in the Bridger, as many as the image encoder has. Defaults to ``(2, 3, 4)``.
+        out_stages: Stages (1-based) that take part in the Bridger, as many as the image encoder has. Defaults to
+            ``(2, 3, 4)``.
         **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters`` of :class:`ClipEncoder`.
 
     Attributes:
@@ -39,7 +40,9 @@ class CLIPTextEncoder(ClipEncoder):
     part = 'text'
     tower: TextTransformer
 
-    def __init__(self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs) -> None:
+    def __init__(
+        self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs
+    ) -> None:
         super().__init__(arch, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)
@@ -67,8 +70,10 @@ class CLIPTextEncoder(ClipEncoder):
         """Token ids (B, L) -> features before stage 1 (B, L, C)."""
         length, limit = tokens.shape[1], self.tower.context_length
         if length > limit:
-            raise ValueError(f'{length} tokens are more than the {limit} positions of the text encoder {self.arch.name}; '
-                             f'set context_length (TokenizeExpression) to {limit} or less')
+            raise ValueError(
+                f'{length} tokens are more than the {limit} positions of the text encoder {self.arch.name}; '
+                f'set context_length (TokenizeExpression) to {limit} or less'
+            )
         words = self.tower.token_embedding(tokens)
         return words + self.tower.positional_embedding[:length].to(words.dtype)
 
@@ -88,7 +93,8 @@ class CLIPTextEncoder(ClipEncoder):
             tokens: (B, L) ids, which tell where the sentences end.
 
         Returns:
-            Word features F_t (B, L, C) after the final LayerNorm, and the sentence feature F_s (B, C'): that of [EOS] in CLIP's shared space.
+            Word features F_t (B, L, C) after the final LayerNorm, and the sentence feature F_s (B, C'): that of [EOS]
+            in CLIP's shared space.
         """
         words = self.tower.ln_final(words)
         end = words[torch.arange(len(words), device=words.device), self.end_position(tokens)]

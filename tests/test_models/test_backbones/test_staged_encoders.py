@@ -28,7 +28,8 @@ def test_claimed_widths_and_strides_are_the_real_ones(kind, size):
     encoder = build_encoder(kind)
     maps = encoder(randn(2, 3, *size))
     assert [tuple(feature_map.shape[1:]) for feature_map in maps] == [
-        (spec.channels, size[0] // spec.stride, size[1] // spec.stride) for spec in encoder.out_specs]
+        (spec.channels, size[0] // spec.stride, size[1] // spec.stride) for spec in encoder.out_specs
+    ]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -36,8 +37,9 @@ def test_stages_give_open_clips_own_intermediates(kind):
     encoder = build_encoder(kind)
     images = randn(2, 3, 64, 64)
     indices = dict(vit=[1, 2], resnet=[2, 3])[kind]
-    expected = open_clip_tower(kind, encoder).forward_intermediates(
-        images, indices=indices, intermediates_only=True)['image_intermediates']
+    expected = open_clip_tower(kind, encoder).forward_intermediates(images, indices=indices, intermediates_only=True)[
+        'image_intermediates'
+    ]
     for feature_map, other in zip(encoder(images), expected):
         torch.testing.assert_close(feature_map, other, rtol=1e-5, atol=1e-5)
 
@@ -58,7 +60,8 @@ def test_resnet_tail_is_clips_attention_pool_asked_at_every_position():
     encoder = build_encoder('resnet')
     feature_map = randn(2, 256, 2, 2)
     pool = encoder.tower.attnpool
-    # CLIP asks at the mean; a map whose first position is the mean and has the mean's position embedding asks the same there.
+    # CLIP asks at the mean; a map whose first position is the mean and has the mean's position embedding asks the
+    # same there.
     with torch.no_grad():
         pool.positional_embedding[1] = pool.positional_embedding[0]
         feature_map[:, :, 0, 0] = feature_map.flatten(2)[:, :, 1:].mean(2)
@@ -151,7 +154,9 @@ def test_resized_positions_are_kept_until_the_weights_change():
     first = encoder(images)[0]
     positions = encoder._positions.get(encoder.tower.positional_embedding, (8, 12))
     assert encoder._positions.get(encoder.tower.positional_embedding, (8, 12)) is positions
-    encoder.load_state_dict({key: value * 1.5 if 'positional' in key else value for key, value in encoder.state_dict().items()})
+    encoder.load_state_dict(
+        {key: value * 1.5 if 'positional' in key else value for key, value in encoder.state_dict().items()}
+    )
     assert not torch.allclose(encoder(images)[0], first)
 
 

@@ -27,11 +27,14 @@ def test_openais_336_pixel_model_is_found_under_its_own_spelling():
     assert resolve_arch('ViT-L/14@336px').vision['image_size'] == 336
 
 
-@pytest.mark.parametrize('arch, message', [
-    ('ViT-X-99', "arch='ViT-X-99' is no architecture"),
-    (dict(embed_dim=8), r"lacks \['text_cfg', 'vision_cfg'\]"),
-    ('convnext_base', 'another library'),
-])
+@pytest.mark.parametrize(
+    'arch, message',
+    [
+        ('ViT-X-99', "arch='ViT-X-99' is no architecture"),
+        (dict(embed_dim=8), r"lacks \['text_cfg', 'vision_cfg'\]"),
+        ('convnext_base', 'another library'),
+    ],
+)
 def test_what_cannot_be_built_is_refused(arch, message):
     with pytest.raises(ValueError, match=message):
         resolve_arch(arch)

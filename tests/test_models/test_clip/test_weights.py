@@ -27,13 +27,32 @@ def save_jit(clip, path):
 
 FORMS = dict(
     jit=('clip.pt', save_jit),
-    openai_state_dict=('clip.pt', lambda clip, path: torch.save(
-        clip.state_dict() | dict(input_resolution=torch.tensor(64), context_length=torch.tensor(77), vocab_size=torch.tensor(49408)), path)),
-    open_clip_checkpoint=('clip.pt', lambda clip, path: torch.save(
-        dict(epoch=3, state_dict={f'module.{key}': value for key, value in clip.state_dict().items()}), path)),
-    half=('clip.pth', lambda clip, path: torch.save({key: value.half() for key, value in clip.state_dict().items()}, path)),
-    safetensors=('clip.safetensors', lambda clip, path: save_file(
-        {key: value.contiguous() for key, value in clip.state_dict().items()}, path, metadata=dict(quick_gelu='true'))),
+    openai_state_dict=(
+        'clip.pt',
+        lambda clip, path: torch.save(
+            clip.state_dict()
+            | dict(input_resolution=torch.tensor(64), context_length=torch.tensor(77), vocab_size=torch.tensor(49408)),
+            path,
+        ),
+    ),
+    open_clip_checkpoint=(
+        'clip.pt',
+        lambda clip, path: torch.save(
+            dict(epoch=3, state_dict={f'module.{key}': value for key, value in clip.state_dict().items()}), path
+        ),
+    ),
+    half=(
+        'clip.pth',
+        lambda clip, path: torch.save({key: value.half() for key, value in clip.state_dict().items()}, path),
+    ),
+    safetensors=(
+        'clip.safetensors',
+        lambda clip, path: save_file(
+            {key: value.contiguous() for key, value in clip.state_dict().items()},
+            path,
+            metadata=dict(quick_gelu='true'),
+        ),
+    ),
 )
 
 
@@ -74,7 +93,9 @@ def test_a_missing_file_says_what_to_put_where(tmp_path):
 
 def test_another_architectures_file_is_refused_and_described(tmp_path):
     torch.save(make_clip('resnet').state_dict(), tmp_path / 'rn.pth')
-    with pytest.raises(ValueError, match=r'does not fit the image encoder custom.*ResNet of \[1, 1, 1, 1\] blocks.*missing.*Set arch'):
+    with pytest.raises(
+        ValueError, match=r'does not fit the image encoder custom.*ResNet of \[1, 1, 1, 1\] blocks.*missing.*Set arch'
+    ):
         load('vit', tmp_path / 'rn.pth')
 
 
@@ -94,6 +115,7 @@ def test_a_file_that_is_no_clip_is_refused(tmp_path):
 class Evil:
     def __reduce__(self):
         import os
+
         return os.mkdir, ('executed',)
 
 

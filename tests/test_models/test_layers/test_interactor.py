@@ -10,7 +10,11 @@ from tests.toy import randn
 def test_each_step_keeps_the_shape_and_ends_normalised():
     interactor = Interactor(8, num_heads=2).eval()
     features = randn(2, 5, 8)
-    for stepped in (interactor.attend_self(features), interactor.attend_other(features, randn(2, 3, 8)), interactor.feed_forward(features)):
+    for stepped in (
+        interactor.attend_self(features),
+        interactor.attend_other(features, randn(2, 3, 8)),
+        interactor.feed_forward(features),
+    ):
         assert stepped.shape == (2, 5, 8)
         torch.testing.assert_close(stepped.mean(-1), torch.zeros(2, 5), atol=1e-5, rtol=0)
 
@@ -37,7 +41,9 @@ def test_multiply_lets_attention_scale_the_query():
     assert interactor.attend_self(zero_query) is zero_query and interactor.feed_forward(zero_query) is zero_query
 
 
-@pytest.mark.parametrize('kwargs, message', [(dict(num_heads=3), 'not divisible by num_heads=3'), (dict(combine='max'), "combine='max'")])
+@pytest.mark.parametrize(
+    'kwargs, message', [(dict(num_heads=3), 'not divisible by num_heads=3'), (dict(combine='max'), "combine='max'")]
+)
 def test_bad_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         Interactor(8, **kwargs)

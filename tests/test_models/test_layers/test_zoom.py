@@ -35,8 +35,10 @@ def test_with_norm_ends_in_batch_norm_and_relu():
     assert (zoomed >= 0).all() and (zoomed == 0).any()
 
 
-@pytest.mark.parametrize('kwargs, message', [
-    (dict(scale=4), 'scale=4'), (dict(kind='fft'), "kind='fft'"), (dict(kind='mlp'), 'give grid_hw')])
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [(dict(scale=4), 'scale=4'), (dict(kind='fft'), "kind='fft'"), (dict(kind='mlp'), 'give grid_hw')],
+)
 def test_bad_arguments_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
         ZoomLayer(4, 4, **kwargs)

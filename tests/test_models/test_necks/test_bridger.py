@@ -23,14 +23,17 @@ def test_the_decoder_receives_the_encoders_widths_and_grids(kind, size):
     model = build_model(kind).eval()
     features = features_of(model, randn(2, 3, *size))
     assert [tuple(feature_map.shape) for feature_map in features.maps] == [
-        (2, spec.channels, size[0] // spec.stride, size[1] // spec.stride) for spec in model.backbone.out_specs]
+        (2, spec.channels, size[0] // spec.stride, size[1] // spec.stride) for spec in model.backbone.out_specs
+    ]
     assert features.words.shape == (2, 17, 16) and features.sentence.shape == (2, 24)
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_an_odd_grid_works(kind):
     size = dict(vit=72, resnet=96)[kind]
-    features_of(build_model(kind, neck=dict(scales=(0.5, 1, 2)) if kind == 'vit' else None).eval(), randn(2, 3, size, size))
+    features_of(
+        build_model(kind, neck=dict(scales=(0.5, 1, 2)) if kind == 'vit' else None).eval(), randn(2, 3, size, size)
+    )
 
 
 def zero_outputs(model):
@@ -81,9 +84,9 @@ def test_a_batch_of_two_equals_two_of_one(kind):
     images = randn(2, 3, 64, 64)
     together = features_of(model, images)
     for row in range(2):
-        alone = features_of(model, images[row:row + 1], TEXTS[row:row + 1])
+        alone = features_of(model, images[row : row + 1], TEXTS[row : row + 1])
         for ours, other in zip(together.maps, alone.maps):
-            torch.testing.assert_close(ours[row:row + 1], other, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours[row : row + 1], other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -102,7 +105,11 @@ def test_sharing_runs_the_stages_before_the_first_bridger_once_for_each_image(mo
     model = build_model('vit', neck=dict(stages=(3, 4))).eval()
     rows = {}
     stage = model.backbone.stage
-    monkeypatch.setattr(model.backbone, 'stage', lambda index, state: (rows.setdefault(index, len(state.tokens)), stage(index, state))[1])
+    monkeypatch.setattr(
+        model.backbone,
+        'stage',
+        lambda index, state: (rows.setdefault(index, len(state.tokens)), stage(index, state))[1],
+    )
     features_of(model, randn(1, 3, 64, 64), ['a', 'b', 'c', 'd'], image_index=torch.zeros(4, dtype=torch.long))
     assert rows == {1: 1, 2: 1, 3: 1, 4: 4}
 
@@ -124,16 +131,25 @@ def test_the_state_of_one_stage_reaches_the_next():
     first = BridgerStage(6, 5, embed_dims=8, interactor_cfg=dict(num_heads=2)).eval()
     memory = first(feature_map, words)[2]
     assert memory.image.shape == (1, 8, 4, 4) and memory.words.shape == (1, 3, 8)
-    outputs = [bridge(feature_map, words, state)[0] for state in (memory, memory._replace(words=memory.words + randn(1, 3, 8)))]
+    outputs = [
+        bridge(feature_map, words, state)[0] for state in (memory, memory._replace(words=memory.words + randn(1, 3, 8)))
+    ]
     assert not torch.allclose(*outputs)
     # A state from another grid is resized.
     coarse = memory._replace(image=randn(1, 8, 2, 2))
     assert bridge(feature_map, words, coarse)[0].shape == feature_map.shape
 
 
-@pytest.mark.parametrize('neck, message', [
-    (dict(stages=(1,)), r'stages=\(1,\) of the Bridger'), (dict(scales=(1, 1)), 'scales'), (dict(memory='none'), "memory='none'"),
-    (dict(cross_inputs='x'), "cross_inputs='x'"), (dict(num_heads=3), 'num_heads=3')])
+@pytest.mark.parametrize(
+    'neck, message',
+    [
+        (dict(stages=(1,)), r'stages=\(1,\) of the Bridger'),
+        (dict(scales=(1, 1)), 'scales'),
+        (dict(memory='none'), "memory='none'"),
+        (dict(cross_inputs='x'), "cross_inputs='x'"),
+        (dict(num_heads=3), 'num_heads=3'),
+    ],
+)
 def test_bad_arguments_are_refused(neck, message):
     with pytest.raises(ValueError, match=message):
         build_model('vit', neck=neck)
@@ -147,29 +163,40 @@ def test_images_and_sentences_must_pair_up():
 def full_size(arch, **neck):
     kind = 'CLIPResNet' if arch.startswith('RN') else 'CLIPViT'
     with torch.device('meta'):
-        return count_parameters(build(dict(
-            type='ReferringSegmentor', backbone=dict(type=kind, arch=arch), text_encoder=dict(type='CLIPTextEncoder', arch=arch),
-            neck=dict(type='Bridger', **neck), decode_head=dict(type='ETRISHead'))))
+        return count_parameters(
+            build(
+                dict(
+                    type='ReferringSegmentor',
+                    backbone=dict(type=kind, arch=arch),
+                    text_encoder=dict(type='CLIPTextEncoder', arch=arch),
+                    neck=dict(type='Bridger', **neck),
+                    decode_head=dict(type='ETRISHead'),
+                )
+            )
+        )
 
 
-@pytest.mark.parametrize('arch, neck, count', [
-    ('RN101', {}, 1_942_080),  # Table 1: 1.94 M
-    ('RN50', {}, 1_942_080),  # Table 1 prints 1.68 M, which does not follow from the text.
-    ('ViT-B-16', dict(scales=(0.5, 1, 2), zoom_norm=True), 1_390_016),  # Table 1: 1.39 M
-    ('RN101', dict(embed_dims=8), 223_272),  # Table 7, from here: 0.22 M
-    ('RN101', dict(embed_dims=16), 450_384),  # 0.45 M
-    ('RN101', dict(embed_dims=32), 923_040),  # 0.92 M
-    ('RN101', dict(embed_dims=128), 4_275_072),  # 4.28 M
-    ('RN101', dict(stages=(2,)), 428_736),  # Table 4, from here: 0.43 M
-    ('RN101', dict(stages=(3,)), 297_664),  # printed as 0.29 M
-    ('RN101', dict(stages=(4,)), 1_215_168),  # 1.22 M
-    ('RN101', dict(stages=(2, 3)), 726_656),  # printed as 0.72 M
-    ('RN101', dict(stages=(3, 4)), 1_513_088),  # 1.51 M
-    ('RN101', dict(zoom_kind='linear', input_hw=(416, 416)), 5_766_641),  # Table 5, from here: 5.77 M
-    ('RN101', dict(zoom_kind='conv_interpolate'), 1_450_560),  # 1.45 M
-    ('RN101', dict(zoom_kind='mlp', input_hw=(416, 416)), 1_682_633),  # 1.68 M
-    ('RN101', dict(stages=()), 0),
-])
+@pytest.mark.parametrize(
+    'arch, neck, count',
+    [
+        ('RN101', {}, 1_942_080),  # Table 1: 1.94 M
+        ('RN50', {}, 1_942_080),  # Table 1 prints 1.68 M, which does not follow from the text.
+        ('ViT-B-16', dict(scales=(0.5, 1, 2), zoom_norm=True), 1_390_016),  # Table 1: 1.39 M
+        ('RN101', dict(embed_dims=8), 223_272),  # Table 7, from here: 0.22 M
+        ('RN101', dict(embed_dims=16), 450_384),  # 0.45 M
+        ('RN101', dict(embed_dims=32), 923_040),  # 0.92 M
+        ('RN101', dict(embed_dims=128), 4_275_072),  # 4.28 M
+        ('RN101', dict(stages=(2,)), 428_736),  # Table 4, from here: 0.43 M
+        ('RN101', dict(stages=(3,)), 297_664),  # printed as 0.29 M
+        ('RN101', dict(stages=(4,)), 1_215_168),  # 1.22 M
+        ('RN101', dict(stages=(2, 3)), 726_656),  # printed as 0.72 M
+        ('RN101', dict(stages=(3, 4)), 1_513_088),  # 1.51 M
+        ('RN101', dict(zoom_kind='linear', input_hw=(416, 416)), 5_766_641),  # Table 5, from here: 5.77 M
+        ('RN101', dict(zoom_kind='conv_interpolate'), 1_450_560),  # 1.45 M
+        ('RN101', dict(zoom_kind='mlp', input_hw=(416, 416)), 1_682_633),  # 1.68 M
+        ('RN101', dict(stages=()), 0),
+    ],
+)
 def test_the_count_is_the_papers(arch, neck, count):
     assert full_size(arch, **neck)['bridger'] == count
 
@@ -177,9 +204,16 @@ def test_the_count_is_the_papers(arch, neck, count):
 def test_full_tuning_counts_the_whole_clip_with_its_shortcut():
     frozen = dict(frozen=False)
     with torch.device('meta'):
-        counts = count_parameters(build(dict(
-            type='ReferringSegmentor', backbone=dict(type='CLIPResNet', arch='RN101', pool_shortcut=True, **frozen),
-            text_encoder=dict(type='CLIPTextEncoder', arch='RN101', **frozen), neck=dict(type='Bridger', stages=()),
-            decode_head=dict(type='ETRISHead'))))
+        counts = count_parameters(
+            build(
+                dict(
+                    type='ReferringSegmentor',
+                    backbone=dict(type='CLIPResNet', arch='RN101', pool_shortcut=True, **frozen),
+                    text_encoder=dict(type='CLIPTextEncoder', arch='RN101', **frozen),
+                    neck=dict(type='Bridger', stages=()),
+                    decode_head=dict(type='ETRISHead'),
+                )
+            )
+        )
     assert counts['backbone_tunable'] == 120_737_632  # Table 2: 120.74 M
     assert counts['frozen'] == 0 and counts['total'] == 120_737_632 + counts['head']

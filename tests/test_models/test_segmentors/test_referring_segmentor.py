@@ -65,7 +65,12 @@ def test_training_moves_the_tunable_part_and_leaves_the_encoders_bit_equal(kind)
 def test_logits_have_a_quarter_of_the_decoders_stride(kind, hw):
     model = build_model(kind).eval()
     stride = dict(vit=8, resnet=16)[kind] // 4
-    assert model.forward_logits(randn(2, 3, *hw), tokenize(['a', 'b'], 17)).shape == (2, 1, hw[0] // stride, hw[1] // stride)
+    assert model.forward_logits(randn(2, 3, *hw), tokenize(['a', 'b'], 17)).shape == (
+        2,
+        1,
+        hw[0] // stride,
+        hw[1] // stride,
+    )
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -139,8 +144,10 @@ def test_a_sample_without_a_sentence_is_named():
 
 def test_test_batches_may_mix_image_sizes():
     model = build_model('vit').eval()
-    data = dict(inputs=[torch.zeros(3, 64, 40, dtype=torch.uint8), torch.zeros(3, 50, 64, dtype=torch.uint8)],
-                data_samples=[sample(hw=(64, 40)), sample(hw=(50, 64))])
+    data = dict(
+        inputs=[torch.zeros(3, 64, 40, dtype=torch.uint8), torch.zeros(3, 50, 64, dtype=torch.uint8)],
+        data_samples=[sample(hw=(64, 40)), sample(hw=(50, 64))],
+    )
     processed = model.data_preprocessor(data)
     assert processed['inputs'].shape == (2, 3, 64, 64)
     with torch.no_grad():
@@ -157,6 +164,7 @@ def test_images_become_clips():
 
 def test_slide_inference_is_refused():
     from tests.toy import build, model_cfg
+
     with pytest.raises(ValueError, match="mode='slide'"):
         build(model_cfg('vit') | dict(test_cfg=dict(mode='slide')))
 

@@ -2,8 +2,8 @@
 
     bash tools/dist_train.sh configs/etris_released/etris_r101_refcoco.py 2
 
-The paper's row, on 2 A100 with 40 GB (no hours told): mIoU 71.06 / 74.11 / 66.66 on val / testA / testB (printed as "oIoU").
-Here: not run. Tunable: Bridger 1.94 M, decoder 24.24 M, and CLIP's positional embeddings.
+The paper, on 2 A100 with 40 GB (no hours told): mIoU 71.06 / 74.11 / 66.66 on val / testA / testB (printed as "oIoU").
+Here: not run. Tunable: Bridger 1.94 M, decoder 24.24 M, CLIP's positional embeddings.
 """
 
 _base_ = [

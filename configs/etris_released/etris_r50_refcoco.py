@@ -2,8 +2,8 @@
 
     bash tools/dist_train.sh configs/etris_released/etris_r50_refcoco.py 2
 
-The paper's row, on 2 A100 with 40 GB (no hours told): mIoU 70.39 / 73.11 / 66.38 on val / testA / testB (printed as "oIoU").
-Here: not run. Tunable: Bridger 1.94 M, decoder 26.74 M, and CLIP's positional embeddings.
+The paper, on 2 A100 with 40 GB (no hours told): mIoU 70.39 / 73.11 / 66.38 on val / testA / testB (printed as "oIoU").
+Here: not run. Tunable: Bridger 1.94 M, decoder 26.74 M, CLIP's positional embeddings.
 """
 
 _base_ = [

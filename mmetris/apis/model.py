@@ -23,8 +23,9 @@ def init_model(config: str | os.PathLike | Config, checkpoint: str | os.PathLike
 
     Args:
         config: Config file, or what was read from one. A config is a Python program: use those you trust.
-        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``); a slim one takes the frozen CLIP from the ``clip_checkpoint`` that
-            the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's weights, the rest random.
+        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``); a slim one takes the frozen CLIP from the
+            ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
+            weights, the rest random.
         device: Where the model goes. Defaults to None: ``'cuda:0'`` if there is one, else ``'cpu'``.
         cfg_options: Settings to override, with dotted keys: ``{'model.backbone.clip_checkpoint': 'ViT-B-16.pt'}``.
 
@@ -81,7 +82,8 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
         ValueError: If there are no weights in it, or keys or shapes are not the model's.
     """
     state = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    is_mapping = isinstance(state, Mapping) and len(state) > 0
+    if not is_mapping or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f'{source} has no "state_dict" of weights')
     if any(key.startswith(('module.bridger.', 'bridger.')) for key in state):
         raise ValueError(f'{source} is a checkpoint of the released ETRIS code: convert it by '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,19 +14,38 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.utils import digit_version
 
-# What MMEngine's checkpoints hold besides tensors and plain values: the histories of logged numbers. None of these can
-# be made to call anything.
 _NUMPY_CORE = np._core if hasattr(np, '_core') else np.core
 _NUMPY_MODULES = ('numpy._core.multiarray', 'numpy.core.multiarray')  # The name depends on the writer's NumPy.
+_METHODS = 'statistics_methods'  # What a history's pickle calls its methods.
 _NUMBER_TYPES = (np.bool_, np.int32, np.int64, np.float32, np.float64)
 
 
+class _History(HistoryBuffer):
+    """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named in the file."""
+
+    def __setstate__(self, state: dict) -> None:
+        self._set_default_statistics()
+        self.__dict__.update({key: value for key, value in state.items() if not callable(value) and key != _METHODS})
+        self.__class__ = HistoryBuffer
+
+
+def _method_of_history(owner: type, name: str) -> Any:
+    """Stands for ``getattr``, by which a history's pickle names its methods, and does nothing else."""
+    if owner is not _History or name.startswith('_'):
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
+    return getattr(HistoryBuffer, name)
+
+
 def _allowed() -> list[Any]:
+    """What MMEngine's checkpoints hold besides tensors and plain values: NumPy's numbers, histories of logged ones."""
     functions = [(getattr(_NUMPY_CORE.multiarray, name), f'{module}.{name}')
                  for name in ('_reconstruct', 'scalar') for module in _NUMPY_MODULES]
     dtypes = [type(np.dtype(number)) for number in _NUMBER_TYPES]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *functions]
+    history = [(_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'), _History,
+               (_method_of_history, 'builtins.getattr'), (_method_of_history, '__builtin__.getattr')]
+    return [np.ndarray, np.dtype, *dtypes, *functions, *history]
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -50,15 +70,16 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if path.suffix == '.safetensors':
         return dict(state_dict=_read_safetensors(path))
     try:
-        if hasattr(torch.serialization, 'safe_globals'):
+        if digit_version(torch.__version__) >= digit_version('2.6'):
             with torch.serialization.safe_globals(_allowed()):
                 checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        else:  # Before PyTorch 2.5, which then refuses files that hold histories of logged numbers.
+        else:  # Older ones know no such list and refuse files with histories of logged numbers.
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise ValueError(f'{path} cannot be read: {error}') from error
     except Exception as error:  # A damaged file raises whatever its broken bytes lead to.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = re.search(r'Unsupported (global|class|operand).*?(?= was not|$)', str(error), re.MULTILINE)
+        reason = reason[0] if reason else (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         kind = ('it holds Python objects other than tensors and plain values, or is damaged'
                 if isinstance(error, pickle.UnpicklingError) else 'it is damaged or no checkpoint')
         raise ValueError(f'{path} cannot be read as a checkpoint: {kind}; nothing in it was run ({reason})') from error

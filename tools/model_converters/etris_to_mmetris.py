@@ -2,9 +2,10 @@
 
     python tools/model_converters/etris_to_mmetris.py best_model.pth converted/
 
-writes ``converted/config.py`` and ``converted/model.pth``, which tools/test.py, tools/train.py and
-:func:`mmetris.apis.init_model` take. Widths, depths and grids are read from the weights' shapes; attention heads and the
-length of the sentences leave no trace there and are options.
+writes ``converted/config.py`` and ``converted/model.pth``, which tools/test.py, tools/train.py and ``init_model`` of
+mmetris.apis take. Widths, depths and grids are read from the weights' shapes; attention heads and the length of the
+sentences leave no trace there and are options. Every key used is printed; if one cannot be placed or is missing,
+nothing is written.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mmengine.config import Config
 
 from mmetris.datasets import RefCocoDataset
 from mmetris.models.converters import ConvertedCheckpoint, from_published
-from mmetris.models.converters.published_etris import HEAD_HEADS
+from mmetris.models.converters.etris_sizes import HEAD_HEADS
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'etris_released'
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint', help='checkpoint of the released code')
     parser.add_argument('out_dir', help='folder for config.py and model.pth')
     parser.add_argument('--bridger-heads', type=int, metavar='N',
-                        help="attention heads of the Bridger (the code's nhead); default 4 for ResNet and 8 for ViT, as released")
+                        help="attention heads of the Bridger (the code's nhead); default 4 (ResNet) or 8 (ViT)")
     parser.add_argument('--head-heads', type=int, default=HEAD_HEADS, metavar='N',
                         help="attention heads of the decoder (the code's num_head); default %(default)s")
     parser.add_argument('--text-heads', type=int, metavar='N',
@@ -60,7 +61,7 @@ def complete_config(converted: ConvertedCheckpoint, context_length: int) -> Conf
         return type(node)(map(adapt, node)) if isinstance(node, (list, tuple)) else node
 
     cfg = adapt(cfg) | dict(model=converted.model_cfg, input_size=size, context_length=context_length)
-    for name in ('arch', 'clip_checkpoint', 'positions'):
+    for name in ('arch', 'clip_checkpoint'):
         cfg.pop(name, None)
     return Config(cfg)
 
@@ -72,12 +73,12 @@ def main() -> None:
         converted = from_published(
             read_checkpoint(args.checkpoint), args.bridger_heads, args.head_heads, args.text_heads, args.image_heads,
             args.context_length)
-        cfg = complete_config(converted, args.context_length)
+        config_text = complete_config(converted, args.context_length).pretty_text
         converted.checkpoint['meta']['dataset_meta'] = dict(RefCocoDataset.METAINFO)
         out_dir = Path(args.out_dir)
         save_checkpoint(out_dir / 'model.pth', converted.checkpoint)
         with write_atomically(out_dir / 'config.py') as temporary:
-            cfg.dump(temporary)
+            temporary.write_text(config_text, encoding='utf-8')
     except (ValueError, OSError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     for published, ours in converted.names.items():

@@ -2,8 +2,8 @@
 
     python tools/model_converters/mmetris_to_etris.py converted/model.pth published.pth
 
-A file that etris_to_mmetris.py wrote returns to what it came from, bit by bit. One that was trained here gets what mmetris has no
-use for by default: ``logit_scale`` ln 100, as in OpenAI's CLIP, and the epoch it was saved at.
+A file that etris_to_mmetris.py wrote returns to what it came from, bit by bit. One that was trained here gets defaults
+for what mmetris has no use for: ``logit_scale`` ln 100, as in OpenAI's CLIP, and the epoch it was saved at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint
 def main() -> None:
     """Read, convert, write."""
     parser = argparse.ArgumentParser(description='Convert a checkpoint to the layout of the released ETRIS code')
-    parser.add_argument('checkpoint', help='full checkpoint of the released variant, or the folder of one (model.pth in it)')
+    parser.add_argument('checkpoint', help='full checkpoint of the released variant, or a folder with its model.pth')
     parser.add_argument('out', help='file to write; a name without suffix is a folder, for model.pth in it')
     args = parser.parse_args()
     source, out = Path(args.checkpoint), Path(args.out)

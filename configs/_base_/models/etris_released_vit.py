@@ -1,4 +1,4 @@
-"""The released ETRIS code's model on CLIP ViT-B/16; ``arch`` (at the training size) and ``clip_checkpoint`` come from the config."""
+"""The released ETRIS code's model on a CLIP ViT; ``arch`` (at the training size) comes from the config."""
 
 model = dict(
     type='ReferringSegmentor',

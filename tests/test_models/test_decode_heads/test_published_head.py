@@ -1,67 +1,34 @@
 """The decoder of the released code, from recorded values of two tiny models (ResNet, ViT): same weights, same numbers.
 
-``tests/data/golden/head_{rn,vit}.pth`` hold the decoder's weights in the published layout, its inputs (three maps,
-words, sentence), what each of its parts gave, the loss and the norm of every gradient, all in eval mode.
+``tests/data/golden/etris_{rn,vit}.{ckpt,io}.pth`` hold the models' weights in the published layout, the decoder's
+inputs (three maps, words, sentence), what each of its parts gave, the loss and the norm of every gradient, all in eval mode.
 """
 
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from mmetris.models import ETRISHead
+from mmetris.models.converters.etris_keys import exchange_layout, ours_name
 from mmetris.models.layers.bridged_features import BridgedFeatures
 
 GOLDEN = Path(__file__).parents[2] / 'data' / 'golden'
 STRIDES = {'rn': (8, 16, 32), 'vit': (16, 16, 16)}
+FAMILIES = {'rn': 'resnet', 'vit': 'vit'}
 TOLERANCE = 1e-4
 
-# Published name -> ours, applied in this order.
-RENAMES = (
-    (r'^module\.', ''),
-    (r'^neck\.txt_proj\.', 'text_projection.'),
-    (r'^neck\.f(\d)_proj\.', lambda match: f'hierarchical_alignment.projections.{int(match[1]) - 3}.'),
-    (r'^neck\.fusion(\d)\.multihead_attn\.',
-     lambda match: f'hierarchical_alignment.gates.{int(match[1]) - 3}.attention.'),
-    (r'^neck\.aggr\.', 'hierarchical_alignment.fuse.'),
-    (r'^neck\.coordconv\.0\.conv1\.', 'hierarchical_alignment.coord_conv.conv.'),
-    (r'^neck\.coordconv\.1\.', 'hierarchical_alignment.refine.'),
-    (r'^decoder\.', 'global_alignment.'),
-    (r'\.self_attn_norm\.', '.self_attention_out_norm.'),
-    (r'\.cross_attn_norm\.', '.cross_attention_out_norm.'),
-    (r'\.self_attn\.', '.self_attention.'),
-    (r'(?<=\d)\.multihead_attn\.', '.cross_attention.'),
-    (r'\.norm1\.', '.self_attention_norm.'),
-    (r'\.norm2\.', '.cross_attention_norm.'),
-    (r'\.norm3\.', '.ffn_norm.'),
-    (r'^proj\.vis\.', 'projector.pixel_projection.'),
-    (r'^proj\.txt\.', 'projector.kernel_projection.'),
-)
-# The two layers of a ConvNormReLU are numbered in the published names.
-CONV_NORM = (r'(projections\.\d|fuse|coord_conv\.conv|refine|pixel_projection\.[13])\.([01])\.',
-             lambda match: f'{match[1]}.{"norm" if match[2] == "1" else "conv"}.')
+
+def rename(published, kind):
+    """Name in an ETRISHead of a published parameter; None if it belongs to another part."""
+    name = ours_name(published.removeprefix('module.'), FAMILIES[kind])
+    return name.removeprefix('decode_head.') if name and name.startswith('decode_head.') else None
 
 
-def rename(published):
-    """Name in an ETRISHead of a parameter of a published decoder."""
-    for pattern, replacement in (*RENAMES, CONV_NORM):
-        published = re.sub(pattern, replacement, published)
-    return published
-
-
-def convert(published):
-    """State dict of an ETRISHead from that of a published decoder.
-
-    The last map's projection is a deconvolution in every published model. Where the strides are equal (ViT)
-    it is a 1x1 one, which is a 1x1 convolution with the weight's first two axes exchanged.
-    """
-    converted = {}
-    for name, value in published.items():
-        if name == 'module.neck.f5_proj.0.weight' and value.shape[-1] == 1:
-            value = value.transpose(0, 1)
-        converted[rename(name)] = value
-    return converted
+def convert(published, kind):
+    """State dict of an ETRISHead from that of a published model."""
+    return {name: exchange_layout(key.removeprefix('module.'), value)
+            for key, value in published.items() if (name := rename(key, kind))}
 
 
 def relative_error(actual, expected):
@@ -71,18 +38,21 @@ def relative_error(actual, expected):
 @pytest.fixture(params=['rn', 'vit'])
 def case(request):
     """Golden values, the head with their weights in eval mode, and their features."""
-    golden = torch.load(GOLDEN / f'head_{request.param}.pth', weights_only=True)
+    kind = request.param
+    golden = torch.load(GOLDEN / f'etris_{kind}.io.pth', weights_only=True)
+    weights = torch.load(GOLDEN / f'etris_{kind}.ckpt.pth', weights_only=True)['state_dict']
+    golden['grad_norms'] = {name: norm for key, norm in golden['grad_norms'].items() if (name := rename(key, kind))}
     maps = tuple(golden[name] for name in ('vis2', 'vis3', 'vis4'))
     head = ETRISHead(
         in_channels=[feature_map.shape[1] for feature_map in maps],
-        in_strides=STRIDES[request.param],
+        in_strides=STRIDES[kind],
         word_channels=golden['words'].shape[-1],
         sentence_channels=golden['sentence'].shape[-1],
         channels=golden['hierarchical'].shape[1],
         num_heads=golden['config']['head_heads'],
         global_alignment=dict(ffn_dims=golden['config']['dim_ffn']),
         text_projection=True)
-    head.load_state_dict(convert(golden['state_dict']))
+    head.load_state_dict(convert(weights, kind))
     features = BridgedFeatures(maps, golden['words'], golden['sentence'], padding_mask=golden['tokens'] == 0)
     return golden, head.eval(), features
 
@@ -101,7 +71,5 @@ def test_every_step_gives_the_recorded_values(case):
 def test_every_gradient_has_the_recorded_norm(case):
     golden, head, features = case
     head.loss_decode[0](head(features), golden['mask']).backward()
-    parameters = dict(head.named_parameters())
-    ours = {name: parameters.pop(rename(f'module.{name}')).grad.norm().item() for name in golden['grad_norms']}
-    assert not parameters
+    ours = {name: parameter.grad.norm().item() for name, parameter in head.named_parameters()}
     assert ours == pytest.approx(golden['grad_norms'], rel=TOLERANCE)

@@ -1,0 +1,116 @@
+"""Checkpoints are read without running what is inside, and files are written whole or not at all."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+
+
+class Runs:
+    """A pickle of it makes a folder when it is loaded by a loader that runs code."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder), )
+
+
+def test_what_mmengine_saves_comes_back(tmp_path):
+    history = HistoryBuffer([1., 2.], [1, 1])
+    saved = dict(state_dict=dict(weight=torch.ones(2)), meta=dict(epoch=3, cfg='a = 1', seed=np.int64(5)),
+                 message_hub=dict(log_scalars=dict(loss=history)), best=np.float64(0.5), flag=np.bool_(True))
+    torch.save(saved, tmp_path / 'epoch_3.pth')
+    read = read_checkpoint(tmp_path / 'epoch_3.pth')
+    assert torch.equal(read['state_dict']['weight'], torch.ones(2))
+    assert read['meta'] == dict(epoch=3, cfg='a = 1', seed=5) and read['best'] == 0.5
+    loss = read['message_hub']['log_scalars']['loss']
+    assert type(loss) is HistoryBuffer and loss.statistics('mean') == 1.5
+
+
+def test_a_history_cannot_bring_methods_along(tmp_path, monkeypatch):
+    monkeypatch.setattr(HistoryBuffer, '_statistics_methods', dict(mean=HistoryBuffer.max, mine=np.ndarray))
+    torch.save(dict(history=HistoryBuffer([1., 2.], [1, 1])), tmp_path / 'methods.pth')
+    monkeypatch.undo()
+    history = read_checkpoint(tmp_path / 'methods.pth')['history']
+    assert history.statistics('mean') == 1.5 and 'mine' not in HistoryBuffer._statistics_methods
+
+
+class Getattr:
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, '__init__')
+
+
+def test_getattr_reaches_nothing_but_a_historys_methods(tmp_path):
+    torch.save(dict(meta=Getattr()), tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match='cannot be read'):
+        read_checkpoint(tmp_path / 'bad.pth')
+
+
+@pytest.mark.parametrize('place', ['alone', 'in_state_dict', 'in_meta'])
+def test_pickled_code_is_refused_and_not_run(tmp_path, place):
+    code = Runs(tmp_path / 'was_run')
+    content = dict(alone=code, in_state_dict=dict(state_dict=dict(weight=code)), in_meta=dict(state_dict={}, meta=code))
+    torch.save(content[place], tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match='bad.pth cannot be read as a checkpoint.*nothing in it was run'):
+        read_checkpoint(tmp_path / 'bad.pth')
+    assert not (tmp_path / 'was_run').exists()
+
+
+@pytest.mark.parametrize('protocol', [0, 2, 4])
+def test_a_bare_pickle_of_code_is_refused_and_not_run(tmp_path, protocol):
+    (tmp_path / 'bad.pth').write_bytes(pickle.dumps(Runs(tmp_path / 'was_run'), protocol))
+    with pytest.raises(ValueError, match='nothing in it was run'):
+        read_checkpoint(tmp_path / 'bad.pth')
+    assert not (tmp_path / 'was_run').exists()
+
+
+def test_functions_of_allowed_modules_are_refused(tmp_path):
+    torch.save(dict(state_dict={}, meta=np.fromstring), tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match='cannot be read'):
+        read_checkpoint(tmp_path / 'bad.pth')
+
+
+@pytest.mark.parametrize('part', [0., 0.1, 0.5, 0.95])
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_a_cut_off_file_is_refused(tmp_path, part, suffix):
+    weights = dict(weight=torch.arange(1000.))
+    path = tmp_path / f'cut{suffix}'
+    if suffix == '.pth':
+        torch.save(dict(state_dict=weights), path)
+    else:
+        from safetensors.torch import save_file
+        save_file(weights, str(path))
+    content = path.read_bytes()
+    path.write_bytes(content[:int(part * len(content))])
+    with pytest.raises(ValueError, match='cut'):
+        read_checkpoint(path)
+
+
+def test_a_missing_file_and_one_of_another_kind_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='checkpoint not found: .*none.pth'):
+        read_checkpoint(tmp_path / 'none.pth')
+    torch.save([1, 2], tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='holds a list'):
+        read_checkpoint(tmp_path / 'list.pth')
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / 'model.pth'
+    save_checkpoint(target, dict(state_dict=dict(weight=torch.ones(1))))
+    before = target.read_bytes()
+    with pytest.raises(RuntimeError, match='stop'), write_atomically(target) as temporary:
+        temporary.write_bytes(b'half')
+        raise RuntimeError('stop')
+    assert target.read_bytes() == before and list(tmp_path.iterdir()) == [target]
+
+
+def test_files_get_the_usual_permissions(tmp_path):
+    (tmp_path / 'usual').touch()
+    save_checkpoint(tmp_path / 'new' / 'model.pth', dict(state_dict={}))
+    assert (tmp_path / 'new' / 'model.pth').stat().st_mode == (tmp_path / 'usual').stat().st_mode

@@ -47,7 +47,9 @@ def draw_predictions(parser: argparse.ArgumentParser, cfg: Config, args: argpars
     if args.show:
         hook.show = True
         hook.wait_time = args.wait_time
-    if args.show_dir:
+    if args.show_dir and hook.type == 'RefSegVisualizationHook':
+        hook.out_dir = args.show_dir
+    elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
 
 

@@ -76,9 +76,12 @@ def trained(config) -> tuple[Path, str]:
 @pytest.fixture(scope='module')
 def tested(config, trained) -> tuple[Path, str]:
     """Work folder and output of a test on two processes, with masks and pictures."""
-    work = config.parent / 'tested'
+    work, elsewhere = config.parent / 'tested', config.parent / 'elsewhere'
+    elsewhere.mkdir()
     output = run('bash', TOOLS / 'dist_test.sh', config, trained[0] / 'epoch_2.pth', 2, '--work-dir', work,
-                 '--out', work / 'masks', '--show-dir', 'pictures')
+                 '--out', work / 'masks', '--show-dir', 'pictures', cwd=elsewhere)
+    # MMEngine exchanges results in .dist_test; pictures belong into the work folder.
+    assert {path.name for path in elsewhere.iterdir()} <= {'.dist_test'}
     return work, output
 
 

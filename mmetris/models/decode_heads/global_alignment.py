@@ -86,8 +86,8 @@ class GlobalAlignment(BaseModule):
         num_layers: Layers. Defaults to 3, as in the released code.
         ffn_dims: Hidden width of the feed-forward networks. Defaults to 512, as in the released code.
         dropout: Dropout probability. Defaults to 0.1, as in the released code.
-        attn_dropout: Dropout probability of attention weights. Defaults to None: as ``dropout``. On a CPU, 0 is much faster:
-            PyTorch has no fused attention with dropout there.
+        attn_dropout: Dropout probability of attention weights. Defaults to None: as ``dropout``. On a CPU, 0 is much
+            faster: PyTorch has no fused attention with dropout there.
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
 
     Raises:

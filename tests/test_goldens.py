@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,15 @@ def test_converting_back_gives_the_published_file_bit_by_bit(kind, converted, tm
     for key, value in published['state_dict'].items():
         assert back['state_dict'][key].dtype == value.dtype
         assert torch.equal(back['state_dict'][key], value), key
+
+
+def test_the_examples_of_the_api_document_run(kind, converted):
+    """Its Python blocks, in order, on the checkpoint that its first command converts."""
+    if kind == 'rn':
+        return  # The document converts the ViT.
+    text = (ROOT / 'docs' / 'api.md').read_text(encoding='utf-8')
+    command = re.search(r'etris_to_mmetris.py (\S+) converted (.*)', text)
+    assert command.groups() == ('tests/data/golden/etris_vit.ckpt.pth', '--bridger-heads 4 --head-heads 4')
+    code = '\n'.join(re.findall(r'```python\n(.*?)```', text, re.DOTALL))
+    code = code.replace("'converted/", f"'{converted[0]}/").replace("'tests/data/", f"'{ROOT}/tests/data/")
+    exec(compile(code, 'docs/api.md', 'exec'), {})

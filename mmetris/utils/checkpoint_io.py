@@ -23,7 +23,7 @@ _NUMBER_TYPES = (np.bool_, np.int32, np.int64, np.float32, np.float64)
 
 
 class _History(HistoryBuffer):
-    """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named in the file."""
+    """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named there."""
 
     def __setstate__(self, state: dict) -> None:
         self._set_default_statistics()

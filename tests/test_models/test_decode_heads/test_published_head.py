@@ -1,7 +1,8 @@
 """The decoder of the released code, from recorded values of two tiny models (ResNet, ViT): same weights, same numbers.
 
 ``tests/data/golden/etris_{rn,vit}.{ckpt,io}.pth`` hold the models' weights in the published layout, the decoder's
-inputs (three maps, words, sentence), what each of its parts gave, the loss and the norm of every gradient, all in eval mode.
+inputs (three maps, words, sentence), what each of its parts gave, the loss and the norm of every gradient, all in eval
+mode.
 """
 
 from pathlib import Path

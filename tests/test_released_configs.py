@@ -25,8 +25,8 @@ def load(encoder):
 
 
 def printed(model):
-    """All modules with their sizes; 1 and 1.0 are the same scale."""
-    return re.sub(r'scale=(\d)\.0', r'scale=\1', str(model))
+    """All modules with their sizes, but not how they start; 1 and 1.0 are the same scale."""
+    return re.sub(r'\n *init_cfg=.*', '', re.sub(r'scale=(\d)\.0', r'scale=\1', str(model)))
 
 
 @pytest.mark.parametrize('encoder', COUNTS)
@@ -58,6 +58,19 @@ def test_the_config_is_the_model_that_the_converter_makes_of_such_a_checkpoint(e
         assert (one.out_stages, one.norm_eval) == (same.out_stages, same.norm_eval)
     assert model.backbone.norm_eval == (encoder == 'vitb16')
     assert other.context_length == model.context_length == cfg.context_length == 17
+
+
+@pytest.mark.parametrize('encoder', ['r101', 'vitb16'])
+def test_the_bridger_starts_as_in_the_released_code(encoder):
+    specs = [(512, 8), (1024, 16), (2048, 32)] if encoder == 'r101' else [(768, 16)] * 3
+    neck = load(encoder).model.neck
+    bridger = MODELS.build(dict(neck, image_specs=specs, word_channels=512, out_stages=neck.stages))
+    bridger.init_weights()
+    stage = bridger.bridges['2']
+    linear, conv = stage.words_in, stage.zoom_in.project
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05) and not linear.bias.any()
+    fan_out = conv.out_channels * conv.kernel_size[0]**2
+    assert conv.weight.std().item() == pytest.approx((2 / fan_out)**0.5, rel=0.05)
 
 
 @pytest.mark.parametrize('encoder', COUNTS)

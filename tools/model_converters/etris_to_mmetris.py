@@ -48,22 +48,25 @@ def complete_config(converted: ConvertedCheckpoint, context_length: int) -> Conf
     """The released recipe with the converted model in it, without any ``_base_``."""
     cfg = Config.fromfile(RECIPES[converted.sizes.family]).to_dict()
     size = (converted.sizes.input_size, ) * 2
-    change = converted.sizes.input_size - cfg['input_size'][0]
+    divisor = converted.model_cfg['data_preprocessor']['size_divisor']
+
+    def resized(length):  # The sizes of test-time augmentation keep their ratio to the input size.
+        return max(1, round(length * size[0] / cfg['input_size'][0] / divisor)) * divisor
 
     def adapt(node):
         if isinstance(node, dict):
             node = {key: adapt(value) for key, value in node.items()}
             if node.get('type') == 'Letterbox':
-                node['size'] = tuple(length + change for length in node['size'])
+                node['size'] = tuple(map(resized, node['size']))
             elif node.get('type') == 'TokenizeExpression':
                 node['context_length'] = context_length
             return node
         return type(node)(map(adapt, node)) if isinstance(node, (list, tuple)) else node
 
-    cfg = adapt(cfg) | dict(model=converted.model_cfg, input_size=size, context_length=context_length)
+    adapted = adapt(cfg) | dict(model=converted.model_cfg, input_size=size, context_length=context_length)
     for name in ('arch', 'clip_checkpoint'):
-        cfg.pop(name, None)
-    return Config(cfg)
+        adapted.pop(name, None)
+    return Config(adapted)
 
 
 def main() -> None:

@@ -25,7 +25,11 @@ model = dict(
         dropout=0.1,
         memory='sum',
         cross_inputs='input',
-        mask_padding=False),
+        mask_padding=False,
+        init_cfg=[
+            dict(type='Normal', layer='Linear', std=0.02),
+            dict(type='Kaiming', layer=['Conv2d', 'ConvTranspose2d'], mode='fan_out', nonlinearity='relu'),
+        ]),
     decode_head=dict(
         type='ETRISHead',
         channels=512,

@@ -24,14 +24,7 @@ SPEC = ShapesSpec(num_train=4, num_val=2, num_test_a=1, num_test_b=1)
 CONFIG = f"""
 _base_ = {str(ROOT / 'configs' / 'etris' / 'etris_tiny_shapes.py')!r}
 
-arch = dict(_delete_=True, **{toy.VIT!r})
-encoder = dict(arch=arch, clip_checkpoint=None)
-model = dict(
-    backbone=encoder,
-    text_encoder=encoder,
-    neck=dict(embed_dims=8, num_heads=2),
-    decode_head=dict(channels=16, num_heads=2, global_alignment=dict(num_layers=1)))
-
+model = dict(_delete_=True, **{toy.model_cfg('vit')!r})
 source = dict(data_root=DATA_ROOT)
 train_dataloader = dict(batch_size=4, dataset=source)
 val_dataloader = dict(batch_size=4, dataset=source)

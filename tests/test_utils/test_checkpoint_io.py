@@ -92,6 +92,20 @@ def test_a_cut_off_file_is_refused(tmp_path, part, suffix):
         read_checkpoint(path)
 
 
+def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
+    torch.save(dict(state_dict=dict(weight=torch.full((64, ), 1.5))), tmp_path / 'model.pth')
+    content = bytearray((tmp_path / 'model.pth').read_bytes())
+    content[content.index(torch.full((64, ), 1.5).numpy().tobytes()) + 130] ^= 1
+    (tmp_path / 'model.pth').write_bytes(content)
+    with pytest.raises(ValueError, match='model.pth is damaged: the checksum'):
+        read_checkpoint(tmp_path / 'model.pth')
+
+
+def test_the_old_format_without_checksums_is_read(tmp_path):
+    torch.save(dict(epoch=2), tmp_path / 'model.pth', _use_new_zipfile_serialization=False)
+    assert read_checkpoint(tmp_path / 'model.pth') == dict(epoch=2)
+
+
 def test_a_missing_file_and_one_of_another_kind_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='checkpoint not found: .*none.pth'):
         read_checkpoint(tmp_path / 'none.pth')

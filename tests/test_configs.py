@@ -34,7 +34,7 @@ ENCODERS = dict(
     r101=('CLIPResNet', 'RN101', 'RN101.pt'),
     vitb16=('CLIPViT', 'ViT-B-16', 'ViT-B-16.pt'),
     vitl14=('CLIPViT', 'ViT-L-14', 'ViT-L-14.pt'),
-    tiny=('CLIPViT', None, 'tiny_clip_vit.safetensors'))
+    tiny=('CLIPResNet', None, 'tiny_clip_resnet.safetensors'))
 # data set -> annotations, splits, split of validation, splits of testing, token length
 DATA = dict(
     refcoco=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),

@@ -8,14 +8,14 @@ No row of the paper. Meant for 2 CPU cores and a few minutes; results in docs/sh
 _base_ = [
     '../_base_/models/etris_tiny.py',
     '../_base_/datasets/shapes.py',
-    '../_base_/schedules/etris_50e_vit.py',
+    '../_base_/schedules/etris_50e.py',
     '../_base_/default_runtime.py',
 ]
 
 max_epochs = 8
 learning_rate = 1e-3
 
-optim_wrapper = dict(optimizer=dict(lr=learning_rate), paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=1))))
+optim_wrapper = dict(optimizer=dict(lr=learning_rate))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=100),
     dict(type='CosineAnnealingLR', by_epoch=True, end=max_epochs, T_max=max_epochs, convert_to_iter_based=True),

@@ -23,6 +23,11 @@ def _frozen_encoders(model: nn.Module, prefix: str = '') -> Iterator[tuple[str, 
             yield f'{prefix}{name}.', encoder, keys
 
 
+def unknown_clips(model: nn.Module) -> list[str]:
+    """Names of the encoders that are frozen at weights which came from no CLIP file."""
+    return [start[:-1] for start, encoder, _ in _frozen_encoders(model) if not encoder.has_clip_weights]
+
+
 def slim_state_dict(model: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str = '') -> None:
     """Take the frozen CLIP out of a state dict, in place.
 
@@ -35,13 +40,12 @@ def slim_state_dict(model: nn.Module, state_dict: MutableMapping[str, Tensor], p
         ValueError: If the model has a frozen encoder without CLIP weights: a slim checkpoint of it could never be
             completed.
     """
+    if unknown := unknown_clips(model):
+        raise ValueError(
+            f'{unknown[0]} is frozen at random weights, which a slim checkpoint would lose: set its clip_checkpoint, '
+            'or save full checkpoints'
+        )
     for start, encoder, keys in _frozen_encoders(model, prefix):
-        if not encoder.has_clip_weights:
-            raise ValueError(
-                f'{start[:-1]} is frozen at random weights, which a slim checkpoint would lose: set its '
-                'clip_checkpoint, '
-                'or save full checkpoints'
-            )
         for key in keys:
             state_dict.pop(start + key, None)
         state_dict[start + FINGERPRINT_KEY] = encoder.clip_fingerprint().to_tensor()
@@ -85,3 +89,18 @@ def tuned_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[st
             f'such as {", ".join(wrong[:3])}'
         )
     return tuned
+
+
+def merge_state_dict(model: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str = '') -> None:
+    """Put the frozen CLIP back into a slim state dict, in place: the inverse of :func:`slim_state_dict`.
+
+    Args:
+        model: A model whose frozen CLIP is loaded, or that knows its file.
+        state_dict: The slim state dict.
+        prefix: What stands before the model's own keys in it, e.g. ``'module.'``.
+
+    Raises:
+        ValueError: If it was tuned on another CLIP.
+    """
+    for start, encoder, _ in _frozen_encoders(model, prefix):
+        encoder.complete(state_dict, start)

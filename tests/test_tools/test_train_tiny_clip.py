@@ -21,7 +21,7 @@ from mmetris.datasets.shapes import random_scene  # noqa: E402
 TINY_VIT = dict(
     embed_dim=32,
     quick_gelu=True,
-    vision_cfg=dict(image_size=112, patch_size=16, width=32, head_width=16, layers=4),
+    vision_cfg=dict(image_size=128, patch_size=16, width=32, head_width=16, layers=4),
     text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=4))
 
 
@@ -150,7 +150,7 @@ def test_the_patches_kept_are_mostly_those_of_the_objects():
 def test_letterboxing_keeps_the_whole_picture_and_centres_it():
     image = np.full((96, 128, 3), 7, np.uint8)
     boxed = tiny_clip.letterbox(image)
-    assert boxed.shape == (112, 112, 3) and (boxed[14:98] == 7).all()
+    assert boxed.shape == (128, 128, 3) and (boxed[16:112] == 7).all()
     assert (boxed[0, 0] == np.round(np.array(tiny_clip.OPENAI_DATASET_MEAN) * 255)).all()
     assert float(tiny_clip.normalise(boxed[None])[0, :, 0, 0].abs().max()) < 0.02
 
@@ -176,10 +176,10 @@ def test_near_misses_add_their_own_term_and_those_not_known_to_be_false_do_not()
 
 def test_positions_of_the_vit_start_as_waves_that_tell_every_patch_from_the_others():
     positions = tiny_clip.build_clip(TINY_VIT).visual.positional_embedding[1:].detach()
-    assert positions.shape == (49, 32) and positions.abs().max() <= 0.5
-    apart = torch.cdist(positions, positions) + torch.eye(49)
+    assert positions.shape == (64, 32) and positions.abs().max() <= 0.5
+    apart = torch.cdist(positions, positions) + torch.eye(64)
     assert apart.min() > 0.1
-    assert (positions[0, 16:] == positions[6, 16:]).all() and (positions[0, :16] == positions[42, :16]).all()
+    assert (positions[0, 16:] == positions[7, 16:]).all() and (positions[0, :16] == positions[56, :16]).all()
 
 
 def test_the_resnet_trains_and_its_export_loads(tmp_path):

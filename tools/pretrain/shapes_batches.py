@@ -22,6 +22,7 @@ from mmetris.datasets.shapes.scene import Scene, random_scene
 # The data set draws its images from the streams 0 to 3 of its seed (one per split); these are others.
 TRAIN_STREAM, HELD_OUT_STREAM = 100, 101
 MAX_OBJECTS = 5
+CLOSE_UP_SIZE = 64  # pixels: the largest object and some of its surroundings
 _FORMS = (0.25, 0.25, 0.35, 0.15, 0.0)  # no captions of all objects: one long one makes every text of a batch longer
 
 
@@ -97,6 +98,19 @@ class SceneBank:
         return self._pictures[index]
 
 
+    def close_up(self, index: int, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+        """A piece of its picture around a lone object, (CLOSE_UP_SIZE, CLOSE_UP_SIZE, 3) uint8 RGB."""
+        scale = IMAGE_SIZE / max(scene.width, scene.height)
+        lone = scene.objects[0]
+        corner = []
+        for centre, length in ((lone.y, scene.height), (lone.x, scene.width)):
+            border = (IMAGE_SIZE - length * scale) / 2
+            wanted = border + centre * scale - CLOSE_UP_SIZE / 2 + rng.integers(-6, 7)
+            corner.append(int(np.clip(wanted, 0, IMAGE_SIZE - CLOSE_UP_SIZE)))
+        top, left = corner
+        return self.picture(index, scene)[top:top + CLOSE_UP_SIZE, left:left + CLOSE_UP_SIZE]
+
+
 @dataclass
 class Batch:
     """Pictures with captions.
@@ -115,12 +129,16 @@ class Batch:
 
 
 def make_batch(pictures: Sequence[np.ndarray], scenes: Sequence[Scene], rng: np.random.Generator,
-               num_captions: int = 3, num_misses: int = 2) -> Batch:
-    """Write captions and near misses for the scenes, and work out which captions are negatives of which scenes."""
+               num_captions: int = 3, num_misses: int = 2, forms: Sequence[float] = _FORMS,
+               detail: float = 0.5) -> Batch:
+    """Write captions and near misses for the scenes, and work out which captions are negatives of which scenes.
+
+    ``forms`` and ``detail`` are those of :func:`~mmetris.datasets.shapes.captions.sample_caption`.
+    """
     true: list[cap.Caption] = []
     owner: list[int] = []
     for index, scene in enumerate(scenes):
-        true += [cap.sample_caption(scene, rng, _FORMS) for _ in range(num_captions)]
+        true += [cap.sample_caption(scene, rng, forms, detail) for _ in range(num_captions)]
         owner += [index] * num_captions
     written = true + [cap.near_miss(caption, rng) for caption in true for _ in range(num_misses)]
     false = cap.truth_table(written, scenes) == FALSE
@@ -136,3 +154,11 @@ def bank_batch(bank: SceneBank, rng: np.random.Generator, size: int, weights: Se
     indices = rng.integers(bank.size // MAX_OBJECTS, size=size) * MAX_OBJECTS + numbers
     scenes = [bank.scene(int(i)) for i in indices]
     return make_batch([bank.picture(int(i), scene) for i, scene in zip(indices, scenes)], scenes, rng, **kwargs)
+
+
+def close_up_batch(bank: SceneBank, rng: np.random.Generator, size: int, **kwargs) -> Batch:
+    """Draw a batch of lone objects from close by, described in full: shapes and textures are learnt from these."""
+    indices = rng.integers(bank.size // MAX_OBJECTS, size=size) * MAX_OBJECTS
+    scenes = [bank.scene(int(i)) for i in indices]
+    pictures = [bank.close_up(int(i), scene, rng) for i, scene in zip(indices, scenes)]
+    return make_batch(pictures, scenes, rng, forms=(1, 0, 0, 0, 0), detail=0.9, **kwargs)

@@ -15,8 +15,12 @@ from open_clip.model import CLIP
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.func import functional_call
 
-IMAGE_SIZE = 112
+from mmetris.models.layers.position_embedding import resize_position_embedding
+
+# The longer side of Shapes images, and a multiple of a ResNet's 32.
+IMAGE_SIZE = 128
 
 # The vocabulary is CLIP's; at width 48 its embedding is 4.7 MB of the 6.7 MB that a file takes in half precision.
 _TEXT_CFG = dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4)
@@ -30,7 +34,7 @@ ARCHS: dict[str, dict] = {
     'resnet': dict(
         embed_dim=64,
         quick_gelu=True,
-        vision_cfg=dict(image_size=IMAGE_SIZE, width=12, head_width=32, layers=[1, 1, 1, 1]),
+        vision_cfg=dict(image_size=IMAGE_SIZE, width=16, head_width=32, layers=[1, 1, 1, 1]),
         text_cfg=_TEXT_CFG),
 }
 
@@ -67,6 +71,19 @@ def build_clip(config: dict) -> CLIP:
             model.visual.positional_embedding[1:] = _grid_waves(model.visual.grid_size[0],
                                                                 config['vision_cfg']['width'])
     return model
+
+
+def encode_image(model: CLIP, images: Tensor) -> Tensor:
+    """``model.encode_image`` for images (S, 3, H, W) of any size that is a multiple of 32: (S, embed_dim).
+
+    A ResNet's attention pool has positions for one grid; for another they are resized. A ViT takes its own size only.
+    """
+    visual = model.visual
+    grid_hw = tuple(size // 32 for size in images.shape[-2:])
+    if not hasattr(visual, 'attnpool') or images.shape[-1] == visual.image_size == images.shape[-2]:
+        return visual(images)
+    positions = resize_position_embedding(visual.attnpool.positional_embedding, grid_hw)
+    return functional_call(visual, {'attnpool.positional_embedding': positions}, images)
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:

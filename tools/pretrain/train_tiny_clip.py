@@ -24,8 +24,8 @@ from torch.nn.functional import cross_entropy, normalize
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
 
 from probes import Probes  # noqa: E402
-from shapes_batches import Batch, SceneBank, bank_batch, used_tokens  # noqa: E402
-from tiny_clip import PatchChoice, UsedWords, arch_config, build_clip, encode_text, normalise, save_clip  # noqa: E402
+from shapes_batches import Batch, SceneBank, bank_batch, close_up_batch, used_tokens  # noqa: E402
+from tiny_clip import PatchChoice, UsedWords, arch_config, build_clip, encode_image, encode_text, normalise, save_clip  # noqa: E402
 
 _MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit
 
@@ -99,7 +99,7 @@ class Trainer:
             [dict(params=decayed, weight_decay=args.weight_decay), dict(params=others, weight_decay=0.0)],
             lr=args.lr, betas=(0.9, 0.98), eps=1e-6)
         self.schedule = Schedule(args.lr, args.warmup, args.keep)
-        self.step, self.seconds, self.best = 0, 0.0, -1.0
+        self.step, self.samples, self.seconds, self.best = 0, 0, 0.0, -1.0
 
     @property
     def progress(self) -> float:
@@ -113,7 +113,7 @@ class Trainer:
             self.patches.look_at(batch.pictures, self.config['vision_cfg']['patch_size'])
         for group in self.optimizer.param_groups:
             group['lr'] = self.schedule.lr(self.progress)
-        images = normalize(self.model.encode_image(normalise(batch.pictures)), dim=-1)
+        images = normalize(encode_image(self.model, normalise(batch.pictures)), dim=-1)
         texts = normalize(encode_text(self.model, batch.tokens), dim=-1)
         loss = contrastive_loss(images, texts, batch.owner, batch.false, self.model.logit_scale.exp())
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,12 +123,14 @@ class Trainer:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, _MAX_LOGIT_SCALE)
         self.step += 1
+        self.samples += len(batch.pictures)
         return float(loss.detach())
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a reader never sees half of one."""
         state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), arch=self.args.arch,
-                     step=self.step, seconds=self.seconds, best=self.best, rng=torch.get_rng_state())
+                     step=self.step, samples=self.samples, seconds=self.seconds, best=self.best,
+                     rng=torch.get_rng_state())
         partial = path.with_name(path.name + '.partial')
         torch.save(state, partial)
         os.replace(partial, path)
@@ -148,7 +150,8 @@ class Trainer:
             raise ValueError(f'{path} holds arch {held!r}, not {self.args.arch!r}: give --arch {held}')
         self.model.load_state_dict(state['model'])
         self.optimizer.load_state_dict(state['optimizer'])
-        self.step, self.seconds, self.best = state['step'], state['seconds'], state['best']
+        for name in ('step', 'samples', 'seconds', 'best'):
+            setattr(self, name, state[name])
         torch.set_rng_state(state['rng'])
 
 
@@ -174,7 +177,7 @@ def probe(trainer: Trainer, probes: Probes, log: Log, export: Path) -> None:
     if mean > trainer.best:
         trainer.best = mean
         save_clip(export, trainer.model, trainer.config, trained_on='Shapes captions (mmetris), rendered on the fly',
-                  samples_seen=trainer.step * trainer.args.batch_size, steps=trainer.step,
+                  samples_seen=trainer.samples, steps=trainer.step,
                   probes=json.dumps({k: round(v, 4) for k, v in result.items()}))
 
 
@@ -193,20 +196,24 @@ def train(args: argparse.Namespace) -> Trainer:
     probes = Probes(args.seed, args.probe_scenes)
     trainer.model.train()
     losses, clock = [], time.monotonic()
-    since = dict(log=(clock, trainer.step), probe=clock)
+    since = dict(log=(clock, trainer.samples), probe=clock)
     while trainer.progress < 1:
         rng = np.random.default_rng([args.seed, 200, trainer.step])
-        batch = bank_batch(bank, rng, args.batch_size, trainer.schedule.num_objects(trainer.progress),
-                           num_captions=args.captions, num_misses=args.misses)
+        if trainer.progress < args.close_ups:
+            # A close-up costs a quarter of a picture, and its one caption says everything.
+            batch = close_up_batch(bank, rng, 2 * args.batch_size, num_captions=1, num_misses=1)
+        else:
+            batch = bank_batch(bank, rng, args.batch_size, trainer.schedule.num_objects(trainer.progress),
+                               num_captions=args.captions, num_misses=args.misses)
         losses.append(trainer.train_step(batch))
         now = time.monotonic()
         trainer.seconds, clock = trainer.seconds + now - clock, now
         if now - since['log'][0] >= args.log_seconds or trainer.progress >= 1:
-            then, step = since['log']
+            then, samples = since['log']
             log.write(kind='train', step=trainer.step, minutes=trainer.seconds / 60, loss=float(np.mean(losses)),
                       lr=trainer.schedule.lr(trainer.progress), scale=float(trainer.model.logit_scale.detach().exp()),
-                      samples_per_s=(trainer.step - step) * args.batch_size / (now - then))
-            losses, since['log'] = [], (now, trainer.step)
+                      samples_per_s=(trainer.samples - samples) / (now - then))
+            losses, since['log'] = [], (now, trainer.samples)
         if now - since['probe'] >= args.probe_seconds or trainer.progress >= 1:
             since['probe'] = now
             probe(trainer, probes, log, export)
@@ -217,8 +224,8 @@ def train(args: argparse.Namespace) -> Trainer:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--arch', default='vit', help='vit or resnet')
-    parser.add_argument('--out', default='work_dirs/tiny_clip_vit', help='path of the results, without suffix')
+    parser.add_argument('--arch', default='resnet', help='resnet or vit')
+    parser.add_argument('--out', default='work_dirs/tiny_clip', help='path of the results, without suffix')
     parser.add_argument('--cache', default='work_dirs/tiny_clip_cache', help='folder for pictures and the checkpoint')
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in the cache folder')
     parser.add_argument('--seed', type=int, default=0)
@@ -228,11 +235,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=64, help='scenes per step')
     parser.add_argument('--captions', type=int, default=3, help='true captions per scene')
     parser.add_argument('--misses', type=int, default=2, help='near misses per caption')
+    parser.add_argument('--close-ups', type=float, help='part of the training that comes first, on close-ups of lone '
+                        'objects with full captions; default 0.3 for a ResNet, 0 for a ViT, whose size is fixed')
     parser.add_argument('--bank', type=int, default=20000, help='different scenes (38 kB of the cache each)')
     parser.add_argument('--lr', type=float, default=1e-3)
     parser.add_argument('--warmup', type=float, default=0.03, help='part of the training')
     parser.add_argument('--weight-decay', type=float, default=0.05)
-    parser.add_argument('--keep', type=int, default=72, help='patches of 196 the ViT sees for most of the training')
+    parser.add_argument('--keep', type=int, default=72, help='patches of 256 the ViT sees for most of the training')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--log-seconds', type=float, default=20.0)
     parser.add_argument('--probe-seconds', type=float, default=300.0)
@@ -241,6 +250,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for name in ('steps', 'minutes', 'batch_size', 'captions', 'bank', 'probe_scenes'):
         if getattr(args, name) <= 0:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}: it must be positive')
+    if args.close_ups is None:
+        args.close_ups = 0.3 if args.arch == 'resnet' else 0.0
+    if not 0 <= args.close_ups <= 1 or (args.close_ups and args.arch == 'vit'):
+        raise ValueError(f'--close-ups is {args.close_ups}: it must lie within 0..1, and be 0 for a ViT')
     return args
 
 

@@ -3,7 +3,7 @@
 _base_ = './refcoco.py'
 
 data_root = 'data/shapes/'
-input_size = (112, 112)
+input_size = (128, 128)
 
 train_pipeline, test_pipeline = (
     [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
@@ -13,7 +13,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-16, 0, 16)],
+            [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
             *_base_.tta_pipeline[-1].transforms[1:],
         ]),
 ]

@@ -1,18 +1,17 @@
 """ETRIS on the tiny CLIP of pretrained/, small enough to train on a CPU (docs/shapes.md)."""
 
-_base_ = './etris_vit.py'
+_base_ = './etris_rn.py'
 
 arch = dict(
     embed_dim=64,
     quick_gelu=True,
-    vision_cfg=dict(image_size=112, patch_size=8, width=112, head_width=28, layers=8),
+    vision_cfg=dict(image_size=128, width=16, head_width=32, layers=[1, 1, 1, 1]),
     text_cfg=dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4))
-clip_checkpoint = 'pretrained/tiny_clip_vit.safetensors'
+clip_checkpoint = 'pretrained/tiny_clip_resnet.safetensors'
 
 model = dict(
-    data_preprocessor=dict(size_divisor=2 * 8),
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
     text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
     # No dropout of attention weights: PyTorch has no fast attention with it on a CPU.
     neck=dict(embed_dims=32, num_heads=4, attn_dropout=0),
-    decode_head=dict(channels=64, num_heads=4, global_alignment=dict(attn_dropout=0)))
+    decode_head=dict(channels=64, num_heads=4, global_alignment=dict(attn_dropout=0, ffn_dims=128)))

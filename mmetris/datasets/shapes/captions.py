@@ -70,10 +70,10 @@ def _held(names: tuple[str, ...], truth: np.ndarray, often: Sequence[str]) -> li
     return [name for name, value in zip(names, truth) if value == TRUE for _ in range(3 if name in often else 1)]
 
 
-def _describe(rng: np.random.Generator, look: Sequence[str]) -> Description:
-    """Name some of an object's attributes, its shape nearly always."""
+def _describe(rng: np.random.Generator, look: Sequence[str], detail: float) -> Description:
+    """Name some of an object's attributes, its shape nearly always, size and texture with the chance ``detail``."""
     colour, shape, size, texture = look
-    keep = rng.random(4) < (0.8, 0.9, 0.5, 0.5)
+    keep = rng.random(4) < (max(0.8, detail), max(0.9, detail), detail, detail)
     if not keep.any():
         keep[:2] = True
     return Description(*(value if kept else None for value, kept in zip((colour, shape, size, texture), keep)))
@@ -103,7 +103,8 @@ def word_clause(rng: np.random.Generator, clause: Clause) -> str:
     return f'{subject} {relation_words(rng, clause.relation)} {reference}'
 
 
-def sample_caption(scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 0.3, 0.15, 0.05)) -> Caption:
+def sample_caption(scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 0.3, 0.15, 0.05),
+                   detail: float = 0.5) -> Caption:
     """Draw a caption that is true of the scene.
 
     Args:
@@ -111,13 +112,14 @@ def sample_caption(scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 
         rng: Source of randomness.
         weights: Chances of the five forms: one object, one at its place, two in a relation, two, all of them. A form
             the scene cannot supply is replaced by the first or, for the relation, by the fourth.
+        detail: Chance that an object's size is named, and that its texture is.
     """
     num_objects = len(scene.objects)
     looks = [obj.look for obj in scene.objects]
     form = int(rng.choice(5, p=np.asarray(weights) / np.sum(weights)))
     one, two = (int(i) for i in np.concatenate([rng.permutation(num_objects), [0]])[:2])
     places, relations = _facts(scene)
-    subject = _describe(rng, looks[one])
+    subject = _describe(rng, looks[one], detail)
     clauses = (Clause(subject), )
     if form == 1:
         held = _held(PLACES, places[:, one], REGIONS)
@@ -126,7 +128,7 @@ def sample_caption(scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 
     elif form in (2, 3) and num_objects > 1:
         held = _held(RELATIONS, relations[:, one, two], DIRECTIONS)
         relation = pick(rng, held) if form == 2 and held else 'with'
-        clauses = (Clause(subject, relation=relation, reference=_describe(rng, looks[two])), )
+        clauses = (Clause(subject, relation=relation, reference=_describe(rng, looks[two], detail)), )
     elif form == 4 and num_objects > 1:
         order = rng.permutation(num_objects)
         clauses = tuple(Clause(Description(*looks[i][:2])) for i in order)

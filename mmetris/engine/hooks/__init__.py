@@ -1,7 +1,8 @@
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
 
 from .epoch_seed_hook import EpochSeedHook
+from .slim_checkpoint_hook import SlimCheckpointHook
 from .tunable_report_hook import TunableReportHook
 from .visualization_hook import RefSegVisualizationHook
 
-__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'TunableReportHook']
+__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'SlimCheckpointHook', 'TunableReportHook']

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmetris.registry import HOOKS
-from mmetris.utils.slim_checkpoint import slim_state_dict
+from mmetris.utils.slim_checkpoint import slim_state_dict, unknown_clips
 
 
 @HOOKS.register_module()
@@ -15,17 +19,30 @@ class SlimCheckpointHook(Hook):
     """Save what was tuned and what is not CLIP's, with a fingerprint of the frozen CLIP in place of its weights.
 
     Optimizer state, moving averages and the runner's own state are saved as ever. Without this hook checkpoints are
-    full.
-
-    Raises:
-        ValueError: When saving, if an encoder is frozen at random weights.
+    full. They are full as well, with a warning at the start, where an encoder is frozen at random weights, which
+    nothing could bring back.
     """
 
     # After EMAHook, which exchanges the entries of two full state dicts.
     priority = 'LOWEST'
 
+    def before_train(self, runner: Runner) -> None:
+        if unknown := unknown_clips(_unwrapped(runner)):
+            print_log(
+                f'{" and ".join(unknown)} frozen at random weights (no clip_checkpoint is set): '
+                'checkpoints will be full',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = _unwrapped(runner)
+        if unknown_clips(model):
+            return
         slim_state_dict(model, checkpoint['state_dict'])
         if 'ema_state_dict' in checkpoint:
             slim_state_dict(model, checkpoint['ema_state_dict'], prefix='module.')
+
+
+def _unwrapped(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from mmengine.model import BaseModule
@@ -110,23 +110,31 @@ class ClipEncoder(BaseModule):
         """Those of the weights that the fingerprint covers: all but BatchNorm's counters, which not every file has."""
         return {key: value for key, value in weights.items() if not key.endswith('num_batches_tracked')}
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
-        """Complete a slim checkpoint with the frozen CLIP that is already here.
+    def complete(self, state_dict: MutableMapping[str, Tensor], prefix: str = '') -> None:
+        """Put the frozen CLIP that is here into a slim state dict, in place, where its fingerprint stood.
+
+        Args:
+            state_dict: A slim state dict; a full one is left as it is.
+            prefix: What stands before this module's own keys in it.
 
         Raises:
             ValueError: If it was tuned on another CLIP than this one, or there is none here.
         """
         saved = state_dict.pop(prefix + FINGERPRINT_KEY, None)
-        if saved is not None:
-            if not self.has_clip_weights and self.clip_checkpoint is not None:
-                self.init_weights()
-            expected, own = ClipFingerprint.from_tensor(saved), self.clip_fingerprint()
-            if expected.sha256 != own.sha256:
-                raise ValueError(
-                    f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
-                    f'Set clip_checkpoint of the {self.part} encoder to the CLIP that it was tuned on.'
-                )
-            own_state = self.state_dict()
-            for key in self.clip_keys():
-                state_dict.setdefault(prefix + key, own_state[key])
+        if saved is None:
+            return
+        if not self.has_clip_weights and self.clip_checkpoint is not None:
+            self.init_weights()
+        expected, own = ClipFingerprint.from_tensor(saved), self.clip_fingerprint()
+        if expected.sha256 != own.sha256:
+            raise ValueError(
+                f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
+                f'Set clip_checkpoint of the {self.part} encoder to the CLIP that it was tuned on.'
+            )
+        own_state = self.state_dict()
+        for key in self.clip_keys():
+            state_dict.setdefault(prefix + key, own_state[key])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+        self.complete(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,0 +1,11 @@
+"""Put the frozen CLIP back into a slim checkpoint, for programs that do not know mmetris's slim ones.
+
+    python tools/misc/merge_checkpoint.py configs/etris/etris_vitb16_refcoco.py slim.pth full.pth
+"""
+
+from slim_checkpoint import build_parser, convert
+
+from mmetris.utils.slim_checkpoint import merge_state_dict
+
+if __name__ == '__main__':
+    convert(build_parser('Put the frozen CLIP into a slim checkpoint').parse_args(), merge_state_dict, to_slim=False)

@@ -1,0 +1,69 @@
+"""Take the frozen CLIP out of a checkpoint, or put it back (``merge_checkpoint.py``).
+
+    python tools/misc/slim_checkpoint.py configs/etris/etris_vitb16_refcoco.py full.pth slim.pth
+    python tools/misc/slim_checkpoint.py configs/etris/etris_vitb16_refcoco.py full.pth slim.safetensors
+
+What is left is what was tuned, every weight and buffer that is not in CLIP, optimizer state and the rest of the file,
+and a fingerprint of the CLIP that it belongs to. A ``.safetensors`` file takes the weights alone, for sharing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+
+from mmengine.config import DictAction
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmetris.apis import init_model
+from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.slim_checkpoint import is_slim, slim_state_dict, tuned_weights
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """The command line of both tools."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help="the model's config; its clip_checkpoint is the frozen CLIP")
+    parser.add_argument('checkpoint', help='file to read')
+    parser.add_argument('out', help='file to write: .pth, or .safetensors for the weights alone')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to override, key=value')
+    return parser
+
+
+def convert(args: argparse.Namespace, change: Callable[[nn.Module, MutableMapping[str, Tensor], str], None],
+            to_slim: bool) -> None:
+    """Read a checkpoint, change its state dicts, write it.
+
+    Args:
+        args: Parsed command line.
+        change: :func:`slim_state_dict` or :func:`merge_state_dict`.
+        to_slim: What the checkpoint is to become.
+
+    Raises:
+        ValueError: If it is that already, or does not belong to the config's model and CLIP.
+    """
+    content = read_checkpoint(args.checkpoint)
+    state = content.get('state_dict', content)
+    if is_slim(state) == to_slim:
+        raise ValueError(f'{args.checkpoint} is {"slim" if to_slim else "full"} already')
+    model = init_model(args.config, device='cpu', cfg_options=args.cfg_options)
+    tuned_weights(model, state)  # Raises unless architecture and CLIP are the config's.
+    content = dict(content, state_dict=dict(state))
+    change(model, content['state_dict'], '')
+    if 'ema_state_dict' in content:
+        content['ema_state_dict'] = dict(content['ema_state_dict'])
+        change(model, content['ema_state_dict'], 'module.')
+    if Path(args.out).suffix == '.safetensors':
+        with write_atomically(args.out) as temporary:
+            save_file({key: value.contiguous() for key, value in content['state_dict'].items()}, temporary,
+                      metadata=dict(format='pt', config=Path(args.config).name))
+    else:
+        save_checkpoint(args.out, content)
+    sizes = [Path(path).stat().st_size for path in (args.checkpoint, args.out)]
+    print(f'{args.out}: {sizes[1] / 1e6:.1f} MB, {sizes[1] / sizes[0]:.0%} of {args.checkpoint}')
+
+
+if __name__ == '__main__':
+    convert(build_parser('Take the frozen CLIP out of a checkpoint').parse_args(), slim_state_dict, to_slim=True)

@@ -22,7 +22,7 @@ from mmetris.models.layers.position_embedding import resize_position_embedding
 # The longer side of Shapes images, and a multiple of a ResNet's 32.
 IMAGE_SIZE = 128
 
-# The vocabulary is CLIP's; at width 48 its embedding is 4.7 MB of the 6.7 MB that a file takes in half precision.
+# The vocabulary is CLIP's; at width 48 its embedding is 4.7 MB of the ResNet's 7.7 MB in half precision.
 _TEXT_CFG = dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4)
 
 ARCHS: dict[str, dict] = {

@@ -1,4 +1,4 @@
-"""Train a tiny CLIP on Shapes captions, on one CPU core, in about an hour.
+"""Train a tiny CLIP on Shapes captions, on one CPU core, in about half an hour.
 
 The objective is CLIP's symmetric contrastive loss with two additions. Each scene brings several captions and near
 misses of them (one attribute, place or relation swapped), which are negatives for its picture. And since the truth of
@@ -230,21 +230,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in the cache folder')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=100000, help='most steps')
-    parser.add_argument('--minutes', type=float, default=75.0, help='most minutes of training; the schedule is '
+    parser.add_argument('--minutes', type=float, default=34.0, help='most minutes of training; the schedule is '
                         'stretched over the steps or the minutes, whichever is used up first')
     parser.add_argument('--batch-size', type=int, default=64, help='scenes per step')
-    parser.add_argument('--captions', type=int, default=3, help='true captions per scene')
+    parser.add_argument('--captions', type=int, default=2, help='true captions per scene')
     parser.add_argument('--misses', type=int, default=2, help='near misses per caption')
     parser.add_argument('--close-ups', type=float, help='part of the training that comes first, on close-ups of lone '
                         'objects with full captions; default 0.3 for a ResNet, 0 for a ViT, whose size is fixed')
     parser.add_argument('--bank', type=int, default=20000, help='different scenes (38 kB of the cache each)')
-    parser.add_argument('--lr', type=float, default=1e-3)
+    parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--warmup', type=float, default=0.03, help='part of the training')
     parser.add_argument('--weight-decay', type=float, default=0.05)
     parser.add_argument('--keep', type=int, default=72, help='patches of 256 the ViT sees for most of the training')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--log-seconds', type=float, default=20.0)
-    parser.add_argument('--probe-seconds', type=float, default=300.0)
+    parser.add_argument('--probe-seconds', type=float, default=150.0)
     parser.add_argument('--probe-scenes', type=int, default=256)
     args = parser.parse_args(argv)
     for name in ('steps', 'minutes', 'batch_size', 'captions', 'bank', 'probe_scenes'):

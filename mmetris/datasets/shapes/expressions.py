@@ -139,7 +139,7 @@ class _Names:
     Attributes:
         unique: For each object, the descriptions that fit no other; short ones first, perhaps none.
         vague: For each object, the descriptions that fit others as well. Those that name the shape, as people mostly
-            do, stand thrice.
+            do, stand five times.
         fitting: For each object, all that fit it, weighted likewise.
     """
 
@@ -147,7 +147,7 @@ class _Names:
         fitting = [descriptions_of(obj.look) for obj in scene.objects]
         count = Counter(description for descriptions in fitting for description in descriptions)
         self.unique = [[d for d in descriptions if count[d] == 1] for descriptions in fitting]
-        self.fitting = [[d for d in descriptions for _ in range(3 if d.shape else 1)] for descriptions in fitting]
+        self.fitting = [[d for d in descriptions for _ in range(5 if d.shape else 1)] for descriptions in fitting]
         self.vague = [[d for d in descriptions if count[d] > 1] for descriptions in self.fitting]
 
 
@@ -162,16 +162,25 @@ def _attribute_expression(rng: np.random.Generator, scene: Scene, names: _Names,
         return None
     count = _num_attributes(unique[0]) + int(rng.random() < 0.33)
     # "The red thing" is possible, but people mostly name the shape.
-    wanted = [d for d in unique if _num_attributes(d) <= count and (d.shape or rng.random() < 0.3)] or unique[:1]
+    wanted = [d for d in unique if _num_attributes(d) <= count and (d.shape or rng.random() < 0.2)] or unique[:1]
     subject = pick(rng, wanted)
     return Expression('attribute', noun_phrase(rng, subject, article=_article(rng)), subject)
 
 
+def _subjects(rng: np.random.Generator, names: _Names, index: int) -> list[Description]:
+    """Descriptions to begin a sentence of place or relation with.
+
+    Every other sentence needs its place or relation: the description alone fits other objects too. The rest say more
+    than they must, as people do.
+    """
+    return names.vague[index] if names.vague[index] and rng.random() < 0.5 else names.fitting[index]
+
+
 def _place_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int,
                       tries: int = 60) -> Expression | None:
-    for attempt in range(tries):
-        # The sentence should need its place: only a hard case falls back on a description that is enough alone.
-        subject = pick(rng, (names.vague if attempt < tries * 3 // 4 else names.fitting)[index])
+    subjects = _subjects(rng, names, index)
+    for _ in range(tries):
+        subject = pick(rng, subjects)
         place = pick(rng, _PLACE_DRAW)
         if Expression('place', '', subject, place=place).referent(scene) != index:
             continue
@@ -188,8 +197,9 @@ def _relation_expression(rng: np.random.Generator, scene: Scene, names: _Names, 
     others = [i for i in range(len(scene.objects)) if i != index and names.unique[i]]
     if not others:
         return None
-    for attempt in range(tries):
-        subject = pick(rng, (names.vague if attempt < tries * 3 // 4 else names.fitting)[index])
+    subjects = _subjects(rng, names, index)
+    for _ in range(tries):
+        subject = pick(rng, subjects)
         known = names.unique[pick(rng, others)]
         reference = pick(rng, [d for d in known if _num_attributes(d) <= _num_attributes(known[0]) + 1])
         relation = pick(rng, _RELATION_DRAW)

@@ -27,7 +27,7 @@ VERSION = 1  # of the drawing: any change to scenes, pixels or words that a seed
 SPLITS = ('train', 'val', 'testA', 'testB')
 STAMP = 'shapes.json'
 
-_NUM_OBJECTS = {'train': (3, 5), 'val': (3, 5), 'testA': (3, 5), 'testB': (5, 6)}
+_NUM_OBJECTS = {'train': (2, 4), 'val': (2, 4), 'testA': (2, 4), 'testB': (5, 6)}
 _JPEG_QUALITY = 95
 _MOST_DRAWS = 1000
 
@@ -41,7 +41,7 @@ class ShapesSpec:
     """
 
     seed: int = 0
-    num_train: int = 2400
+    num_train: int = 2700
     num_val: int = 150
     num_test_a: int = 150
     num_test_b: int = 150

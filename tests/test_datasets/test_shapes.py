@@ -92,12 +92,12 @@ def test_every_sentence_is_true_of_exactly_one_object_and_clearly_false_of_the_o
                 np.testing.assert_array_equal(expression.truth(scene), wanted, err_msg=expression.text)
 
 
-def test_place_and_relation_are_needed_in_nearly_all_sentences_that_have_one():
+def test_half_of_the_sentences_of_place_and_relation_need_it():
     needed = []
-    for index in range(40):
+    for index in range(80):
         scene, triples = draw_sample(0, 'val', index)
         needed += [sum(e.subject.fits(obj) for obj in scene.objects) > 1 for triple in triples for e in triple[1:]]
-    assert np.mean(needed) > 0.9
+    assert 0.45 < np.mean(needed) < 0.75
 
 
 def test_the_words_of_a_sentence_say_what_its_logical_form_says():

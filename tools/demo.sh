@@ -20,7 +20,7 @@ start=$SECONDS
 step() { echo; echo "== $* ($((SECONDS - start)) s)"; }
 
 step "1/4 drawing Shapes into $data"
-"$python" tools/dataset_tools/make_shapes.py "$data"
+"$python" tools/dataset_tools/make_shapes.py "$data" --workers 2
 
 step "2/4 training $config on 2 processes"
 bash tools/dist_train.sh "$config" 2 --work-dir "$work" "$@"

@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmetris.registry import MODELS
+from mmetris.utils.checkpoint_io import read_checkpoint
 
 # mmcv without compiled ops says so at import; mmetris uses none of them.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
@@ -108,9 +109,18 @@ def runner_settings() -> set[str]:
 
 
 def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> None:
-    """End the program with one line if ``path`` names a local file that is not there; addresses pass."""
-    if '://' not in path and not Path(path).is_file():
+    """End the program with one line if a local checkpoint is missing, damaged, or holds more than plain data.
+
+    MMEngine, which loads it afterwards, would run code pickled inside. Addresses pass unread.
+    """
+    if '://' in path:
+        return
+    if not Path(path).is_file():
         parser.error(f'{option}: checkpoint not found: {path}')
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        parser.error(f'{option}: {error}')
 
 
 def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:

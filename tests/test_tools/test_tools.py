@@ -223,3 +223,22 @@ def test_slurm_launchers_hand_all_arguments_to_srun(script, arguments, tmp_path)
 def test_scripts_are_executable():
     scripts = [*TOOLS.glob('dist_*.sh'), *TOOLS.glob('slurm_*.sh'), ROOT / '.ci' / 'run']
     assert all(os.access(path, os.X_OK) for path in scripts)
+
+
+class Evil:
+    """Pickles to a call that leaves a trace."""
+
+    def __reduce__(self):
+        return os.mkdir, ('executed', )
+
+
+@pytest.mark.parametrize('spoil', ['code', 'cut'])
+def test_a_malicious_or_damaged_checkpoint_is_refused_and_not_run(config, tmp_path, spoil):
+    torch.save(dict(state_dict=dict(weight=Evil() if spoil == 'code' else torch.zeros(9999))), tmp_path / 'bad.pth')
+    if spoil == 'cut':
+        (tmp_path / 'bad.pth').write_bytes((tmp_path / 'bad.pth').read_bytes()[:-3000])
+    for command in ([TOOLS / 'test.py', config, tmp_path / 'bad.pth'],
+                    [TOOLS / 'train.py', config, '--resume', tmp_path / 'bad.pth']):
+        output = run(*command, '--work-dir', tmp_path / 'work', code=2, cwd=tmp_path)
+        assert 'bad.pth cannot be read' in output and 'Traceback' not in output
+    assert not (tmp_path / 'executed').exists()

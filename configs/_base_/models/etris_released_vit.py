@@ -36,4 +36,4 @@ model = dict(
         text_projection=True,
         loss_decode=dict(type='TextToPixelContrastiveLoss'),
         threshold=0.35),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole', corner_aligned=True))

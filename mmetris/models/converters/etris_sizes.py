@@ -238,4 +238,4 @@ def released_model_cfg(sizes: PublishedSizes, bridger_heads: int | None = None, 
             global_alignment=dict(num_layers=sizes.head_layers, ffn_dims=sizes.head_ffn_dims),
             projector=dict(kernel_size=sizes.kernel_size),
             loss_decode=dict(type='TextToPixelContrastiveLoss'), threshold=0.35),
-        test_cfg=dict(mode='whole'))
+        test_cfg=dict(mode='whole', corner_aligned=True))

@@ -181,3 +181,16 @@ def test_a_state_dict_round_trip_restores_predictions():
         assert not torch.allclose(model.forward_logits(images, tokens), other.forward_logits(images, tokens))
         other.load_state_dict(model.state_dict())
         assert torch.equal(model.forward_logits(images, tokens), other.forward_logits(images, tokens))
+
+
+@pytest.mark.parametrize('stride', [1, 2, 4])
+def test_each_cell_lands_on_the_pixel_that_the_loss_compared_it_with(stride):
+    """Without this, masks drift towards the lower right by up to stride - 1 pixels."""
+    model = build_model('vit').eval()
+    cells = randn(1, 1, 64 // stride, 32 // stride).sigmoid()
+    enlarged = model._enlarge(cells, (64, 32))
+    assert enlarged.shape == (1, 1, 64, 32)
+    torch.testing.assert_close(enlarged[..., ::stride, ::stride], cells, rtol=1e-4, atol=1e-4)
+    model.test_cfg['corner_aligned'] = True
+    corners = model._enlarge(cells, (64, 32))
+    torch.testing.assert_close(corners[..., -1, -1], cells[..., -1, -1], rtol=1e-4, atol=1e-4)

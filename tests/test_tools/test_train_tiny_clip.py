@@ -27,7 +27,7 @@ TINY_VIT = dict(
 
 def run(folder, *args):
     command = ['--out', f'{folder}/clip', '--cache', f'{folder}/cache', '--batch-size', '8', '--bank', '20', '--keep',
-               '24', '--probe-scenes', '8', '--log-seconds', '0', '--probe-seconds', '1000', *args]
+               '24', '--probe-scenes', '8', '--log-seconds', '0', '--probe-seconds', '1000', '--arch', 'vit', *args]
     trainer = train_tiny_clip.train(train_tiny_clip.parse_args(command))
     records = [json.loads(line) for line in (folder / 'clip.log.jsonl').read_text().splitlines()]
     return trainer, records
@@ -189,3 +189,28 @@ def test_the_resnet_trains_and_its_export_loads(tmp_path):
     assert trainer.step == 2 and np.isfinite([record['loss'] for record in records if record['kind'] == 'train']).all()
     model, _ = tiny_clip.load_clip(tmp_path / 'clip.safetensors')
     assert hasattr(model.visual, 'attnpool')
+
+
+def test_close_ups_show_the_lone_object_and_name_all_of_it(tmp_path):
+    bank = shapes_batches.SceneBank(tmp_path, 0, 20)
+    batch = shapes_batches.close_up_batch(bank, np.random.default_rng(0), 4, num_captions=1, num_misses=1)
+    assert batch.pictures.shape == (4, 64, 64, 3) and batch.false.shape == (8, 4)
+    vivid = batch.pictures.max(-1).astype(int) - batch.pictures.min(-1)
+    assert (vivid.reshape(4, -1).max(1) > 60).all()  # Objects are coloured, backgrounds grey.
+    with pytest.raises(ValueError, match='close-ups'):
+        train_tiny_clip.parse_args(['--arch', 'vit', '--close-ups', '0.5'])
+
+
+def test_a_resnet_takes_other_sizes_by_resizing_its_positions():
+    model = tiny_clip.build_clip(tiny_clip.arch_config('resnet')).eval()
+    images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(tiny_clip.encode_image(model, images), model.encode_image(images))
+    assert tiny_clip.encode_image(model, images[..., :64, :64]).shape == (2, 64)
+
+
+def test_the_shipped_tiny_clip_is_small_and_knows_what_its_readme_says():
+    shipped = Path(__file__).parents[2] / 'pretrained' / 'tiny_clip_resnet.safetensors'
+    assert shipped.stat().st_size <= 8_000_000
+    model, _ = tiny_clip.load_clip(shipped)
+    result = probes.Probes(0, 64).run(model)
+    assert min(result[name] for name in ('colour', 'shape', 'size', 'texture')) > 0.9

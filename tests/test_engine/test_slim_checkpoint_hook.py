@@ -124,6 +124,10 @@ def test_the_tools_convert_both_ways(folder, trained, tmp_path):
     convert('slim_checkpoint.py', config, tmp_path / 'full.pth', tmp_path / 'again.pth')
     again, before = (torch.load(path, weights_only=False)['state_dict'] for path in (tmp_path / 'again.pth', slim))
     assert again.keys() == before.keys() and all(torch.equal(value, before[key]) for key, value in again.items())
+    torch.save(full['state_dict'], tmp_path / 'bare.pth')
+    convert('slim_checkpoint.py', config, tmp_path / 'bare.pth', tmp_path / 'from_bare.pth')
+    from_bare = torch.load(tmp_path / 'from_bare.pth', weights_only=False)
+    assert from_bare.keys() == {'state_dict'} and from_bare['state_dict'].keys() == before.keys()
     convert('slim_checkpoint.py', config, tmp_path / 'full.pth', tmp_path / 'shared.safetensors')
     with safe_open(tmp_path / 'shared.safetensors', 'pt') as file:
         assert set(file.keys()) == set(before)

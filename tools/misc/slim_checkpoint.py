@@ -45,7 +45,9 @@ def convert(args: argparse.Namespace, change: Callable[[nn.Module, MutableMappin
         ValueError: If it is that already, or does not belong to the config's model and CLIP.
     """
     content = read_checkpoint(args.checkpoint)
-    state = content.get('state_dict', content)
+    if 'state_dict' not in content:  # A state dict by itself.
+        content = dict(state_dict=content)
+    state = content['state_dict']
     if is_slim(state) == to_slim:
         raise ValueError(f'{args.checkpoint} is {"slim" if to_slim else "full"} already')
     model = init_model(args.config, device='cpu', cfg_options=args.cfg_options)

@@ -1,12 +1,11 @@
 """Read CLIP weights from OpenAI archives, open_clip and safetensors files, or an open_clip tag.
 
-Nothing here runs code from a file: pickles are read with ``weights_only=True``, TorchScript archives are only asked
-for their tensors.
+Nothing here runs code from a file: pickles are read as checkpoints are, restricted to plain data; TorchScript archives
+are only asked for their tensors.
 """
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from pathlib import Path
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
+
+from mmetris.utils.checkpoint_io import read_checkpoint
 
 from ..layers.position_embedding import resize_position_embedding
 from .arch import ClipArch
@@ -125,19 +126,10 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _read_pickle(path: str) -> dict[str, Tensor]:
-    try:
-        state = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(
-            f'{path} cannot be read as a state dict of plain tensors; nothing in it was run. It is damaged, '
-            'or contains '
-            f'other Python objects ({str(error).splitlines()[0]}).'
-        ) from error
+    state = read_checkpoint(path)
     for key in ('state_dict', 'model'):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+        if isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping):
-        raise ValueError(f'{path} holds a {type(state).__name__}, not a state dict')
     return dict(state)
 
 

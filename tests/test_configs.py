@@ -142,7 +142,7 @@ def test_the_best_epoch_is_picked_on_val_and_every_sentence_is_scored(name):
 @pytest.mark.parametrize('name', [name for name in NAMES if 'tiny' not in name])
 def test_the_recipe_is_the_papers(name):
     cfg = load(name)
-    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-4, weight_decay=0)
+    assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-4, weight_decay=0, fused=True)
     multiples = cfg.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {})
     # In the released code no part has a rate of its own.
     assert multiples == (dict(neck=dict(lr_mult=10)) if name.startswith('etris/etris_vit') else {})

@@ -13,7 +13,7 @@ the Bridger's width, H W an encoder's grid, h w the Bridger's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -40,6 +40,22 @@ class BridgerMemory(NamedTuple):
 
     image: Tensor
     words: Tensor
+
+
+class ImagePrefix(NamedTuple):
+    """What an image encoder has computed when it reaches the first Bridger: no text has been seen so far.
+
+    Args:
+        state: State of the image encoder after ``stage``, for I images.
+        stage: The last stage that has run.
+        maps: (I, C, H, W) feature maps of the ``out_stages`` up to there.
+        num_images: I.
+    """
+
+    state: Any
+    stage: int
+    maps: tuple[Tensor, ...]
+    num_images: int
 
 
 class BridgerStage(BaseModule):
@@ -243,11 +259,36 @@ class Bridger(BaseModule):
             raise ValueError(f'strides {strides} cannot all be brought to {middle} by halving or doubling; give scales')
         return scales
 
+    def image_prefix(self, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
+        """Run the image encoder up to the first Bridger, or to its end where there is none.
+
+        Whoever asks many sentences about an image does this once and hands the result to :meth:`forward`.
+
+        Args:
+            image_encoder: Image encoder in stages.
+            images: (I, 3, H, W) normalised images.
+
+        Raises:
+            ValueError: If the image size does not suit the encoder.
+        """
+        last = min(self.stages, default=image_encoder.out_stages[-1])
+        state, maps = image_encoder.stem(images), []
+        for index in range(1, last + 1):
+            state = image_encoder.stage(index, state)
+            if index in image_encoder.out_stages and index not in self.stages:
+                maps.append(self._map_of(image_encoder, state, index))
+        return ImagePrefix(state, last, tuple(maps), len(images))
+
+    @staticmethod
+    def _map_of(image_encoder: StagedImageEncoder, state: Any, stage: int) -> Tensor:
+        """What the decoder gets of a stage: the tail's map after the last one."""
+        return image_encoder.tail(state) if stage == image_encoder.out_stages[-1] else image_encoder.feature_map(state)
+
     def forward(
         self,
         image_encoder: StagedImageEncoder,
         text_encoder: CLIPTextEncoder,
-        images: Tensor,
+        images: Tensor | ImagePrefix,
         tokens: Tensor,
         image_index: Tensor | None = None,
     ) -> BridgedFeatures:
@@ -256,7 +297,8 @@ class Bridger(BaseModule):
         Args:
             image_encoder: Image encoder in stages.
             text_encoder: Text encoder in stages, with as many ``out_stages``.
-            images: (B, 3, H, W) normalised images, or (I, 3, H, W) distinct ones with ``image_index``.
+            images: (B, 3, H, W) normalised images, or (I, 3, H, W) distinct ones with ``image_index``; or what
+                :meth:`image_prefix` made of them.
             tokens: (B, L) token ids of one sentence each.
             image_index: (B,) row of ``images`` that each sentence speaks of. What precedes the first Bridger is then
                 computed once for each image. Defaults to None: sentence b speaks of image b.
@@ -268,31 +310,38 @@ class Bridger(BaseModule):
             ValueError: If the numbers of images and sentences do not match, or the image size does not suit the
                 encoder.
         """
-        num_rows = len(images) if image_index is None else len(image_index)
+        num_images = images.num_images if isinstance(images, ImagePrefix) else len(images)
+        num_rows = num_images if image_index is None else len(image_index)
         if num_rows != len(tokens):
             raise ValueError(
                 f'{len(tokens)} sentences for {num_rows} images; give image_index to share images between sentences'
             )
-        padding_mask = text_encoder.padding_mask(tokens)
-        image, words = image_encoder.stem(images), text_encoder.embed(tokens)
-        memory, maps = None, []
-        image_done = text_done = 0
+        prefix = images if isinstance(images, ImagePrefix) else self.image_prefix(image_encoder, images)
+
+        def rows(feature_map: Tensor) -> Tensor:
+            return feature_map if image_index is None else feature_map[image_index]
+
+        image, image_done = prefix.state, prefix.stage
+        maps = [rows(feature_map) for feature_map in prefix.maps]
+        if self.stages and image_index is not None:
+            # From here on the image's features depend on the sentence.
+            image = image_encoder.select(image, image_index)
+        padding_mask, words = text_encoder.padding_mask(tokens), text_encoder.embed(tokens)
+        memory, text_done = None, 0
         for stage, text_stage in zip(image_encoder.out_stages, text_encoder.out_stages, strict=True):
-            for index in range(image_done + 1, stage + 1):
-                image = image_encoder.stage(index, image)
             for index in range(text_done + 1, text_stage + 1):
                 words = text_encoder.stage(index, words)
-            image_done, text_done = stage, text_stage
+            text_done = text_stage
+            if stage < image_done or (stage == image_done and stage not in self.stages):
+                continue  # Its map is in the prefix.
+            for index in range(image_done + 1, stage + 1):
+                image = image_encoder.stage(index, image)
+            image_done = stage
             if stage in self.stages:
-                if image_index is not None:
-                    # From here on the image's features depend on the sentence.
-                    image, image_index = image_encoder.select(image, image_index), None
                 image_update, words_update, memory = self.bridges[str(stage)](
                     image_encoder.feature_map(image), words, memory, padding_mask
                 )
                 image, words = image_encoder.inject(image, image_update), words + words_update
-            last = stage == image_encoder.out_stages[-1]
-            maps.append((image_encoder.tail(image) if last else image_encoder.feature_map(image), image_index))
+            maps.append(self._map_of(image_encoder, image, stage))
         words, sentence = text_encoder.tail(words, tokens)
-        maps = tuple(feature_map if index is None else feature_map[index] for feature_map, index in maps)
-        return BridgedFeatures(maps, words, sentence, padding_mask)
+        return BridgedFeatures(tuple(maps), words, sentence, padding_mask)

@@ -18,6 +18,7 @@ from mmetris.utils.letterbox import LetterboxGeometry, undo_letterbox
 from mmetris.utils.tokenizer import tokenize
 
 from ..layers.bridged_features import BridgedFeatures
+from ..necks.bridger import ImagePrefix
 
 
 @MODELS.register_module()
@@ -101,15 +102,27 @@ class ReferringSegmentor(BaseSegmentor):
     def align_corners(self) -> bool:
         return self.decode_head.align_corners
 
-    def extract_feat(self, inputs: Tensor, tokens: Tensor, image_index: Tensor | None = None) -> BridgedFeatures:
+    def encode_images(self, images: Tensor) -> ImagePrefix:
+        """What can be computed of normalised images (I, 3, H, W) before a sentence is known.
+
+        :meth:`forward_logits` takes the result instead of the images.
+        """
+        return self.neck.image_prefix(self.backbone, images)
+
+    def extract_feat(
+        self, inputs: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None
+    ) -> BridgedFeatures:
         """Bridged features of images (B, 3, H, W) and tokens (B, L); see :meth:`Bridger.forward`."""
         return self.neck(self.backbone, self.text_encoder, inputs, tokens, image_index)
 
-    def forward_logits(self, images: Tensor, tokens: Tensor, image_index: Tensor | None = None) -> Tensor:
+    def forward_logits(
+        self, images: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None
+    ) -> Tensor:
         """Mask logits.
 
         Args:
-            images: (B, 3, H, W) normalised RGB images, or (I, 3, H, W) distinct ones with ``image_index``.
+            images: (B, 3, H, W) normalised RGB images, or (I, 3, H, W) distinct ones with ``image_index``; or what
+                :meth:`encode_images` made of them.
             tokens: (B, L) token ids, see :func:`mmetris.tokenize`.
             image_index: (B,) row of ``images`` that each sentence speaks of. Defaults to None: sentence b speaks of
                 image b.

@@ -90,6 +90,19 @@ def test_a_batch_of_two_equals_two_of_one(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('stages', [(2, 3, 4), (3, 4), (4,), ()])
+def test_an_image_prefix_stands_for_its_images(kind, stages, monkeypatch):
+    model = build_model(kind, neck=dict(stages=stages)).eval()
+    images, index = randn(2, 3, 64, 64), torch.tensor([1, 0, 1])
+    direct = features_of(model, images, [*TEXTS, 'dog'], image_index=index)
+    prefix = model.encode_images(images)
+    monkeypatch.setattr(model.backbone, 'stem', None)  # Nothing of the prefix runs again.
+    later = features_of(model, prefix, [*TEXTS, 'dog'], image_index=index)
+    for ours, other in zip((*later.maps, later.words, later.sentence), (*direct.maps, direct.words, direct.sentence)):
+        assert torch.equal(ours, other)
+
+
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('stages', [(2, 3, 4), (4,), ()])
 def test_sharing_images_between_sentences_changes_nothing(kind, stages):
     model = build_model(kind, neck=dict(stages=stages)).eval()

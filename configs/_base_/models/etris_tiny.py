@@ -12,7 +12,7 @@ clip_checkpoint = 'pretrained/tiny_clip_resnet.safetensors'
 model = dict(
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
     text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    # No dropout: the few sentences of a short training are not learnt by heart, and on a CPU it costs a tenth of the time.
+    # No dropout: a short training learns no sentence by heart, and on a CPU it costs a tenth of the time.
     neck=dict(embed_dims=32, num_heads=4, dropout=0),
     decode_head=dict(
         channels=64,

@@ -24,6 +24,8 @@ class Interactor(BaseModule):
         ffn_dims: Hidden width of the feed-forward network. Defaults to 128, whatever ``embed_dims`` is; None leaves
             the network out.
         self_attention: Whether there is a self-attention. Defaults to True.
+        cross_attention: Whether there is a cross-attention. Defaults to True; False where nobody reads what this
+            modality learns of the other.
         combine: What happens to the result of the cross-attention: ``'add'`` (residual, then LayerNorm; default) or
             ``'multiply'`` (it multiplies the query, nothing after it).
         dropout: Probability of dropout after each step. Defaults to 0.1.
@@ -40,6 +42,7 @@ class Interactor(BaseModule):
         num_heads: int = 8,
         ffn_dims: int | None = 128,
         self_attention: bool = True,
+        cross_attention: bool = True,
         combine: str = 'add',
         dropout: float = 0.1,
         attn_dropout: float | None = None,
@@ -53,12 +56,13 @@ class Interactor(BaseModule):
             raise ValueError(f'combine={combine!r} of the Interactor must be one of {COMBINE}')
         self.combine = combine
         self.dropout = nn.Dropout(dropout)
-        self.self_attn = self.self_attn_norm = self.cross_attn_norm = self.ffn = self.ffn_norm = None
+        self.self_attn = self.self_attn_norm = self.cross_attn = self.cross_attn_norm = self.ffn = self.ffn_norm = None
         if self_attention:
             self.self_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
             self.self_attn_norm = nn.LayerNorm(embed_dims)
-        self.cross_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
-        if combine == 'add':
+        if cross_attention:
+            self.cross_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
+        if cross_attention and combine == 'add':
             self.cross_attn_norm = nn.LayerNorm(embed_dims)
         if ffn_dims is not None:
             self.ffn = nn.Sequential(
@@ -79,13 +83,15 @@ class Interactor(BaseModule):
         return self.self_attn_norm(features + self.dropout(attended))
 
     def attend_other(self, features: Tensor, other: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        """Cross-attention to the other modality.
+        """Cross-attention to the other modality, if there is one.
 
         Args:
             features: (B, N, C), the queries.
             other: (B, M, C), keys and values.
             padding_mask: (B, M), True where a key is to be left out.
         """
+        if self.cross_attn is None:
+            return features
         attended, _ = self.cross_attn(features, other, other, key_padding_mask=padding_mask, need_weights=False)
         if self.combine == 'multiply':
             return features * attended

@@ -79,6 +79,21 @@ class ZoomLayer(BaseModule):
             self.project = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.norm = nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU()) if with_norm else nn.Identity()
 
+    def zero_output(self) -> None:
+        """Start with an output of zeros, for the end of a residual branch.
+
+        Raises:
+            ValueError: If BatchNorm and ReLU follow: no gradient passes a ReLU at zero, so it could never learn.
+        """
+        if not isinstance(self.norm, nn.Identity):
+            raise ValueError('a Zoom Layer with norm (zoom_norm=True) cannot start at zero: its ReLU would stay there')
+        if self.positions is None:
+            last = self.project
+        else:
+            last = self.positions if isinstance(self.positions, nn.Linear) else self.positions[-1]
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+
     def _scaled(self, size: int) -> int:
         return math.ceil(size * self.scale)
 

@@ -42,6 +42,22 @@ class BridgerMemory(NamedTuple):
     words: Tensor
 
 
+class TextState(NamedTuple):
+    """Where the text stands on its way past the Bridger.
+
+    Args:
+        words: (B, L, C) word features after text stage ``stage``.
+        padding_mask: (B, L), True at padding.
+        stage: The last text stage that has run.
+        memory: State of the last Bridger stage, None before the first.
+    """
+
+    words: Tensor
+    padding_mask: Tensor
+    stage: int = 0
+    memory: BridgerMemory | None = None
+
+
 class ImagePrefix(NamedTuple):
     """What an image encoder has computed when it reaches the first Bridger: no text has been seen so far.
 
@@ -75,9 +91,12 @@ class BridgerStage(BaseModule):
             (5)), or its ``'input'`` from before the self-attention.
         mask_padding: Whether attention leaves out padding. Defaults to True; then the result does not depend on how
             far a sentence was padded.
+        update_words: Whether the words are updated as well. Defaults to True. False leaves out, in the last stage, what
+            serves that only; its state is then no longer meant for a next stage.
+        zero_init: Whether both updates start at zero, so that the encoders start as they are. Defaults to False.
 
     Raises:
-        ValueError: If ``memory`` or ``cross_inputs`` is unknown.
+        ValueError: If ``memory`` or ``cross_inputs`` is unknown, or a Zoom Layer with norm is to start at zero.
     """
 
     def __init__(
@@ -92,6 +111,8 @@ class BridgerStage(BaseModule):
         memory: str = 'output',
         cross_inputs: str = 'self_attended',
         mask_padding: bool = True,
+        update_words: bool = True,
+        zero_init: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -106,11 +127,20 @@ class BridgerStage(BaseModule):
         self.zoom_in = ZoomLayer(image_channels, embed_dims, scale, grid_hw=grid_hw, **zoom_cfg)
         self.zoom_out = ZoomLayer(embed_dims, image_channels, 1 / scale, grid_hw=zoomed_hw, **zoom_cfg)
         self.words_in = nn.Linear(word_channels, embed_dims)
-        self.words_out = nn.Linear(embed_dims, word_channels)
+        self.words_out = nn.Linear(embed_dims, word_channels) if update_words else None
         self.image_norm = None if is_first else nn.LayerNorm(embed_dims)
         self.words_norm = None if is_first else nn.LayerNorm(embed_dims)
         self.image_interactor = Interactor(embed_dims, **interactor_cfg)
+        if not update_words:
+            # The image reads the words up to here; whatever follows would be an unused parameter, which DDP refuses.
+            read = interactor_cfg.get('self_attention', True) and cross_inputs == 'self_attended'
+            interactor_cfg.update(self_attention=read, cross_attention=False, ffn_dims=None)
         self.words_interactor = Interactor(embed_dims, **interactor_cfg)
+        if zero_init:
+            self.zoom_out.zero_output()
+            if update_words:
+                nn.init.zeros_(self.words_out.weight)
+                nn.init.zeros_(self.words_out.bias)
 
     def forward(
         self,
@@ -118,7 +148,7 @@ class BridgerStage(BaseModule):
         words: Tensor,
         memory: BridgerMemory | None = None,
         padding_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, BridgerMemory]:
+    ) -> tuple[Tensor, Tensor | None, BridgerMemory]:
         """Take one step.
 
         Args:
@@ -128,8 +158,8 @@ class BridgerStage(BaseModule):
             padding_mask: (B, L), True at padding.
 
         Returns:
-            The update of the image features (B, C, H, W), that of the word features (B, L, C), and the state for the
-            next stage.
+            The update of the image features (B, C, H, W), that of the word features (B, L, C) or None without
+            ``update_words``, and the state for the next stage.
         """
         zoomed = self.zoom_in(feature_map)
         grid_hw = zoomed.shape[-2:]
@@ -143,7 +173,8 @@ class BridgerStage(BaseModule):
             memory = BridgerMemory(out_map, out_text)
         else:
             memory = BridgerMemory(image.transpose(1, 2).unflatten(2, grid_hw), text)
-        return self.zoom_out(out_map, out_hw=feature_map.shape[-2:]), self.words_out(out_text), memory
+        words_update = None if self.words_out is None else self.words_out(out_text)
+        return self.zoom_out(out_map, out_hw=feature_map.shape[-2:]), words_update, memory
 
     def _interact(self, image: Tensor, text: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """eq. (5) on (B, h * w, d) and (B, L, d). Both sides read what the other was before the step."""
@@ -182,7 +213,9 @@ class Bridger(BaseModule):
         zoom_norm: Whether BatchNorm and ReLU follow the Zoom Layers. Defaults to False; a ViT has them.
         input_hw: Input size in pixels, for the kinds of Zoom Layer that are tied to one.
         self_attention, combine: See :class:`Interactor`.
-        memory, cross_inputs, mask_padding: See :class:`BridgerStage`.
+        memory, cross_inputs, mask_padding, zero_init: See :class:`BridgerStage`.
+        update_last_words: Whether the last Bridger updates the words too. Defaults to True; False where nothing reads
+            the text afterwards (:class:`BridgedBackbone`).
 
     Raises:
         ValueError: If ``stages`` is no subset of ``out_stages``, ``scales`` has another length, or a stride is no
@@ -209,6 +242,8 @@ class Bridger(BaseModule):
         memory: str = 'output',
         cross_inputs: str = 'self_attended',
         mask_padding: bool = True,
+        zero_init: bool = False,
+        update_last_words: bool = True,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -248,6 +283,8 @@ class Bridger(BaseModule):
                 memory=memory,
                 cross_inputs=cross_inputs,
                 mask_padding=mask_padding,
+                update_words=update_last_words or stage != max(self.stages),
+                zero_init=zero_init,
             )
 
     @staticmethod
@@ -278,6 +315,36 @@ class Bridger(BaseModule):
             if index in image_encoder.out_stages and index not in self.stages:
                 maps.append(self._map_of(image_encoder, state, index))
         return ImagePrefix(state, last, tuple(maps), len(images))
+
+    @staticmethod
+    def start_text(text_encoder: CLIPTextEncoder, tokens: Tensor) -> TextState:
+        """Tokens (B, L) before the first text stage."""
+        return TextState(text_encoder.embed(tokens), text_encoder.padding_mask(tokens))
+
+    @staticmethod
+    def run_text(text_encoder: CLIPTextEncoder, text: TextState, stage: int) -> TextState:
+        """Run the text encoder's stages up to ``stage`` (1-based, inclusive)."""
+        words = text.words
+        for index in range(text.stage + 1, stage + 1):
+            words = text_encoder.stage(index, words)
+        return text._replace(words=words, stage=stage)
+
+    def step(self, stage: int, feature_map: Tensor, text: TextState) -> tuple[Tensor, TextState]:
+        """One Bridger's step between the two encoders.
+
+        Args:
+            stage: Which of ``stages``.
+            feature_map: (B, C, H, W) image features of this stage.
+            text: Words after the text stage that belongs to it.
+
+        Returns:
+            The update of the image features (B, C, H, W), and the text, updated.
+        """
+        image_update, words_update, memory = self.bridges[str(stage)](
+            feature_map, text.words, text.memory, text.padding_mask
+        )
+        words = text.words if words_update is None else text.words + words_update
+        return image_update, text._replace(words=words, memory=memory)
 
     @staticmethod
     def _map_of(image_encoder: StagedImageEncoder, state: Any, stage: int) -> Tensor:
@@ -326,22 +393,17 @@ class Bridger(BaseModule):
         if self.stages and image_index is not None:
             # From here on the image's features depend on the sentence.
             image = image_encoder.select(image, image_index)
-        padding_mask, words = text_encoder.padding_mask(tokens), text_encoder.embed(tokens)
-        memory, text_done = None, 0
+        text = self.start_text(text_encoder, tokens)
         for stage, text_stage in zip(image_encoder.out_stages, text_encoder.out_stages, strict=True):
-            for index in range(text_done + 1, text_stage + 1):
-                words = text_encoder.stage(index, words)
-            text_done = text_stage
+            text = self.run_text(text_encoder, text, text_stage)
             if stage < image_done or (stage == image_done and stage not in self.stages):
                 continue  # Its map is in the prefix.
             for index in range(image_done + 1, stage + 1):
                 image = image_encoder.stage(index, image)
             image_done = stage
             if stage in self.stages:
-                image_update, words_update, memory = self.bridges[str(stage)](
-                    image_encoder.feature_map(image), words, memory, padding_mask
-                )
-                image, words = image_encoder.inject(image, image_update), words + words_update
+                image_update, text = self.step(stage, image_encoder.feature_map(image), text)
+                image = image_encoder.inject(image, image_update)
             maps.append(self._map_of(image_encoder, image, stage))
-        words, sentence = text_encoder.tail(words, tokens)
-        return BridgedFeatures(tuple(maps), words, sentence, padding_mask)
+        words, sentence = text_encoder.tail(text.words, tokens)
+        return BridgedFeatures(tuple(maps), words, sentence, text.padding_mask)

@@ -173,6 +173,40 @@ def test_images_and_sentences_must_pair_up():
         features_of(build_model('vit'), texts=['a', 'b', 'c'])
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_zero_init_leaves_clips_features_exactly_until_it_has_learned(kind):
+    neck = dict(zoom_norm=False, zero_init=True)
+    bridged, without = build_model(kind, neck=neck).eval(), build_model(kind, neck=dict(stages=())).eval()
+    with torch.no_grad():
+        for ours, clips in zip(features_of(bridged).maps, features_of(without).maps):
+            assert torch.equal(ours, clips)
+    optimizer = torch.optim.SGD(bridged.neck.parameters(), lr=0.1)
+    features_of(bridged).maps[-1].square().sum().backward()
+    optimizer.step()
+    assert not torch.equal(features_of(bridged).maps[0], features_of(without).maps[0])
+
+
+def test_zero_init_behind_a_relu_is_refused():
+    with pytest.raises(ValueError, match='zoom_norm=True'):
+        build_model('vit', neck=dict(zoom_norm=True, zero_init=True))
+
+
+@pytest.mark.parametrize('neck', [{}, dict(cross_inputs='input'), dict(stages=(2, 3))])
+def test_without_the_last_update_of_words_no_parameter_is_unused_and_the_maps_are_the_same(neck):
+    full, short = (
+        build_model('resnet', neck=neck | dict(dropout=0, update_last_words=update)).train() for update in (True, False)
+    )
+    missing, unexpected = full.neck.load_state_dict(short.neck.state_dict(), strict=False)
+    last = full.neck.stages[-1]
+    assert not unexpected and {name.split('.')[1] for name in missing} == {str(last)}
+    assert {name.split('.')[2] for name in missing} == {'words_out', 'words_interactor'}
+    maps = features_of(short).maps
+    for ours, other in zip(maps, features_of(full).maps):
+        assert torch.equal(ours, other)
+    sum(feature_map.square().sum() for feature_map in maps).backward()
+    assert [name for name, value in short.neck.named_parameters() if value.grad is None] == []
+
+
 def full_size(arch, **neck):
     kind = 'CLIPResNet' if arch.startswith('RN') else 'CLIPViT'
     with torch.device('meta'):

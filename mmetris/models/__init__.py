@@ -8,13 +8,14 @@ from .decode_heads import ETRISHead
 from .losses import TextToPixelContrastiveLoss
 from .necks import Bridger
 from .segmentors import ReferringSegmentor
-from .text_encoders import CLIPTextEncoder
+from .text_encoders import ClassText, CLIPTextEncoder
 
 __all__ = [
     'Bridger',
     'CLIPResNet',
     'CLIPTextEncoder',
     'CLIPViT',
+    'ClassText',
     'ETRISHead',
     'RefSegDataPreProcessor',
     'ReferringSegmentor',

@@ -1,3 +1,4 @@
+from .class_text import ClassText, NameStages
 from .clip_text import CLIPTextEncoder
 
-__all__ = ['CLIPTextEncoder']
+__all__ = ['CLIPTextEncoder', 'ClassText', 'NameStages']

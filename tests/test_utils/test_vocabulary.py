@@ -1,0 +1,63 @@
+"""Vocabulary of class names."""
+
+import pytest
+from mmseg.utils import get_classes, get_predefined_templates
+
+from mmetris.utils.vocabulary import Vocabulary
+
+
+def test_a_data_set_that_mmseg_knows_gives_its_names():
+    vocabulary = Vocabulary.build('ade20k')
+    assert list(vocabulary.class_names) == get_classes('ade20k')
+    assert vocabulary.prompts == get_classes('ade20k')
+    assert vocabulary.name_classes == tuple(range(150))
+
+
+def test_the_background_is_a_class_without_text():
+    vocabulary = Vocabulary.build('voc', background=0)
+    assert len(vocabulary) == 21 and vocabulary.class_names[0] == 'background'
+    assert vocabulary.names == tuple(get_classes('voc')[1:]) and vocabulary.name_classes[0] == 1
+
+
+def test_a_text_file_has_a_line_for_each_class_and_commas_between_its_names(tmp_path):
+    (tmp_path / 'mine.txt').write_text('sky, the clouds\nsofa\n')
+    vocabulary = Vocabulary.build(str(tmp_path / 'mine.txt'))
+    assert vocabulary.classes == (('sky', 'the clouds'), ('sofa',))
+    assert vocabulary.names == ('sky', 'the clouds', 'sofa') and vocabulary.name_classes == (0, 0, 1)
+
+
+def test_every_name_goes_through_every_template():
+    vocabulary = Vocabulary.build([['cat', 'kitten'], 'dog'], ['a {}.', 'the {}'])
+    assert vocabulary.prompts == ['a cat.', 'the cat', 'a kitten.', 'the kitten', 'a dog.', 'the dog']
+    assert Vocabulary.build(['cat', 'dog'], 'vild').templates == tuple(get_predefined_templates('vild'))
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(classes='ade21k'), "'ade21k' is neither a text file.*ade20k"),
+    (dict(classes=['cat']), 'at least two classes'),
+    (dict(classes=['cat', ' ']), 'class 1 .* empty name'),
+    (dict(classes=['cat', []]), 'class 1 .* empty name'),
+    (dict(classes=['cat', 'dog', 'Cat']), "'Cat' stands for class 0 and again for class 2"),
+    (dict(classes=['dog', ['cat', 'cat']]), "'cat' stands for class 1 and again for class 1"),
+    (dict(classes=['cat', 'dog'], templates='imagenot'), "'imagenot' is no set of MMSeg"),
+    (dict(classes=['cat', 'dog'], templates=['a photo']), "'a photo' needs one {}"),
+    (dict(classes=['cat', 'dog'], templates=[]), 'templates is empty'),
+    (dict(classes=['cat', 'dog'], background=2), 'background=2 is none of the 2 classes'),
+])
+def test_what_is_no_vocabulary_is_refused_with_the_reason(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Vocabulary.build(**wrong)
+
+
+def test_an_empty_line_of_a_file_is_an_empty_name(tmp_path):
+    (tmp_path / 'mine.txt').write_text('sky\n\nsofa\n')
+    with pytest.raises(ValueError, match='class 1 .* empty name'):
+        Vocabulary.build(tmp_path / 'mine.txt')
+
+
+def test_labels_of_another_order_or_number_do_not_fit_and_other_wordings_do():
+    vocabulary = Vocabulary.build([['sofa', 'couch'], 'dog', 'sky'])
+    assert vocabulary.mismatch(['couch', 'dog', 'Sky']) == (None, [])
+    assert vocabulary.mismatch(['sofa', 'dog'])[0] == 'the data set has 2 classes, the vocabulary 3'
+    assert "'dog' is class 0 of the data set, but 1 of the vocabulary" in vocabulary.mismatch(['dog', 'sofa', 'sky'])[0]
+    assert vocabulary.mismatch(['sofa', 'dog', 'sky-other']) == (None, ["2: 'sky-other' there, 'sky' here"])

@@ -12,7 +12,8 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # What OpenMMLab's package manager (MIM) expects to find inside the installed package, under `.mim`.
-MIM_FILES = ('configs', 'tools', 'model-index.yml')
+MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml', 'pretrained/metafile.yml',
+             'pretrained/tiny_clip_resnet.safetensors', 'pretrained/etris_tiny_long_shapes.pth')
 
 
 class BuildWithMim(build_py):
@@ -36,13 +37,17 @@ def add_mim_files(target: Path, link: bool) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for name in MIM_FILES:
         source, destination = ROOT / name, target / name
+        if not source.exists():
+            print(f'warning: {source} is missing from this copy of mmetris and will be from the installed one')
+            continue
+        destination.parent.mkdir(parents=True, exist_ok=True)
         if destination.is_symlink() or destination.is_file():
             destination.unlink()
         elif destination.is_dir():
             shutil.rmtree(destination)
         if link:
             try:
-                destination.symlink_to(os.path.relpath(source, target), target_is_directory=source.is_dir())
+                destination.symlink_to(os.path.relpath(source, destination.parent), target_is_directory=source.is_dir())
                 continue
             except OSError:
                 pass  # Windows without the privilege to make links
@@ -81,6 +86,7 @@ if __name__ == '__main__':
             'mim': read_requirements('mminstall'),
             'tests': read_requirements('tests'),
         },
+        entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},
         cmdclass={'build_py': BuildWithMim},
         zip_safe=False,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,7 +15,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE', 'model-index.yml')
-FOLDERS = ('mmetris', 'configs', 'tools', 'requirements')
+FOLDERS = ('mmetris', 'configs', 'tools', 'demo', 'requirements')
+# Named one by one: the folder is also where users put CLIP's weights.
+PRETRAINED = ('README.md', 'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long_shapes.pth')
 # Distributions of OpenMMLab, of both lines.
 TRIO = re.compile(r'(onedl-)?(mmengine|mmcv(-lite|-full)?|mmsegmentation)\b', re.IGNORECASE)
 
@@ -34,6 +37,11 @@ def checkout(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, copy / name)
     for name in FOLDERS:
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    (copy / 'pretrained').mkdir()
+    (copy / 'pretrained' / 'RN50.pt').write_text("a user's own, not to be shipped")
+    for name in PRETRAINED:
+        if (ROOT / 'pretrained' / name).is_file():
+            shutil.copy(ROOT / 'pretrained' / name, copy / 'pretrained' / name)
     return copy
 
 
@@ -67,10 +75,47 @@ def test_installing_asks_for_no_openmmlab_package_and_pins_nothing(wheel):
 
 def test_a_wheel_holds_mims_files_as_copies(wheel):
     names = set(wheel.namelist())
-    for path in [*(ROOT / 'configs').rglob('*.py'), *(ROOT / 'tools').rglob('*.py'), *(ROOT / 'tools').rglob('*.sh')]:
+    scripts = [path for folder in ('configs', 'tools', 'demo') for path in (ROOT / folder).rglob('*.py')]
+    for path in [*scripts, *(ROOT / 'tools').rglob('*.sh')]:
         assert f'mmetris/.mim/{path.relative_to(ROOT).as_posix()}' in names
     assert {'mmetris/.mim/model-index.yml', 'mmetris/.mim/configs/etris/metafile.yml'} <= names
-    assert not [name for name in names if name.startswith(('tests/', 'tools/', 'configs/')) or '__pycache__' in name]
+    outside = ('tests/', 'tools/', 'configs/', 'demo/', 'pretrained/')
+    assert not [name for name in names if name.startswith(outside) or '__pycache__' in name]
+
+
+def test_a_wheel_holds_the_demo_model_and_no_other_weights(wheel):
+    shipped = {name.rpartition('/')[2] for name in wheel.namelist() if name.startswith('mmetris/.mim/pretrained/')}
+    expected = {'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long_shapes.pth'}
+    assert shipped == {name for name in expected if (ROOT / 'pretrained' / name).is_file()}
+
+
+def test_a_wheel_has_the_console_command(wheel):
+    text = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith('entry_points.txt'))
+    assert 'mmetris = mmetris.cli:main' in text
+
+
+def test_the_installed_package_segments_from_any_folder(wheel, tmp_path):
+    """Configs, model index and the tiny CLIP are found inside of it, not in the checkout."""
+    wheel.extractall(tmp_path / 'site')
+    (tmp_path / 'elsewhere').mkdir()
+    program = '''
+import numpy, torch
+from mmetris.apis import RefSegInferencer, init_model, model_zoo
+from mmetris.utils.slim_checkpoint import slim_state_dict
+assert model_zoo.package_root().name == '.mim', model_zoo.package_root()
+weights = model_zoo.package_root() / model_zoo.DEMO_WEIGHTS
+if not weights.is_file():
+    model = init_model(model_zoo.find_model(weights=__file__).config, device='cpu')
+    state = dict(model.state_dict())
+    slim_state_dict(model, state)
+    torch.save(dict(state_dict=state), weights)
+masks = RefSegInferencer(device='cpu')(numpy.zeros((40, 60, 3), numpy.uint8), 'the red circle')['masks']
+assert masks[0].shape == (40, 60)
+'''
+    (tmp_path / 'elsewhere' / 'program.py').write_text(program)
+    done = subprocess.run([sys.executable, 'program.py'], cwd=tmp_path / 'elsewhere', text=True, capture_output=True,
+                          env=dict(os.environ, PYTHONPATH=str(tmp_path / 'site')))
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_wheel_holds_every_module(wheel):
@@ -83,7 +128,7 @@ def test_an_editable_install_links_mims_files_and_building_again_is_fine(checkou
     for _ in range(2):
         build(checkout, 'build_editable', tmp_path / 'editable')
     mim = checkout / 'mmetris' / '.mim'
-    for name in ('configs', 'tools', 'model-index.yml'):
+    for name in ('configs', 'tools', 'demo', 'model-index.yml', 'pretrained/tiny_clip_resnet.safetensors'):
         assert (mim / name).is_symlink()
         assert (mim / name).resolve() == (checkout / name).resolve()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
@@ -62,7 +65,8 @@ def init_model(config: str | os.PathLike | Config, checkpoint: str | os.PathLike
         model.init_weights()
     else:
         content = read_checkpoint(checkpoint)
-        load_weights(model, content, source=str(checkpoint))
+        with _without_init_report():
+            load_weights(model, content, source=str(checkpoint))
         meta = content.get('meta')
         if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
             dataset_meta = dict(meta['dataset_meta'])
@@ -94,6 +98,20 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:  # PyTorch lists missing and unexpected keys and shapes.
         raise ValueError(f'{source} does not fit the model of the config. {_shorten(str(error))}') from error
+
+
+@contextmanager
+def _without_init_report() -> Iterator[None]:
+    """Keep MMEngine from printing where each parameter's value comes from, when a slim checkpoint has the encoders load
+    CLIP's weights; a training's log file still gets it."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _shorten(message: str, limit: int = 2000) -> str:

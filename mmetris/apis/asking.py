@@ -1,0 +1,224 @@
+"""What inferencer and predictor share: pictures and sentences through the model's own test pipeline, and what is read
+off a probability map.
+
+Each distinct picture is encoded once; what depends on the sentence runs once for each pair of picture and sentence.
+The steps are those of ``model.test_step`` behind the config's test pipeline, so the masks are those of
+``tools/test.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import numbers
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from mmetris.models.necks.bridger import ImagePrefix
+from mmetris.registry import TRANSFORMS
+from mmetris.structures import RefDataSample
+from mmetris.utils.expressions import check_expressions
+from mmetris.utils.tokenizer import tokenize
+
+
+class EncodedImages(NamedTuple):
+    """Pictures as far as the model can go without a sentence.
+
+    Attributes:
+        prefix: What :meth:`ReferringSegmentor.encode_images` made of them.
+        samples: One for each picture, with the meta information of its resizing.
+        input_hw: Size of the network's input.
+    """
+
+    prefix: ImagePrefix
+    samples: list[RefDataSample]
+    input_hw: tuple[int, int]
+
+
+class Answer(NamedTuple):
+    """What is read off one probability map.
+
+    Attributes:
+        mask: (H, W) bool, True where the probability is above the threshold.
+        box: (4,) float32: left, top, right, bottom of the mask in pixels. Right and bottom are exclusive, so that
+            right - left is its width. Zeros if the mask is empty.
+        score: Mean probability inside the mask, 0..1; 0 if it is empty.
+        is_empty: Whether no pixel is above the threshold.
+    """
+
+    mask: np.ndarray
+    box: np.ndarray
+    score: float
+    is_empty: bool
+
+
+def read_answer(probability: np.ndarray, threshold: float = 0.35) -> Answer:
+    """Mask, box and score of a probability map; moving the threshold needs no more than this.
+
+    Args:
+        probability: (H, W), 0..1.
+        threshold: Pixels above it belong to the mask. Defaults to 0.35, ETRIS's (Sec. 4.2).
+
+    Raises:
+        ValueError: If the threshold is not between 0 and 1.
+    """
+    return describe_mask(probability > check_threshold(threshold), probability)
+
+
+def describe_mask(mask: np.ndarray, probability: np.ndarray) -> Answer:
+    """Box and score of a mask.
+
+    Args:
+        mask: (H, W) bool.
+        probability: (H, W), 0..1.
+    """
+    if not mask.any():
+        return Answer(mask, np.zeros(4, np.float32), 0.0, True)
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+    return Answer(mask, box, float(probability[mask].mean(dtype=np.float64)), False)
+
+
+def check_threshold(threshold: float) -> float:
+    """The threshold, if it is a number strictly between 0 and 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 < threshold < 1:
+        raise ValueError(f'threshold must be a number between 0 and 1, but is {threshold!r}')
+    return float(threshold)
+
+
+class Asker:
+    """A model with its test pipeline, cut in two: what a picture needs, what a sentence needs.
+
+    Args:
+        model: A :class:`ReferringSegmentor` in evaluation mode.
+        cfg: Its config. The test pipeline is that of ``test_dataloader``; without one, pictures are letterboxed to
+            ``input_size`` and sentences cut at ``context_length``.
+
+    Raises:
+        ValueError: If the model does not take sentences, or there is no pipeline.
+    """
+
+    def __init__(self, model: nn.Module, cfg: Config) -> None:
+        if not hasattr(model, 'encode_images'):
+            raise ValueError(f'{type(model).__name__} does not take sentences; a ReferringSegmentor is needed')
+        init_default_scope('mmetris')
+        self.model = model
+        steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
+        for step in _test_pipeline(cfg):
+            kind = step['type'].rpartition('.')[2]
+            if kind in ('LoadImageFromFile', 'InferencerLoader'):
+                self.to_float32 = bool(step.get('to_float32', False))
+            elif kind == 'TokenizeExpression':
+                default = inspect.signature(TRANSFORMS.get('TokenizeExpression')).parameters['context_length'].default
+                self.context_length = step.get('context_length', default)
+            elif not kind.startswith('LoadAnnotations'):
+                steps.append(TRANSFORMS.build(step))
+        self.pipeline = Compose(steps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a sentence that the model reads, [SOS] and [EOS] included."""
+        return self.context_length or self.model.context_length or self.model.text_encoder.tower.context_length
+
+    def check_texts(self, texts: str | Sequence[str]) -> list[str]:
+        """Sentences as a list; see :func:`mmetris.utils.expressions.check_expressions`."""
+        return check_expressions(texts, self.max_tokens)
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray], names: Sequence[str]) -> EncodedImages:
+        """Run everything that does not depend on a sentence.
+
+        Args:
+            images: (H, W, 3) BGR, 0..255.
+            names: What they are called, for the samples' ``img_path``.
+        """
+        packed = []
+        for image, name in zip(images, names, strict=True):
+            pixels = image.astype(np.float32) if self.to_float32 else image
+            packed.append(self.pipeline(dict(
+                img=pixels, img_path=name, ori_shape=image.shape[:2], img_shape=image.shape[:2], seg_fields=[])))
+        batch = self.model.data_preprocessor(
+            dict(inputs=[one['inputs'] for one in packed], data_samples=[one['data_samples'] for one in packed]), False)
+        inputs = batch['inputs']
+        return EncodedImages(self.model.encode_images(inputs), batch['data_samples'], tuple(inputs.shape[-2:]))
+
+    @torch.no_grad()
+    def ask(self, encoded: EncodedImages, texts: Sequence[str], image_index: Sequence[int]) -> list[RefDataSample]:
+        """Run everything that depends on the sentence.
+
+        Args:
+            encoded: What :meth:`encode` made of the pictures.
+            texts: Sentences that :meth:`check_texts` has passed.
+            image_index: The picture that each sentence speaks of.
+
+        Returns:
+            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at the picture's size.
+        """
+        samples = []
+        for text, index in zip(texts, image_index, strict=True):
+            sample = encoded.samples[index].new()
+            sample.set_metainfo(dict(expression=text))
+            samples.append(sample)
+        tokens = self.tokens_of(texts, samples)
+        for sample, ids in zip(samples, tokens):
+            sample.tokens = ids
+        logits = self.model.forward_logits(
+            encoded.prefix, tokens, torch.tensor(list(image_index), device=tokens.device))
+        return [sample.cpu() for sample in self.model.postprocess_result(logits, samples, encoded.input_hw)]
+
+    def tokens_of(self, texts: Sequence[str], samples: Sequence[RefDataSample]) -> Tensor:
+        """Token ids (B, L), as long as the test pipeline makes them."""
+        if self.context_length is None:
+            return self.model.tokens_of(samples, self.device)
+        return tokenize(list(texts), self.context_length).to(self.device)
+
+
+def answer_of(sample: RefDataSample, threshold: float, own_threshold: float) -> tuple[Answer, np.ndarray]:
+    """Read a predicted sample; its mask becomes that of ``threshold`` where this is not the model's own.
+
+    Args:
+        sample: What :meth:`Asker.ask` returned.
+        threshold: The one asked for.
+        own_threshold: The one that the model used.
+
+    Returns:
+        The answer, and the probability map (H, W) float32.
+    """
+    probability = sample.seg_logits.data[0].float().sigmoid().numpy()
+    if threshold == own_threshold:
+        # Not by the probabilities, which were logits in between: a pixel right at the threshold could change sides.
+        return describe_mask(sample.pred_sem_seg.data[0].numpy() == 1, probability), probability
+    answer = read_answer(probability, threshold)
+    sample.pred_sem_seg.data = torch.from_numpy(answer.mask[None].astype(np.uint8))
+    return answer, probability
+
+
+def _test_pipeline(cfg: Config) -> list[dict[str, Any]]:
+    """The config's test pipeline, wherever its data set is wrapped in others."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset')
+    while isinstance(dataset, dict) and 'pipeline' not in dataset:
+        dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+    if isinstance(dataset, dict):
+        return copy.deepcopy(list(dataset['pipeline']))
+    if 'test_pipeline' in cfg:
+        return copy.deepcopy(list(cfg.test_pipeline))
+    if 'input_size' in cfg:
+        return [dict(type='Letterbox', size=tuple(cfg.input_size)), dict(type='PackSegInputs')]
+    raise ValueError(f'{cfg.filename or "the config"} has no test pipeline (test_dataloader.dataset.pipeline, '
+                     'test_pipeline) and no input_size')

@@ -1,0 +1,301 @@
+"""Masks for pictures and sentences in one call, in the manner of MMSeg's inferencer."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.infer import BaseInferencer
+from rich.progress import track
+from torch import nn
+
+from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
+from mmetris.visualization import draw_expressions
+
+from .asking import Asker, answer_of, check_threshold
+from .model import init_model
+from .model_zoo import find_model, indexed_models
+from .result_files import ResultWriter
+
+PER_SENTENCE = ('texts', 'masks', 'probabilities', 'boxes', 'scores', 'is_empty', 'data_samples')
+
+
+class RefSegInferencer(BaseInferencer):
+    """Segment what sentences mean.
+
+    Args:
+        model: Config file, name in the model index, folder of a training (config and best checkpoint), or a config.
+            Defaults to None: the demo model that ships with mmetris; it knows drawn shapes only.
+        weights: Checkpoint, full or slim, a file or an address. Defaults to None: those that belong to ``model``.
+        device: ``'cpu'``, ``'cuda:0'``... Defaults to None: a GPU if there is one, else the CPU.
+        threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
+        max_pixels: Largest picture that is read. Defaults to 67 million pixels.
+        scope: Registry scope of the config. Defaults to 'mmetris'.
+        show_progress: Whether to show a progress bar. Defaults to True.
+
+    Raises:
+        FileNotFoundError: If model or weights are missing.
+        ValueError: If the weights do not belong to the model.
+
+    Example:
+        >>> inferencer = RefSegInferencer()
+        >>> result = inferencer('shapes.jpg', ['the red circle', 'the square on the left'], out_dir='results')
+        >>> result['masks'][0].shape, result['scores'][0]
+        ((128, 128), 0.83)
+    """
+
+    def __init__(self, model: str | os.PathLike | Config | None = None,
+                 weights: str | os.PathLike | None = None,
+                 device: str | torch.device | None = None,
+                 threshold: float | None = None,
+                 max_pixels: int = MAX_PIXELS,
+                 scope: str = 'mmetris',
+                 show_progress: bool = True) -> None:
+        if threshold is not None:
+            threshold = check_threshold(threshold)
+        files = find_model(model, weights)
+        super().__init__(files.config, files.weights, device, scope, show_progress)
+        self.own_threshold = self.model.decode_head.threshold
+        self.threshold = self.own_threshold if threshold is None else threshold
+        self.max_pixels = max_pixels
+
+    def __call__(self, inputs: ImageSource | Sequence[ImageSource],
+                 texts: str | Sequence[str] | Sequence[Sequence[str]],
+                 batch_size: int = 8,
+                 threshold: float | None = None,
+                 return_probabilities: bool = True,
+                 return_datasamples: bool = False,
+                 return_vis: bool = False,
+                 out_dir: str | os.PathLike | None = None,
+                 skip_unreadable: bool = False) -> dict[str, list]:
+        """Segment.
+
+        Args:
+            inputs: A picture or several: file name, address, folder, bytes, array (BGR, as MMCV has them), PIL image.
+            texts: A sentence or a list of sentences, asked about every picture; or one list for each picture.
+            batch_size: Pairs of picture and sentence that go through the model together. Each picture is encoded once,
+                however many sentences it has. Defaults to 8.
+            threshold: Defaults to None: the inferencer's.
+            return_probabilities: Whether to keep the probability maps, the largest part of the result. Defaults to
+                True.
+            return_datasamples: Whether the result has ``data_samples``, MMSeg's form. Defaults to False.
+            return_vis: Whether the result has ``visualization``: one picture with masks and sentences for each input.
+                Defaults to False.
+            out_dir: Folder for PNG masks, overlays and a JSON of COCO's run-length masks, see
+                :mod:`mmetris.apis.result_files`. Defaults to None, nothing is written.
+            skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of stopping. Defaults to
+                False.
+
+        Returns:
+            Lists with one entry for each pair of picture and sentence, in order of the pictures: ``image_index``,
+            ``texts``, ``masks`` (H, W) bool, ``probabilities`` (H, W) float32, ``boxes`` (left, top, right, bottom in
+            pixels; right and bottom exclusive; zeros if empty), ``scores`` (mean probability inside the mask, 0 if
+            empty), ``is_empty`` (whether no pixel is above the threshold). And with one entry for each picture:
+            ``images`` (names), ``visualization`` (RGB). A picture that was skipped has None there.
+
+        Raises:
+            FileNotFoundError: If a file is missing, or a folder has no pictures.
+            ValueError: If a picture cannot be read, a sentence is empty, or numbers do not match.
+        """
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        sources = self._inputs_to_list(inputs)
+        result: dict[str, list] = dict(images=[None] * len(sources), image_index=[])
+        result.update({key: [] for key in PER_SENTENCE
+                       if (key != 'probabilities' or return_probabilities)
+                       and (key != 'data_samples' or return_datasamples)})
+        if return_vis:
+            result['visualization'] = [None] * len(sources)
+        writer = None if out_dir is None else ResultWriter(out_dir, threshold)
+        answers = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
+        if self.show_progress:
+            answers = track(answers, description='Inference', total=len(sources))
+        for one in answers:
+            index, overlay = one['index'], None
+            if return_vis:
+                overlay = result['visualization'][index] = self.visualize(one)
+            if writer is not None:
+                writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
+            result['images'][index] = one['name']
+            self.postprocess(one, result)
+        if writer is not None:
+            writer.finish()
+        return result
+
+    def stream(self, inputs: ImageSource | Sequence[ImageSource],
+               texts: str | Sequence[str] | Sequence[Sequence[str]],
+               batch_size: int = 8,
+               threshold: float | None = None,
+               skip_unreadable: bool = False) -> Iterator[dict[str, Any]]:
+        """Segment picture by picture, for inputs whose results are too many to hold at once.
+
+        Args:
+            inputs: See :meth:`__call__`.
+            texts: See there.
+            batch_size: See there. Defaults to 8.
+            threshold: See there. Defaults to None: the inferencer's.
+            skip_unreadable: See there. Defaults to False.
+
+        Yields:
+            For each picture ``index``, ``name``, ``image`` (H, W, 3) RGB, upright, and the lists of :meth:`__call__`
+            with one entry for each of its sentences.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f'batch_size must be a positive number, but is {batch_size!r}')
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        sources = self._inputs_to_list(inputs)
+        sentences = self._texts_of_images(texts, len(sources))
+        for group in self.preprocess(sources, batch_size, sentences=sentences, skip_unreadable=skip_unreadable):
+            for index, image, name, samples in self.forward(group, batch_size=batch_size, sentences=sentences):
+                one: dict[str, Any] = dict(index=index, name=name, image=np.ascontiguousarray(image[..., ::-1]))
+                one.update({key: [] for key in PER_SENTENCE}, texts=sentences[index], data_samples=samples)
+                for sample in samples:
+                    answer, probability = answer_of(sample, threshold, self.own_threshold)
+                    for key, value in zip(('masks', 'boxes', 'scores', 'is_empty'), answer, strict=True):
+                        one[key].append(value)
+                    one['probabilities'].append(probability)
+                yield one
+
+    def preprocess(self, inputs: list[ImageSource], batch_size: int = 8, sentences: Sequence[Sequence[str]] = (),
+                   skip_unreadable: bool = False) -> Iterator[list[tuple[int, np.ndarray, str]]]:
+        """Read pictures, as many at a time as make a batch.
+
+        Args:
+            inputs: Pictures.
+            batch_size: Pairs of picture and sentence that a group has at least, unless it is the last. Defaults to 8.
+            sentences: The sentences of each picture.
+            skip_unreadable: See :meth:`__call__`. Defaults to False.
+
+        Yields:
+            Groups of (index, BGR picture, name).
+        """
+        group, pairs = [], 0
+        for index, source in enumerate(inputs):
+            name = image_name(source, f'image_{index}')
+            try:
+                image = read_image(source, self.max_pixels, name=name)
+            except (ValueError, FileNotFoundError) as error:
+                if not skip_unreadable:
+                    raise
+                warnings.warn(f'left out: {error}', stacklevel=2)
+                continue
+            group.append((index, image, name))
+            pairs += len(sentences[index])
+            if pairs >= batch_size:
+                yield group
+                group, pairs = [], 0
+        if group:
+            yield group
+
+    @torch.no_grad()
+    def forward(self, inputs: list[tuple[int, np.ndarray, str]], batch_size: int = 8,
+                sentences: Sequence[Sequence[str]] = ()) -> list[tuple[int, np.ndarray, str, list]]:
+        """Encode the pictures of a group once and ask all their sentences, a batch at a time.
+
+        Args:
+            inputs: A group of :meth:`preprocess`.
+            batch_size: Pairs at a time. Defaults to 8.
+            sentences: The sentences of each picture.
+
+        Returns:
+            (index, BGR picture, name, samples) of each picture.
+        """
+        encoded = self.asker.encode([image for _, image, _ in inputs], [name for _, _, name in inputs])
+        pairs = [(row, text) for row, (index, _, _) in enumerate(inputs) for text in sentences[index]]
+        samples: list[list] = [[] for _ in inputs]
+        for start in range(0, len(pairs), batch_size):
+            rows, texts = zip(*pairs[start:start + batch_size])
+            for row, sample in zip(rows, self.asker.ask(encoded, texts, rows)):
+                samples[row].append(sample)
+        return [(*one, samples[row]) for row, one in enumerate(inputs)]
+
+    def visualize(self, inputs: dict[str, Any], preds: Any = None, show: bool = False, **kwargs) -> np.ndarray:
+        """Draw one picture of :meth:`stream` with its masks and sentences.
+
+        Args:
+            inputs: What :meth:`stream` yields.
+            preds: Not used; they are in ``inputs``.
+            show: Not used.
+            **kwargs: Arguments of :func:`mmetris.visualization.draw_expressions`.
+
+        Returns:
+            (H', W', 3) RGB.
+        """
+        return draw_expressions(inputs['image'], inputs['texts'], inputs['masks'], inputs['scores'], **kwargs)
+
+    def postprocess(self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False,
+                    **kwargs) -> dict[str, list]:
+        """Add one picture of :meth:`stream` to the result of :meth:`__call__`.
+
+        Args:
+            preds: What :meth:`stream` yields.
+            visualization: The result so far; what it has no list for is dropped.
+            return_datasample: Not used.
+            **kwargs: Not used.
+        """
+        visualization['image_index'].extend([preds['index']] * len(preds['texts']))
+        for key in PER_SENTENCE:
+            if key in visualization:
+                visualization[key].extend(preds[key])
+        return visualization
+
+    def _inputs_to_list(self, inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+        """Pictures one by one; a folder stands for those in it."""
+        sources = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        if not sources:
+            raise ValueError('no image given')
+        pictures: list[ImageSource] = []
+        for source in sources:
+            is_path = isinstance(source, (str, os.PathLike)) and not is_address(source)
+            if is_path and Path(source).expanduser().is_dir():
+                pictures.extend(list_images(Path(source).expanduser()))
+            else:
+                pictures.append(source)
+        return pictures
+
+    def _texts_of_images(self, texts: str | Sequence[str] | Sequence[Sequence[str]],
+                         num_images: int) -> list[list[str]]:
+        """The sentences of each picture, checked once for all."""
+        if not isinstance(texts, (list, tuple)) or all(isinstance(text, str) for text in texts):
+            return [self.asker.check_texts(texts)] * num_images
+        if len(texts) != num_images:
+            raise ValueError(f'texts has {len(texts)} lists of sentences for {num_images} images; give one for each, '
+                             'or a single list of strings for all')
+        lists = [[entry] if isinstance(entry, str) else list(entry) for entry in texts]
+        if not all(lists):
+            raise ValueError(f'image {lists.index([])} has no sentence')
+        checked = iter(self.asker.check_texts([text for entry in lists for text in entry]))
+        return [[next(checked) for _ in entry] for entry in lists]
+
+    def _init_model(self, cfg: Config, weights: str | None, device: str = 'cpu') -> nn.Module:
+        """Build the model; pickled code in a checkpoint is refused, which MMEngine's own loading does not."""
+        return init_model(cfg, weights, device)
+
+    def _init_pipeline(self, cfg: Config) -> Any:
+        """The part of the test pipeline that concerns pictures."""
+        self.asker = Asker(self.model, cfg)
+        return self.asker.pipeline
+
+    def _init_collate(self, cfg: Config) -> Any:
+        """MMEngine's plain one; batches are made in :meth:`preprocess`."""
+        return pseudo_collate
+
+    def _init_visualizer(self, cfg: Config) -> None:
+        """None: pictures are drawn without the backends of a training."""
+
+    @staticmethod
+    def list_models(scope: str | None = 'mmetris', patterns: str = r'.*') -> list[str]:
+        """Names in the model index.
+
+        Args:
+            scope: Not used; MMEngine's signature. Defaults to 'mmetris'.
+            patterns: Regular expression that a name must begin with. Defaults to all.
+        """
+        return [model['Name'] for model in indexed_models() if re.match(patterns, model['Name'])]

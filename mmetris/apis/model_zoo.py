@@ -1,0 +1,166 @@
+"""Which config and which weights are meant: a config file, a name of the model index, a folder of a training, or
+nothing (the demo model that ships with mmetris)."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from mmengine.config import Config
+
+import mmetris
+from mmetris.utils.image_io import is_address
+
+DEMO_CONFIG = 'configs/etris/etris_tiny_long_shapes.py'
+DEMO_WEIGHTS = 'pretrained/etris_tiny_long_shapes.pth'
+
+
+class ModelFiles(NamedTuple):
+    """A model to build.
+
+    Attributes:
+        config: Its config; paths of CLIP weights that ship with mmetris are complete.
+        weights: Its checkpoint, a file.
+    """
+
+    config: Config
+    weights: str
+
+
+def package_root() -> Path:
+    """The folder with ``configs``, ``pretrained`` and ``model-index.yml``: the checkout, or ``mmetris/.mim`` where the
+    package is installed.
+
+    Raises:
+        FileNotFoundError: If neither has them.
+    """
+    package = Path(mmetris.__file__).resolve().parent
+    for root in (package.parent, package / '.mim'):
+        if (root / 'configs').is_dir() and (root / 'model-index.yml').is_file():
+            return root
+    raise FileNotFoundError(f'no configs beside {package} or in {package / ".mim"}; install mmetris again')
+
+
+def indexed_models() -> Iterator[dict[str, Any]]:
+    """Entries of the model index: ``Name``, ``Config``, perhaps ``Alias`` and ``Weights``."""
+    root = package_root()
+    for metafile in yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']:
+        yield from yaml.safe_load((root / metafile).read_text(encoding='utf-8'))['Models']
+
+
+def find_model(model: str | os.PathLike | Config | None = None, weights: str | os.PathLike | None = None) -> ModelFiles:
+    """Find config and weights.
+
+    Args:
+        model: Config file; name in the model index (``mmetris models`` lists them); folder of a training, which has a
+            config and checkpoints; or a config that was read already. Defaults to None: the demo model.
+        weights: Checkpoint, a file or an address. Defaults to None: those that belong to ``model``. In the folder of a
+            training these are the best ones, or the last where none was chosen.
+
+    Raises:
+        FileNotFoundError: If model or weights are not there; the message says what to do.
+        ValueError: If it is not clear which of several configs of a folder is meant.
+        TypeError: If ``model`` is none of the above.
+    """
+    if isinstance(model, Config):
+        config, name, found = model.copy(), model.filename or 'the config', None
+    elif model is None:
+        root = package_root()
+        config, name, found = Config.fromfile(root / DEMO_CONFIG), 'the demo model', str(root / DEMO_WEIGHTS)
+    elif isinstance(model, (str, os.PathLike)):
+        name = os.fspath(model)
+        path = Path(name).expanduser()
+        if path.is_dir():
+            config_file, found = _of_folder(path, weights is None)
+        elif path.is_file():
+            config_file, found = path, None
+        else:
+            config_file, found = _of_index(name)
+        try:
+            config = Config.fromfile(config_file)
+        except Exception as error:  # A config is a program and can fail in any way.
+            raise ValueError(f'{config_file} cannot be read as a config: {error}') from error
+    else:
+        raise TypeError(f'model must be a config file, a name, a folder or a mmengine Config, '
+                        f'not {type(model).__name__}')
+    if weights is not None:
+        found = os.fspath(weights)
+    elif found is None:
+        raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
+    found = _download(found) if is_address(found) else str(Path(found).expanduser())
+    if not Path(found).is_file():
+        raise FileNotFoundError(f'the weights of {name} are missing: {found}')
+    _complete_clip_paths(config.get('model', {}))
+    return ModelFiles(config, found)
+
+
+def _of_folder(folder: Path, with_weights: bool) -> tuple[Path, str | None]:
+    """Config and checkpoint of a training's folder."""
+    configs = sorted(folder.glob('*.py'))
+    if not configs:
+        raise FileNotFoundError(f'{folder} has no config (*.py): give the folder of a training, or a config file')
+    if len(configs) > 1:
+        names = ', '.join(path.name for path in configs)
+        raise ValueError(f'{folder} has several configs ({names}): name one of these files, and weights')
+    if not with_weights:
+        return configs[0], None
+    # The newest: a training that was started anew in the same folder leaves the old best one there.
+    best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    last = sorted(folder.glob('*.pth'), key=lambda path: path.stat().st_mtime)
+    if not last:
+        raise FileNotFoundError(f'{folder} has no checkpoint (*.pth) yet')
+    return configs[0], str((best or last)[-1])
+
+
+def _of_index(name: str) -> tuple[Path, str | None]:
+    """Config and weights of a name in the model index."""
+    if name.endswith('.py') or os.sep in name:
+        raise FileNotFoundError(f'config file or folder not found: {name}')
+    known = {}
+    for entry in indexed_models():
+        aliases = entry.get('Alias') or []
+        for alias in [entry['Name'], *([aliases] if isinstance(aliases, str) else aliases)]:
+            known[alias.lower()] = entry
+    entry = known.get(name.lower())
+    if entry is None:
+        close = difflib.get_close_matches(name.lower(), known, n=3)
+        hint = f'did you mean {" or ".join(close)}?' if close else '"mmetris models" lists the names'
+        raise FileNotFoundError(f'no model, file or folder is called {name!r}; {hint}')
+    root, weights = package_root(), entry.get('Weights')
+    if weights is not None and not is_address(weights):
+        weights = str(root / weights)
+    return root / entry['Config'], weights
+
+
+def _download(address: str) -> str:
+    """Fetch weights into PyTorch's cache, once."""
+    import torch
+
+    file = Path(torch.hub.get_dir()) / 'checkpoints' / re.split(r'[?#]', address)[0].rstrip('/').rpartition('/')[2]
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(file), progress=False)
+        except (OSError, ValueError) as error:
+            raise FileNotFoundError(f'weights {address} could not be downloaded: {error}') from error
+    return str(file)
+
+
+def _complete_clip_paths(cfg: Any) -> None:
+    """Let relative ``clip_checkpoint`` paths that are not found here mean the files that ship with mmetris."""
+    if isinstance(cfg, dict):
+        source = cfg.get('clip_checkpoint')
+        if isinstance(source, str) and not Path(source).expanduser().exists() and not Path(source).is_absolute():
+            shipped = package_root() / source
+            if shipped.is_file():
+                cfg['clip_checkpoint'] = str(shipped)
+        for value in cfg.values():
+            _complete_clip_paths(value)
+    elif isinstance(cfg, (list, tuple)):
+        for value in cfg:
+            _complete_clip_paths(value)

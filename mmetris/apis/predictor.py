@@ -1,0 +1,122 @@
+"""One picture at a time, asked many times: for notebooks, web pages and annotation tools."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.config import Config
+
+from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, read_image
+
+from .asking import Asker, EncodedImages, answer_of, check_threshold
+from .model import init_model
+from .model_zoo import find_model
+
+
+class RefSegPredictor:
+    """Set a picture once, ask about it as often as you like.
+
+    :meth:`set_image` runs the image encoder up to the first Bridger; :meth:`predict` does only what depends on the
+    sentence. Results are those of :class:`RefSegInferencer`.
+
+    Args:
+        model: Config file, name in the model index, folder of a training, config, or an inferencer whose model is
+            shared. Defaults to None: the demo model that ships with mmetris.
+        weights: Checkpoint. Defaults to None: those that belong to ``model``.
+        device: ``'cpu'``, ``'cuda:0'``... Defaults to None: the first GPU if there is one, else the CPU.
+        threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
+        max_pixels: Largest picture that is read. Defaults to 67 million pixels.
+
+    Raises:
+        FileNotFoundError: If model or weights are missing.
+        ValueError: If the weights do not belong to the model.
+
+    Example:
+        >>> predictor = RefSegPredictor()
+        >>> predictor.set_image('shapes.jpg')
+        >>> predictor.predict('the red circle')['masks'][0].shape
+        (128, 128)
+    """
+
+    def __init__(self, model: str | os.PathLike | Config | Any | None = None,
+                 weights: str | os.PathLike | None = None,
+                 device: str | torch.device | None = None,
+                 threshold: float | None = None,
+                 max_pixels: int = MAX_PIXELS) -> None:
+        asker = getattr(model, 'asker', None)
+        if asker is None:
+            files = find_model(model, weights)
+            asker = Asker(init_model(files.config, files.weights, device), files.config)
+        self.asker = asker
+        self.own_threshold = self.asker.model.decode_head.threshold
+        self.threshold = self.own_threshold if threshold is None else check_threshold(threshold)
+        self.max_pixels = max_pixels
+        self._encoded: EncodedImages | None = None
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """The model."""
+        return self.asker.model
+
+    @property
+    def image_hw(self) -> tuple[int, int] | None:
+        """Size of the picture that is set, upright, which is that of the masks; None if there is none."""
+        return None if self._encoded is None else tuple(self._encoded.samples[0].ori_shape)
+
+    def set_image(self, image: ImageSource) -> None:
+        """Read a picture and encode it as far as that goes without a sentence. If that fails, none is set.
+
+        Args:
+            image: File name, address, bytes, array (BGR, as MMCV has them) or PIL image.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it cannot be read as a picture.
+        """
+        self._encoded = None
+        pixels = read_image(image, self.max_pixels)
+        self._encoded = self.asker.encode([pixels], [image_name(image)])
+
+    def reset_image(self) -> None:
+        """Forget the picture and free its memory."""
+        self._encoded = None
+
+    def predict(self, texts: str | Sequence[str], threshold: float | None = None, batch_size: int = 8,
+                return_datasamples: bool = False) -> dict[str, list]:
+        """Ask about the picture.
+
+        Args:
+            texts: One sentence or several.
+            threshold: Defaults to None: the predictor's.
+            batch_size: Sentences that go through the model together. Defaults to 8.
+            return_datasamples: Whether the result has ``data_samples``, MMSeg's form. Defaults to False.
+
+        Returns:
+            Lists with one entry for each sentence: ``texts``, ``masks`` (H, W) bool, ``probabilities`` (H, W) float32,
+            ``boxes`` (left, top, right, bottom in pixels; right and bottom exclusive), ``scores`` (mean probability
+            inside the mask), ``is_empty`` (whether no pixel is above the threshold).
+
+        Raises:
+            RuntimeError: If no picture is set.
+            ValueError: If a sentence is empty.
+        """
+        if self._encoded is None:
+            raise RuntimeError('no image: call set_image first')
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        texts = self.asker.check_texts(texts)
+        result: dict[str, list] = dict(texts=texts, masks=[], probabilities=[], boxes=[], scores=[], is_empty=[])
+        samples = []
+        for start in range(0, len(texts), batch_size):
+            chunk = texts[start:start + batch_size]
+            for sample in self.asker.ask(self._encoded, chunk, [0] * len(chunk)):
+                answer, probability = answer_of(sample, threshold, self.own_threshold)
+                for key, value in zip(('masks', 'boxes', 'scores', 'is_empty'), answer, strict=True):
+                    result[key].append(value)
+                result['probabilities'].append(probability)
+                samples.append(sample)
+        if return_datasamples:
+            result['data_samples'] = samples
+        return result

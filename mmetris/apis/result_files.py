@@ -1,0 +1,120 @@
+"""Predictions as files: masks as PNG, pictures with their sentences, and one JSON with COCO's run-length masks.
+
+    out_dir/masks/<image>_<number of the sentence>.png     palette PNG: 0 outside, 1 inside (shown black and white)
+    out_dir/overlays/<image>.jpg                           the picture with all its masks and sentences
+    out_dir/predictions.json                               COCO's layout; one annotation for each sentence
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mmetris.utils.checkpoint_io import write_atomically
+from mmetris.visualization import draw_expressions
+
+
+class ResultWriter:
+    """Write what was predicted, picture by picture; every file is complete or not there.
+
+    Args:
+        out_dir: Folder to write to; made if missing. Files of an earlier run with the same names are replaced.
+        threshold: What the masks were cut at, kept in the JSON.
+    """
+
+    def __init__(self, out_dir: str | os.PathLike, threshold: float) -> None:
+        self.out_dir = Path(out_dir)
+        self._info = dict(description='masks predicted by mmetris', threshold=threshold)
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+        self._taken: set[str] = set()
+
+    def add(self, name: str, image: np.ndarray, texts: Sequence[str], masks: Sequence[np.ndarray],
+            boxes: Sequence[np.ndarray], scores: Sequence[float], overlay: np.ndarray | None = None) -> None:
+        """Write one picture's masks and overlay.
+
+        Args:
+            name: File name of the picture.
+            image: (H, W, 3) RGB, upright.
+            texts: Its sentences.
+            masks: (H, W) bool for each of them.
+            boxes: (4,) left, top, right, bottom for each of them.
+            scores: 0..1 for each of them.
+            overlay: Their picture, RGB. Defaults to None: drawn here.
+        """
+        stem = self._free_stem(name)
+        if overlay is None:
+            overlay = draw_expressions(image, texts, masks, scores)
+        write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
+        image_id = len(self._images) + 1
+        height, width = image.shape[:2]
+        self._images.append(dict(id=image_id, file_name=name, height=height, width=width))
+        for number, (text, mask, box, score) in enumerate(zip(texts, masks, boxes, scores, strict=True), 1):
+            file = Path('masks') / f'{stem}_{number}.png'
+            write_mask(mask, self.out_dir / file)
+            left, top, right, bottom = (float(edge) for edge in box)
+            self._annotations.append(dict(
+                id=len(self._annotations) + 1, image_id=image_id, category_id=1, expression=text, score=score,
+                segmentation=encode_rle(mask), area=int(mask.sum()), bbox=[left, top, right - left, bottom - top],
+                iscrowd=0, mask_file=file.as_posix()))
+
+    def finish(self) -> Path:
+        """Write the JSON and return its path."""
+        path = self.out_dir / 'predictions.json'
+        content = dict(info=self._info, images=self._images, annotations=self._annotations,
+                       categories=[dict(id=1, name='referred object')])
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
+        return path
+
+    def _free_stem(self, name: str) -> str:
+        """A file name for a picture that no other has: ``a.jpg`` and ``b/a.png`` become ``a`` and ``a_2``."""
+        # Not `with_suffix`: an address may hold letters that a file name may not.
+        stem = re.sub(r'[^\w.,()+=@ -]', '_', Path(name).stem).strip('. ')[:100] or 'image'
+        free, count = stem, 1
+        while free.lower() in self._taken:  # Some file systems take a.jpg and A.jpg for the same.
+            count += 1
+            free = f'{stem}_{count}'
+        self._taken.add(free.lower())
+        return free
+
+
+def encode_rle(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's compressed run-length form of a mask (H, W) bool, ready for JSON."""
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return dict(size=[int(side) for side in rle['size']], counts=rle['counts'].decode('ascii'))
+
+
+def write_mask(mask: np.ndarray, path: str | os.PathLike) -> None:
+    """Write a mask (H, W) bool as a PNG whose values are 0 and 1, which viewers show as black and white."""
+    image = Image.fromarray(mask.astype(np.uint8)).convert('L')
+    image.putpalette([0, 0, 0, 255, 255, 255])
+    with write_atomically(path) as temporary:
+        image.save(temporary)
+
+
+def write_image(image: np.ndarray, path: str | os.PathLike) -> None:
+    """Write an RGB picture (H, W, 3) in the format its ending says, atomically.
+
+    Raises:
+        ValueError: If the ending is no picture format.
+    """
+    check_image_suffix(path)
+    with write_atomically(path) as temporary:
+        options = dict(quality=92) if temporary.suffix.lower() in ('.jpg', '.jpeg') else {}
+        Image.fromarray(image).save(temporary, **options)
+
+
+def check_image_suffix(path: str | os.PathLike) -> None:
+    """Raise ValueError unless a file's ending is one that pictures are written in."""
+    suffixes = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
+    if Path(path).suffix.lower() not in suffixes:
+        raise ValueError(f'{path} needs the ending of a picture format: {", ".join(suffixes)}')

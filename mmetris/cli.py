@@ -1,0 +1,315 @@
+"""The ``mmetris`` command, which ``demo/image_demo.py`` and ``demo/video_demo.py`` share.
+
+A mistake ends with one line and exit status 2; with the environment variable ``MMETRIS_TRACEBACK=1`` the whole
+traceback is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmetris.version import __version__
+
+MODEL_HELP = ('Config file, name of a model ("mmetris models" lists them), or folder of a training. '
+              'Default: the demo model, which knows drawn shapes only.')
+FORMATS = dict(mp4='mp4v', mov='mp4v', mkv='mp4v', avi='MJPG')
+
+
+def run(command: click.Command, arguments: list[str] | None = None) -> None:
+    """Run a command to the end of the program: status 0, or 2 with one line on the standard error.
+
+    Args:
+        command: What to run.
+        arguments: Words of the command line. Defaults to None: those of this process.
+    """
+    if hasattr(sys.stdout, 'reconfigure'):  # A sentence may hold letters that the terminal's encoding has not.
+        sys.stdout.reconfigure(errors='replace')
+        sys.stderr.reconfigure(errors='replace')
+    warnings.simplefilter('always', UserWarning)
+    warnings.showwarning = _show_warning
+    try:
+        command.main(arguments, standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo('stopped', err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # "mmetris models | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # No traceback for users, whatever happened.
+        _fail(str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error), error)
+
+
+def main() -> None:
+    """Entry point of the console command."""
+    run(mmetris_command)
+
+
+def _fail(message: str, error: Exception) -> None:
+    if os.environ.get('MMETRIS_TRACEBACK'):
+        raise error
+    message = ' '.join(message.split()) or type(error).__name__
+    click.echo(f'error: {message if len(message) <= 600 else message[:600] + "…"}', err=True)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+    """Our own warnings in one line; those of the packages below concern developers."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        click.echo(f'warning: {message}', err=True)
+
+
+def _with(*options: Callable) -> Callable:
+    """Several options as one decorator."""
+    def decorate(function: Callable) -> Callable:
+        for option in reversed(options):
+            function = option(function)
+        return function
+    return decorate
+
+
+model_options = _with(
+    click.option('--model', metavar='MODEL', help=MODEL_HELP),
+    click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'),
+    click.option('--device', metavar='DEVICE', help='cpu, cuda:0, ... Default: a GPU if there is one, else the CPU.'),
+    click.option('--threshold', type=float, metavar='P',
+                 help="Pixels of a higher probability belong to the mask, 0 to 1. Default: the model's own, 0.35."),
+    click.option('--max-pixels', type=click.IntRange(1), metavar='N',
+                 help='Largest image that is read, width times height. Default: 67 million.'),
+    click.option('--progress/--no-progress', default=True, help='Progress bar, on a terminal only. Default: on.'),
+)
+
+
+@click.group(name='mmetris', context_settings=dict(help_option_names=['-h', '--help']))
+@click.version_option(__version__, prog_name='mmetris')
+def mmetris_command() -> None:
+    """Segment what a sentence means.
+
+    \b
+    Examples:
+      mmetris segment photo.jpg "the dog on the left" --out-file dog.png
+      mmetris segment photos/ "the dog" "the brown cat" --out-dir results
+      mmetris video clip.mp4 "the red car" --out-file car.mp4
+      mmetris models
+
+    "mmetris COMMAND --help" explains a command.
+    """
+
+
+@mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('image')
+@click.argument('texts', nargs=-1, metavar='SENTENCE...')
+@click.option('--out-file', metavar='FILE', help='Write one picture: the image, its masks and the sentences.')
+@click.option('--out-dir', metavar='DIR',
+              help='Write masks/*.png (0 and 1), overlays/*.jpg and predictions.json (masks in COCO run lengths).')
+@click.option('--batch-size', type=click.IntRange(1), default=8, show_default=True,
+              help='Pairs of image and sentence at a time; fewer take less memory.')
+@click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
+@model_options
+def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: str | None, batch_size: int,
+            skip_unreadable: bool, progress: bool, max_pixels: int | None, **model: Any) -> None:
+    """Segment in IMAGE what each SENTENCE means, and print box and score.
+
+    IMAGE is a file, an address (https://...) or a folder. The score is the mean probability inside the mask; the box is
+    left, top, right, bottom in pixels of the upright image.
+
+    \b
+    Examples:
+      one sentence, one picture
+        mmetris segment photo.jpg "the dog on the left" --out-file dog.png
+      several sentences; each gets its colour
+        mmetris segment photo.jpg "the left dog" "the brown cat" --out-file both.png
+      all images of a folder: masks, pictures and a JSON file
+        mmetris segment photos/ "the dog" --out-dir results --skip-unreadable
+      a model that you have trained, on the CPU, with larger masks
+        mmetris segment photo.jpg "the dog" --model work_dirs/etris_r101_refcoco
+            --device cpu --threshold 0.25 --out-file dog.png
+    """
+    if not texts:
+        raise click.UsageError('no sentence given: mmetris segment IMAGE "the dog on the left"')
+    if out_file is not None and Path(image).is_dir():
+        raise click.UsageError(f'{image} is a folder: give --out-dir instead of --out-file')
+    apis = _load_apis()
+    if out_file is not None:
+        apis.result_files.check_image_suffix(out_file)
+    inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **model, show_progress=False)
+    sources = inferencer._inputs_to_list(image)
+    writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold)
+    found = inferencer.stream(sources, list(texts), batch_size, skip_unreadable=skip_unreadable)
+    for one in _track(found, len(sources), progress and len(sources) > 1):
+        _print_answers(one, inferencer.threshold)
+        overlay = None if out_file is None and writer is None else inferencer.visualize(one)
+        if out_file is not None:
+            apis.result_files.write_image(overlay, out_file)
+        if writer is not None:
+            writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
+    if out_file is not None:
+        click.echo(f'written: {out_file}')
+    if writer is not None:
+        click.echo(f'written: {writer.finish()} and folders masks, overlays beside it')
+
+
+@mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('video')
+@click.argument('texts', nargs=-1, metavar='SENTENCE...')
+@click.option('--out-file', required=True, metavar='FILE',
+              help=f'Video to write: {", ".join("." + name for name in FORMATS)}.')
+@click.option('--every', type=click.IntRange(1), default=1, show_default=True,
+              help='Look at every so-manieth frame; those between show the masks of the one before.')
+@click.option('--max-frames', type=click.IntRange(1), metavar='N', help='Stop after so many frames.')
+@model_options
+def video(video: str, texts: tuple[str, ...], out_file: str, every: int, max_frames: int | None,
+          progress: bool, max_pixels: int | None, **model: Any) -> None:
+    """Segment in each frame of VIDEO what each SENTENCE means, and write a video of it.
+
+    Frames are looked at one by one: a mask may jump from one object to another.
+
+    \b
+    Examples:
+      mmetris video clip.mp4 "the red car" --out-file car.mp4
+      every third frame only, which is faster
+        mmetris video clip.mp4 "the red car" "the cyclist" --every 3 --out-file traffic.avi
+    """
+    if not texts:
+        raise click.UsageError('no sentence given: mmetris video VIDEO "the red car" --out-file car.mp4')
+    if Path(out_file).suffix.lower().lstrip('.') not in FORMATS:
+        raise click.UsageError(f'--out-file {out_file}: write a video as {", ".join("." + name for name in FORMATS)}')
+    apis = _load_apis()
+    import cv2
+
+    if not Path(video).is_file():
+        raise FileNotFoundError(f'video not found: {video}')
+    capture = cv2.VideoCapture(str(video))
+    try:
+        if not capture.isOpened():
+            raise ValueError(f'{video} cannot be read as a video')
+        predictor = apis.RefSegPredictor(**_given(max_pixels=max_pixels), **model)
+        total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+        if max_frames is not None:
+            total = min(total, max_frames) or max_frames
+        frames = _draw_frames(predictor, capture, predictor.asker.check_texts(texts), every, max_frames)
+        with apis.checkpoint_io.write_atomically(out_file) as temporary:
+            count = _write_video(_track(frames, total, progress), temporary, capture.get(cv2.CAP_PROP_FPS))
+            if count == 0:
+                raise ValueError(f'{video} has no frame that can be read')
+    finally:
+        capture.release()
+    click.echo(f'written: {out_file}, {count} frames')
+
+
+@mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
+def models() -> None:
+    """List the models that --model knows by name.
+
+    Those without weights are recipes: train them (tools/train.py), then give the folder of the training as --model.
+    """
+    apis = _load_apis()
+    root = apis.model_zoo.package_root()
+    entries = list(apis.model_zoo.indexed_models())
+    width = max(len(entry['Name']) for entry in entries)
+    for entry in entries:
+        weights = entry.get('Weights')
+        if weights is None:
+            state = 'no weights: train it'
+        elif apis.is_address(weights):
+            state = f'downloaded from {weights}'
+        else:
+            state = 'ready' if (root / weights).is_file() else f'weights are missing: {root / weights}'
+        click.echo(f'{entry["Name"]:{width}}  {state}')
+
+
+class _Apis:
+    """What the commands need of the package; imported when a command runs, so that --help answers at once."""
+
+    def __init__(self) -> None:
+        # MMSeg prints that packages are missing which nobody needs here.
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            import mmetris.datasets  # noqa: F401
+            from mmetris.apis import RefSegInferencer, RefSegPredictor, model_zoo, result_files
+            from mmetris.utils import checkpoint_io
+            from mmetris.utils.image_io import is_address
+            from mmetris.visualization import draw_expressions
+        self.RefSegInferencer, self.RefSegPredictor = RefSegInferencer, RefSegPredictor
+        self.model_zoo, self.result_files, self.checkpoint_io = model_zoo, result_files, checkpoint_io
+        self.draw_expressions, self.is_address = draw_expressions, is_address
+
+
+def _load_apis() -> _Apis:
+    return _Apis()
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Options that were given."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def _track(items: Any, total: int, show: bool) -> Any:
+    if not show or not sys.stdout.isatty():
+        return items
+    from rich.progress import track
+
+    return track(items, description='Inference', total=total or None)
+
+
+def _print_answers(one: dict[str, Any], threshold: float) -> None:
+    width = max(len(text) for text in one['texts'])
+    for text, box, score, is_empty in zip(one['texts'], one['boxes'], one['scores'], one['is_empty'], strict=True):
+        answer = f'nothing found: no pixel is above {threshold:g}'
+        if not is_empty:
+            answer = f'score {score:.2f}, box {" ".join(f"{edge:.0f}" for edge in box)}'
+        click.echo(f'{one["name"]}: {text:{min(width, 60)}}  {answer}')
+
+
+def _draw_frames(predictor: Any, capture: Any, texts: list[str], every: int, max_frames: int | None) -> Any:
+    """Pictures (RGB) of a video's frames with their masks."""
+    from mmetris.visualization import draw_expressions
+
+    count, masks = 0, []
+    while max_frames is None or count < max_frames:
+        there, frame = capture.read()
+        if not there:
+            return
+        if count % every == 0:
+            predictor.set_image(frame)
+            masks = predictor.predict(texts)['masks']
+        count += 1
+        yield draw_expressions(frame[..., ::-1], texts, masks)
+
+
+def _write_video(pictures: Any, path: Path, fps: float) -> int:
+    """Write RGB pictures of one size as a video, and return how many there were."""
+    import cv2
+    import numpy as np
+
+    writer, count = None, 0
+    try:
+        for picture in pictures:
+            # Codecs want even sides.
+            even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode='edge')
+            if writer is None:
+                codec = cv2.VideoWriter_fourcc(*FORMATS[path.suffix.lower().lstrip('.')])
+                writer = cv2.VideoWriter(str(path), codec, fps if 1 <= fps <= 240 else 25, even.shape[1::-1])
+                if not writer.isOpened():
+                    raise ValueError(f'OpenCV cannot write {path.suffix} here; try another ending, such as .avi')
+            writer.write(np.ascontiguousarray(even[..., ::-1]))
+            count += 1
+    finally:
+        if writer is not None:
+            writer.release()
+    return count
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,237 @@
+"""Pictures from anywhere to one form: (H, W, 3) uint8, BGR as MMCV has them, turned upright.
+
+Pillow reads the header first, so that a picture is refused for its size before it is decoded. Ordinary JPEG files are
+then decoded by MMCV, as data pipelines do: a mask is the same whether a picture came this way or through a data set.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+from PIL import Image, ImageOps
+
+ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
+
+# 8192 x 8192. A mask of that size takes some seconds and 2 GB on the way to the original's pixels.
+MAX_PIXELS = 2**26
+MAX_DOWNLOAD_BYTES = 256 * 2**20
+DOWNLOAD_TIMEOUT = 30  # seconds without an answer
+WHITE = (255, 255, 255)
+IMAGE_SUFFIXES = ('.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
+
+
+def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS,
+               background: Sequence[int] = WHITE, name: str | None = None) -> np.ndarray:
+    """Read one picture.
+
+    - A camera's EXIF orientation is applied: the result is upright, and masks belong to the upright picture.
+    - Transparent parts show ``background``.
+    - 16 bits for each channel are reduced to 8 (65535 becomes 255; nothing is stretched).
+    - Of an animation the first frame is read, with a warning.
+    - Grey, palette and CMYK pictures become colour pictures.
+
+    Args:
+        source: File name, address (``http://``, ``https://``), content of a file, PIL image, or array: (H, W, 3) BGR,
+            (H, W, 4) BGR and opacity, (H, W) grey; uint8, uint16 or bool.
+        max_pixels: Largest height times width; a larger picture is refused before it is decoded. Defaults to
+            67 million (8192 x 8192).
+        background: RGB colour behind transparent parts, 0..255. Defaults to white, as on a page.
+        name: What error messages call the picture. Defaults to None: see :func:`image_name`.
+
+    Returns:
+        (H, W, 3) uint8, BGR, 0..255, contiguous.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read as a picture, has no pixels or too many, or the address does not answer.
+        TypeError: If ``source`` is none of the above.
+    """
+    name = image_name(source) if name is None else name
+    if isinstance(source, np.ndarray):
+        return _from_array(source, max_pixels, background, name)
+    if isinstance(source, Image.Image):
+        _check_size(source.size, max_pixels, name)
+        return _from_pil(source, background, name)
+    if isinstance(source, (bytes, bytearray)):
+        content = bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        content = _read_bytes(os.fspath(source))
+    else:
+        raise TypeError(f'an image is a file name, an address, bytes, a NumPy array (BGR) or a PIL image, '
+                        f'not {type(source).__name__}')
+    return _from_bytes(content, max_pixels, background, name)
+
+
+def image_name(source: ImageSource, default: str = 'the image') -> str:
+    """What a picture is called: the last part of its path or address, else ``default``.
+
+    Args:
+        source: See :func:`read_image`.
+        default: Name of a picture without one. Defaults to 'the image'.
+    """
+    if isinstance(source, Image.Image):
+        source = getattr(source, 'filename', '') or ''
+    if isinstance(source, (str, os.PathLike)):
+        text = re.split(r'[?#]', str(source))[0] if is_address(source) else str(source)
+        return os.path.basename(text.rstrip('/\\')) or default
+    return default
+
+
+def is_address(source: object) -> bool:
+    """Whether something is an address such as ``https://...``, and no file name."""
+    return isinstance(source, str) and re.match(r'[a-zA-Z][a-zA-Z0-9+.-]+://', source) is not None
+
+
+def list_images(folder: str | os.PathLike) -> list[Path]:
+    """Pictures in a folder (not in those below it), by their file endings, sorted by name.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found = sorted(path for path in Path(folder).iterdir()
+                   if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file())
+    if not found:
+        raise FileNotFoundError(f'no images in {folder}: looked for {", ".join(IMAGE_SUFFIXES)}')
+    return found
+
+
+def _read_bytes(source: str) -> bytes:
+    if is_address(source):
+        return _download(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        raise ValueError(f'{source} is a folder; one image is needed here')
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f'image not found: {source}') from None
+    except OSError as error:
+        raise ValueError(f'{source} cannot be read: {error.strerror or error}') from error
+
+
+def _download(address: str) -> bytes:
+    """Content at an address; other kinds than HTTP (say ``s3://``) go to MMEngine's file backends."""
+    if not re.match(r'https?://', address, re.IGNORECASE):
+        from mmengine.fileio import get
+
+        try:
+            return get(address)
+        except Exception as error:  # Whatever the backend of that kind raises.
+            raise ValueError(f'{address} cannot be read: {error}') from error
+    try:
+        # Some servers refuse Python's own name.
+        request = urllib.request.Request(address, headers={'User-Agent': 'mmetris'})
+        with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT) as answer:
+            content = answer.read(MAX_DOWNLOAD_BYTES + 1)
+    except urllib.error.HTTPError as error:
+        raise ValueError(f'{address} cannot be read: the server answered {error.code} {error.reason}') from error
+    except (OSError, ValueError) as error:  # URLError is an OSError; a malformed address is a ValueError.
+        raise ValueError(f'{address} cannot be read: {getattr(error, "reason", error)}') from error
+    if len(content) > MAX_DOWNLOAD_BYTES:
+        raise ValueError(f'{address} is larger than {MAX_DOWNLOAD_BYTES >> 20} MB')
+    return content
+
+
+def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
+    width, height = size_wh
+    if width < 1 or height < 1:
+        raise ValueError(f'{name} has no pixels: {width} x {height}')
+    if width * height > max_pixels:
+        raise ValueError(f'{name} is too large: {width} x {height} pixels; at most {max_pixels} are read. Reduce it '
+                         'or raise max_pixels')
+
+
+def _from_bytes(content: bytes, max_pixels: int, background: Sequence[int], name: str) -> np.ndarray:
+    if not content:
+        raise ValueError(f'{name} cannot be read as an image: it is empty')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Our own limit follows.
+            image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f'{name} is too large: {error}') from error
+    except Exception as error:  # A broken file raises whatever its bytes lead to.
+        raise ValueError(f'{name} cannot be read as an image: no known format, or its start is damaged') from error
+    with image:
+        _check_size(image.size, max_pixels, name)
+        pixels = _from_pil(image, background, name)
+        if image.format == 'JPEG' and image.mode in ('RGB', 'L'):
+            decoded = mmcv.imfrombytes(content)
+            # Another version of libjpeg may round otherwise than Pillow's; what a data pipeline would see counts.
+            if decoded is not None and decoded.shape == pixels.shape:
+                pixels = decoded
+    return np.ascontiguousarray(pixels)
+
+
+def _from_pil(image: Image.Image, background: Sequence[int], name: str) -> np.ndarray:
+    try:
+        frames = getattr(image, 'n_frames', 1)
+        if frames > 1:
+            if image.tell() != 0:
+                image.seek(0)
+            if image.format != 'MPO':  # A photo with its preview or its second eye is no animation.
+                warnings.warn(f'{name} has {frames} frames; only the first is used', stacklevel=2)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        rgb = _to_rgb(image, background, name)
+    except ValueError:
+        raise
+    except Exception as error:  # As above.
+        reason = (str(error).strip() or type(error).__name__).split('\n')[0]
+        raise ValueError(f'{name} cannot be read as an image: {reason}') from error
+    return np.ascontiguousarray(rgb[..., ::-1])
+
+
+def _to_rgb(image: Image.Image, background: Sequence[int], name: str) -> np.ndarray:
+    """Any of Pillow's modes -> (H, W, 3) uint8."""
+    if image.mode.startswith('I') or image.mode == 'F':
+        grey = _reduce_depth(np.asarray(image), name)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+        image = image.convert('RGBA')
+        page = Image.new('RGBA', image.size, (*background, 255))
+        image = Image.alpha_composite(page, image)
+    return np.asarray(image.convert('RGB'))
+
+
+def _reduce_depth(values: np.ndarray, name: str) -> np.ndarray:
+    """Grey of more than 8 bits -> uint8: whole numbers on the scale 0..65535, fractions on 0..1."""
+    if values.dtype == np.uint8:
+        return values
+    low, high = values.min(), values.max()
+    full = 1 if values.dtype.kind == 'f' else 65535
+    if not (low >= 0 and high <= full):  # So that NaN is refused, too.
+        raise ValueError(f'{name} has values from {low} to {high}; a picture of type {values.dtype} has 0 to {full}')
+    return (values.astype(np.float64) * (255 / full)).round().astype(np.uint8)
+
+
+def _from_array(array: np.ndarray, max_pixels: int, background: Sequence[int], name: str) -> np.ndarray:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise ValueError(f'{name} is an array of shape {array.shape}; (H, W, 3) BGR, (H, W, 4) BGR and opacity or '
+                         '(H, W) grey is needed')
+    _check_size(array.shape[1::-1], max_pixels, name)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype == np.uint16:
+        array = _reduce_depth(array, name)
+    elif array.dtype != np.uint8:
+        raise ValueError(f'{name} is an array of {array.dtype}; uint8 in 0..255 is needed (for values in 0..1: '
+                         '(255 * array).round().astype(numpy.uint8))')
+    if array.shape[2] == 1:
+        array = np.repeat(array, 3, axis=2)
+    elif array.shape[2] == 4:
+        opacity = array[..., 3:].astype(np.float32) / 255
+        page = np.array(background[::-1], np.float32)
+        array = (array[..., :3] * opacity + page * (1 - opacity)).round().astype(np.uint8)
+    return np.ascontiguousarray(array)

@@ -1,0 +1,259 @@
+"""RefSegInferencer: what tools/test.py would predict, for pictures and sentences of every kind, and as files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import Compose, pseudo_collate
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from mmetris.apis import RefSegInferencer, init_model, model_zoo
+from mmetris.registry import TRANSFORMS
+from mmetris.utils.slim_checkpoint import slim_state_dict
+from tests.toy_inference import ROOT, picture, save_toy_model
+
+TEXTS = ['the left dog', 'a very small cat behind it']
+
+
+@pytest.fixture(scope='module')
+def model_files(tmp_path_factory):
+    return save_toy_model(tmp_path_factory.mktemp('model'))
+
+
+@pytest.fixture(scope='module')
+def inferencer(model_files):
+    return RefSegInferencer(*model_files, device='cpu', show_progress=False)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Pictures of different sizes."""
+    folder = tmp_path_factory.mktemp('pictures')
+    for index, (height, width) in enumerate([(48, 80), (80, 48), (64, 64), (30, 200), (1, 1)]):
+        Image.fromarray(picture(height, width, index)).save(folder / f'{index}.png')
+    return folder
+
+
+def as_in_testing(inferencer, path, texts):
+    """Samples as tools/test.py makes them: the config's whole test pipeline, model.test_step."""
+    steps = [step for step in inferencer.cfg.test_dataloader.dataset.pipeline if step['type'] != 'LoadAnnotations']
+    pipeline = Compose([TRANSFORMS.build(step) for step in steps])
+    batch = pseudo_collate([pipeline(dict(img_path=str(path), expression=text, seg_fields=[])) for text in texts])
+    with torch.no_grad():
+        return inferencer.model.test_step(batch)
+
+
+@pytest.mark.parametrize('name', ['0.png', '1.png', '3.png'])
+def test_masks_are_exactly_those_of_the_test_pipeline(inferencer, folder, name):
+    result = inferencer(folder / name, TEXTS, return_datasamples=True)
+    expected = as_in_testing(inferencer, folder / name, TEXTS)
+    assert 0.05 < np.mean([mask.mean() for mask in result['masks']]) < 0.95  # no mask agrees for being empty
+    for index, sample in enumerate(expected):
+        assert np.array_equal(result['masks'][index], sample.pred_sem_seg.data[0].numpy() == 1)
+        assert np.array_equal(result['probabilities'][index], sample.seg_logits.data[0].sigmoid().numpy())
+        own = result['data_samples'][index]
+        assert torch.equal(own.seg_logits.data, sample.seg_logits.data) and torch.equal(own.tokens, sample.tokens)
+        assert own.expression == TEXTS[index] and own.ori_shape == result['masks'][index].shape
+
+
+def test_results_of_every_pair_come_in_order_whatever_the_batch_size(inferencer, folder):
+    paths = sorted(folder.iterdir())
+    texts = [['one'], TEXTS, ['a', 'b', 'c', 'd', 'e'], 'a single string', ['last']]
+    single = [inferencer(path, text) for path, text in zip(paths, texts)]
+    for batch_size in (1, 2, 3, 100):
+        result = inferencer(paths, texts, batch_size=batch_size)
+        assert result['images'] == [path.name for path in paths]
+        assert result['image_index'] == [0, 1, 1, 2, 2, 2, 2, 2, 3, 4]
+        assert result['texts'] == ['one', *TEXTS, *'abcde', 'a single string', 'last']
+        probabilities = [prob for one in single for prob in one['probabilities']]
+        for actual, expected in zip(result['probabilities'], probabilities, strict=True):
+            np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def test_each_distinct_image_is_encoded_once(inferencer, folder, monkeypatch):
+    encoded = []
+    encode = inferencer.model.encode_images
+    monkeypatch.setattr(inferencer.model, 'encode_images', lambda images: encoded.append(len(images)) or encode(images))
+    inferencer(folder, [f'sentence {index}' for index in range(7)], batch_size=3)
+    assert sum(encoded) == 5
+    encoded.clear()
+    inferencer(folder, 'one sentence', batch_size=3)
+    assert encoded == [3, 2]
+
+
+def test_every_kind_of_image_gives_the_same(inferencer, folder):
+    path = folder / '0.png'
+    rgb = np.asarray(Image.open(path))
+    expected = inferencer(path, TEXTS)
+    for source in (str(path), rgb[..., ::-1], Image.open(path), path.read_bytes(), [path]):
+        result = inferencer(source, TEXTS)
+        assert all(np.array_equal(*pair) for pair in zip(result['masks'], expected['masks'], strict=True))
+    assert inferencer(str(folder), 'x')['images'] == [f'{index}.png' for index in range(5)]
+    assert inferencer([rgb, path, folder], 'x')['images'][:4] == ['image_0', '0.png', '0.png', '1.png']
+
+
+def test_box_and_score_are_those_of_the_mask(inferencer, folder):
+    result = inferencer(folder / '0.png', TEXTS)
+    for mask, prob, box, score in zip(*(result[key] for key in ('masks', 'probabilities', 'boxes', 'scores'))):
+        assert np.array_equal(mask, prob > 0.35)
+        left, top, right, bottom = box.astype(int)
+        assert mask[top:bottom, left:right].sum() == mask.sum()
+        assert mask[top].any() and mask[bottom - 1].any() and mask[:, left].any() and mask[:, right - 1].any()
+        assert score == pytest.approx(prob[mask].mean(), abs=1e-5)
+
+
+def test_the_threshold_moves_masks_and_samples(inferencer, folder):
+    low, high = (inferencer(folder / '0.png', 'a dog', threshold=value, return_datasamples=True)
+                 for value in (0.3, 0.6))
+    assert low['masks'][0].sum() > high['masks'][0].sum()
+    assert np.array_equal(high['masks'][0], high['probabilities'][0] > 0.6)
+    assert np.array_equal(high['masks'][0], high['data_samples'][0].pred_sem_seg.data[0].numpy() == 1)
+    for wrong in (0, 1, -1, 35, 'high', True):
+        with pytest.raises(ValueError, match='threshold must be a number between 0 and 1'):
+            inferencer(folder / '0.png', 'a dog', threshold=wrong)
+
+
+def test_nothing_above_the_threshold_is_an_empty_mask_and_said_so(inferencer, folder, tmp_path):
+    result = inferencer(folder / '0.png', 'a dog', threshold=0.999, out_dir=tmp_path)
+    assert result['is_empty'] == [True] and result['scores'] == [0] and result['boxes'][0].tolist() == [0, 0, 0, 0]
+    assert result['masks'][0].shape == (48, 80) and not result['masks'][0].any()
+    annotation = json.loads((tmp_path / 'predictions.json').read_text())['annotations'][0]
+    assert annotation['area'] == 0 and not coco_mask.decode(annotation['segmentation']).any()
+
+
+def test_files_agree_with_the_result_and_pycocotools_reads_them(inferencer, folder, tmp_path):
+    out = tmp_path / 'new' / 'folder'
+    result = inferencer(folder, TEXTS, out_dir=out)
+    coco = COCO(str(out / 'predictions.json'))
+    assert len(coco.anns) == len(result['masks']) == 10
+    for index, annotation in enumerate(coco.anns.values()):
+        mask = result['masks'][index]
+        assert np.array_equal(coco.annToMask(annotation) == 1, mask)
+        assert np.array_equal(np.asarray(Image.open(out / annotation['mask_file'])) == 1, mask)
+        left, top, right, bottom = result['boxes'][index]
+        assert annotation['bbox'] == [left, top, right - left, bottom - top]
+        assert annotation['expression'] == result['texts'][index]
+        assert annotation['score'] == pytest.approx(result['scores'][index])
+        assert coco.imgs[annotation['image_id']]['file_name'] == result['images'][result['image_index'][index]]
+    assert len(list((out / 'overlays').glob('*.jpg'))) == 5
+    assert not [path for path in out.rglob('*') if path.name.startswith('.')]  # no temporary file is left
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(inferencer, tmp_path):
+    for name in ('a/x.png', 'b/x.png', 'c/X.bmp'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / name)
+    inferencer([tmp_path / 'a', tmp_path / 'b', tmp_path / 'c', picture()], 'dog', out_dir=tmp_path / 'out')
+    assert sorted(path.name for path in (tmp_path / 'out' / 'masks').iterdir()) == [
+        'X_3_1.png', 'image_3_1.png', 'x_1.png', 'x_2_1.png']
+
+
+def test_an_interrupted_write_leaves_no_part_of_a_file(inferencer, folder, tmp_path, monkeypatch):
+    save = Image.Image.save
+
+    def fail(self, path, *args, **kwargs):
+        save(self, path, *args, **kwargs)
+        raise OSError('disk full')
+
+    monkeypatch.setattr(Image.Image, 'save', fail)
+    with pytest.raises(OSError, match='disk full'):
+        inferencer(folder, 'dog', out_dir=tmp_path)
+    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+
+
+def test_pictures_and_large_parts_are_returned_on_request_only(inferencer, folder):
+    plain = inferencer(folder / '0.png', 'dog', return_probabilities=False)
+    assert 'probabilities' not in plain and 'data_samples' not in plain and 'visualization' not in plain
+    drawn = inferencer(folder / '0.png', 'dog', return_vis=True)['visualization']
+    assert len(drawn) == 1 and drawn[0].ndim == 3 and drawn[0].dtype == np.uint8
+
+
+def test_masks_belong_to_the_upright_picture(inferencer, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = picture()
+    Image.fromarray(turned).save(tmp_path / 'camera.png', exif=exif)
+    Image.fromarray(np.ascontiguousarray(np.rot90(turned, -1))).save(tmp_path / 'upright.png')
+    camera, upright = inferencer(tmp_path, 'a dog')['masks']
+    assert camera.shape == (80, 48) and np.array_equal(camera, upright)
+
+
+def test_an_unreadable_picture_stops_or_is_left_out(inferencer, folder, tmp_path):
+    (tmp_path / 'b.jpg').write_text('no picture')
+    Image.fromarray(picture()).save(tmp_path / 'a.png')
+    with pytest.raises(ValueError, match='b.jpg cannot be read'):
+        inferencer(tmp_path, 'dog')
+    with pytest.warns(UserWarning, match='left out: b.jpg') as caught:
+        result = inferencer(tmp_path, 'dog', skip_unreadable=True, return_vis=True)
+    assert len(caught) == 1
+    assert result['images'] == ['a.png', None] and result['visualization'][1] is None and result['image_index'] == [0]
+
+
+def test_numbers_that_do_not_match_are_refused(inferencer, folder):
+    with pytest.raises(ValueError, match='2 lists of sentences for 5 images'):
+        inferencer(folder, [['a'], ['b']])
+    with pytest.raises(ValueError, match='image 1 has no sentence'):
+        inferencer([picture(), picture()], [['a'], []])
+    with pytest.raises(ValueError, match='sentence 2 is empty'):
+        inferencer([picture(), picture()], [['a'], [' ']])
+    with pytest.raises(ValueError, match='no image given'):
+        inferencer([], 'a')
+    with pytest.raises(ValueError, match='batch_size'):
+        inferencer(picture(), 'a', batch_size=0)
+    with pytest.raises(ValueError, match='too large'):
+        RefSegInferencer.__call__(inferencer, np.zeros((9000, 9000), np.uint8), 'a')
+
+
+def test_a_long_sentence_is_cut_where_the_test_pipeline_cuts_it(inferencer, folder):
+    long = 'the dog that is on the left of the cat that is on the right of the very large tree ' * 120
+    with pytest.warns(UserWarning, match='first 15 tokens') as caught:
+        result = inferencer(folder / '0.png', long)
+    assert len(caught) == 1
+    expected = as_in_testing(inferencer, folder / '0.png', [long])[0]
+    assert np.array_equal(result['masks'][0], expected.pred_sem_seg.data[0].numpy() == 1)
+
+
+def test_a_config_without_a_test_pipeline_letterboxes_to_its_input_size(model_files, inferencer, folder):
+    from mmengine.config import Config
+    cfg = Config(dict(model=inferencer.cfg.model.to_dict(), input_size=(64, 64), context_length=17))
+    other = RefSegInferencer(cfg, model_files[1], device='cpu', show_progress=False)
+    (mask, ), (expected, ) = (one(folder / '0.png', 'a dog')['masks'] for one in (other, inferencer))
+    assert np.array_equal(mask, expected)
+    with pytest.raises(ValueError, match='no test pipeline'):
+        RefSegInferencer(Config(dict(model=inferencer.cfg.model.to_dict())), model_files[1], device='cpu')
+
+
+def test_the_progress_bar_counts_images(model_files, folder, capsys):
+    RefSegInferencer(*model_files, device='cpu')(folder, 'dog')
+    assert 'Inference' in capsys.readouterr().out
+
+
+def test_without_arguments_it_is_the_demo_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    if not (ROOT / model_zoo.DEMO_WEIGHTS).is_file():  # Random weights over the shipped CLIP stand for those to come.
+        config = model_zoo.find_model(weights=__file__).config
+        torch.manual_seed(0)
+        model = init_model(config, device='cpu')
+        state = dict(model.state_dict())
+        slim_state_dict(model, state)
+        torch.save(dict(state_dict=state), tmp_path / 'slim.pth')
+        monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', str(tmp_path / 'slim.pth'))
+    capsys.readouterr()
+    inferencer = RefSegInferencer(show_progress=False)
+    assert capsys.readouterr().out == ''  # MMEngine's report on initial weights stays away
+    assert inferencer.threshold == 0.35
+    result = inferencer(picture(128, 128), 'the red circle')
+    assert result['masks'][0].shape == (128, 128)
+    assert 'etris_tiny_long_shapes' in RefSegInferencer.list_models()
+
+
+def test_real_photographs_go_through(inferencer):
+    photos = Path(ROOT).parent / 'shared' / 'photos' / 'train2014'
+    if not photos.is_dir():
+        pytest.skip('the photographs are not on this machine')
+    result = inferencer(photos, ['the person on the left', 'the ball'])
+    assert len(result['masks']) == 2 * len(list(photos.iterdir()))

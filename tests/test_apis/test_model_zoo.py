@@ -1,0 +1,112 @@
+"""find_model: a config file, a name, a folder or nothing lead to a config and weights, or to one clear sentence."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from mmengine.config import Config
+
+from mmetris.apis import model_zoo
+from mmetris.apis.model_zoo import DEMO_CONFIG, DEMO_WEIGHTS, find_model, indexed_models, package_root
+from tests.toy_inference import ROOT, save_toy_model
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return save_toy_model(tmp_path / 'work dir')
+
+
+def test_a_config_file_a_config_and_a_folder_mean_the_same(saved):
+    config, weights = saved
+    for found in (find_model(config, weights), find_model(Config.fromfile(config), weights), find_model(config.parent)):
+        assert found.config.model.type == 'ReferringSegmentor' and found.weights == str(weights)
+
+
+def test_a_folder_gives_its_newest_best_checkpoint_else_the_last(saved):
+    config, best = saved
+    folder = config.parent
+    newer = folder / 'best_mIoU_epoch_9.pth'
+    for place, path in enumerate((best, folder / 'epoch_10.pth', newer)):
+        path.write_bytes(best.read_bytes())
+        os.utime(path, (place, place))
+    assert find_model(folder).weights == str(newer)
+    newer.unlink()
+    best.unlink()
+    assert find_model(folder).weights == str(folder / 'epoch_10.pth')
+    (folder / 'epoch_10.pth').unlink()
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        find_model(folder)
+    (folder / 'other.py').touch()
+    with pytest.raises(ValueError, match=r'several configs \(other.py, toy_vit.py\)'):
+        find_model(folder)
+    with pytest.raises(FileNotFoundError, match='has no config'):
+        find_model(folder.parent)
+
+
+def test_nothing_means_the_demo_model_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    weights = tmp_path / 'demo.pth'
+    weights.touch()
+    monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', str(weights))
+    found = find_model()
+    assert found.weights == str(weights)
+    # The tiny CLIP is found although the config names it relative to the checkout.
+    assert Path(found.config.model.backbone.clip_checkpoint) == ROOT / 'pretrained' / 'tiny_clip_resnet.safetensors'
+    assert found.config.model.text_encoder.clip_checkpoint == found.config.model.backbone.clip_checkpoint
+
+
+def test_the_demo_model_is_in_the_index_under_its_name_and_an_alias():
+    entry = next(model for model in indexed_models() if model.get('Alias') == ['demo'])
+    assert entry['Config'] == DEMO_CONFIG and entry['Weights'] == DEMO_WEIGHTS
+    assert entry['Name'] == Path(DEMO_CONFIG).stem
+    for model in indexed_models():
+        assert (package_root() / model['Config']).is_file()
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    assert (ROOT / 'pretrained' / 'metafile.yml') in {ROOT / path for path in index['Import']}
+
+
+def test_a_name_takes_config_and_weights_of_the_index(saved):
+    found = find_model('ETRIS_R101_refcoco', saved[1])
+    assert found.config.filename.endswith('etris_r101_refcoco.py') and found.weights == str(saved[1])
+    with pytest.raises(FileNotFoundError, match='no weights for etris_r101_refcoco: give weights=CHECKPOINT'):
+        find_model('etris_r101_refcoco')
+
+
+def test_what_is_not_there_is_named_with_a_remedy(tmp_path, saved, monkeypatch):
+    with pytest.raises(FileNotFoundError, match='did you mean etris_r101_refcoco'):
+        find_model('etris_r101_refcocoo')
+    with pytest.raises(FileNotFoundError, match='"mmetris models" lists'):
+        find_model('something')
+    for name in ('configs/none.py', 'none.py'):
+        with pytest.raises(FileNotFoundError, match=f'not found: {name}'):
+            find_model(name)
+    with pytest.raises(FileNotFoundError, match='weights of .*toy_vit.py are missing: none.pth'):
+        find_model(saved[0], 'none.pth')
+    with pytest.raises(FileNotFoundError, match='no weights for .*toy_vit.py'):
+        find_model(saved[0])
+    monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', 'pretrained/none.pth')
+    with pytest.raises(FileNotFoundError, match='weights of the demo model are missing'):
+        find_model()
+    (tmp_path / 'broken.py').write_text('model = 1 +')
+    with pytest.raises(ValueError, match='broken.py cannot be read as a config'):
+        find_model(tmp_path / 'broken.py', saved[1])
+    with pytest.raises(TypeError, match='not int'):
+        find_model(3)
+
+
+def test_weights_at_an_address_are_fetched_once(tmp_path, saved, monkeypatch):
+    import torch
+    fetched = []
+
+    def download(address, file, progress):
+        fetched.append(address)
+        Path(file).write_bytes(saved[1].read_bytes())
+
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    for _ in range(2):
+        found = find_model(saved[0], 'https://example.org/files/toy.pth?download=1')
+    assert fetched == ['https://example.org/files/toy.pth?download=1']
+    assert re.search(r'checkpoints.toy\.pth$', found.weights)

@@ -1,0 +1,77 @@
+"""draw_expressions: each sentence has its colour in the picture and in the legend."""
+
+import numpy as np
+import pytest
+
+from mmetris.visualization.expression_overlay import color_of, draw_expressions
+
+IMAGE = np.full((300, 600, 3), 90, np.uint8)
+
+
+def box_mask(top, left, bottom, right, shape=(300, 600)):
+    mask = np.zeros(shape, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def has_color(picture, color):
+    return (picture == color).all(axis=-1).any()
+
+
+def test_masks_are_tinted_in_their_colours_and_the_rest_stays():
+    masks = [box_mask(20, 20, 120, 120), box_mask(150, 300, 280, 500)]
+    picture = draw_expressions(IMAGE, ['one', 'two'], masks, [0.9, 0.5])
+    assert picture.shape[0] > 300 and picture.shape[1] == 600  # a legend below
+    assert (picture[200, 150] == 90).all()
+    for index, (y, x) in enumerate([(30, 30), (160, 310)]):
+        expected = 0.65 * 90 + 0.35 * np.array(color_of(index))
+        assert np.abs(picture[y, x] - expected).max() <= 1
+        assert has_color(picture[:300], color_of(index)) and has_color(picture[300:], color_of(index))
+
+
+def test_an_empty_mask_is_said_so_and_drawn_nowhere():
+    empty = np.zeros((300, 600), bool)
+    picture = draw_expressions(IMAGE, ['one'], [empty], [0.0])
+    assert (picture[:300] == 90).all()
+    full = draw_expressions(IMAGE, ['one'], [box_mask(1, 1, 9, 9)], None)
+    assert picture.shape == full.shape
+    # "nothing found" stands at the right of the line, where there is nothing else without scores.
+    assert (picture[300:, 400:] < 200).any() and not (full[300:, 400:] < 200).any()
+
+
+def test_a_small_mask_inside_a_large_one_stays_visible_whatever_the_order():
+    large, small = box_mask(0, 0, 300, 600), box_mask(100, 100, 200, 200)
+    for masks, index in (([large, small], 1), ([small, large], 0)):
+        picture = draw_expressions(IMAGE, ['a', 'b'], masks)
+        assert has_color(picture[90:210, 90:210], color_of(index))
+
+
+def test_numbers_of_masks_that_lie_upon_each_other_stand_apart():
+    mask = box_mask(50, 100, 250, 500)
+    picture = draw_expressions(IMAGE, ['a', 'b', 'c'], [mask] * 3)
+    for index in range(3):  # each disc is seen inside of the mask, beyond the contour of the last
+        assert (picture[60:240, 110:490] == color_of(index)).all(axis=-1).sum() > 100
+
+
+def test_the_picture_has_one_size_whatever_was_found():
+    """The frames of a video must not differ."""
+    texts = ['a sentence that takes more than a single line of the legend ' * 3, 'two']
+    masks = [box_mask(0, 0, 50, 50), np.zeros((300, 600), bool)]
+    sizes = {draw_expressions(IMAGE, texts, some, scores).shape
+             for some in (masks, masks[::-1]) for scores in (None, [1.0, 0.0])}
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize('height, width', [(1, 1), (3, 900), (900, 3), (20, 20), (2000, 1500)])
+def test_pictures_of_any_size_are_drawn(height, width):
+    image = np.full((height, width, 3), 90, np.uint8)
+    masks = [np.ones((height, width), bool), np.zeros((height, width), bool)]
+    picture = draw_expressions(image, ['the dog ' * 2000, '狗'], masks, [0.5, 0])
+    assert picture.dtype == np.uint8 and picture.shape[1] >= 100
+
+
+def test_what_does_not_belong_together_is_refused():
+    with pytest.raises(ValueError, match='2 sentences, 1 masks'):
+        draw_expressions(IMAGE, ['a', 'b'], [box_mask(0, 0, 1, 1)])
+    with pytest.raises(ValueError, match=r'\(5, 5\)'):
+        draw_expressions(IMAGE, ['a'], [np.zeros((5, 5), bool)])

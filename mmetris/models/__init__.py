@@ -5,9 +5,9 @@ import mmseg.models  # noqa: F401  A registry's child does not trigger its paren
 from .backbones import CLIPResNet, CLIPViT, StagedImageEncoder, StageSpec
 from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead
-from .losses import TextToPixelContrastiveLoss
+from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
 from .necks import Bridger
-from .segmentors import ReferringSegmentor
+from .segmentors import ClassNameSegmentor, ReferringSegmentor
 from .text_encoders import ClassText, CLIPTextEncoder
 
 __all__ = [
@@ -15,6 +15,8 @@ __all__ = [
     'CLIPResNet',
     'CLIPTextEncoder',
     'CLIPViT',
+    'ClassMaskContrastiveLoss',
+    'ClassNameSegmentor',
     'ClassText',
     'ETRISHead',
     'RefSegDataPreProcessor',

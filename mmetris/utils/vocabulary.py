@@ -113,6 +113,20 @@ class Vocabulary:
         """The sentences: for each of :attr:`names` all T templates, M * T in all."""
         return [template.format(name) for name in self.names for template in self.templates]
 
+    def subset(self, classes: Sequence[int]) -> tuple[Vocabulary, list[int]]:
+        """Only some classes, in their own order.
+
+        Args:
+            classes: Which of the K classes, each once.
+
+        Returns:
+            Their vocabulary, and which of :attr:`names` it has.
+        """
+        classes = sorted(classes)
+        background = classes.index(self.background) if self.background in classes else None
+        rows = [row for row, index in enumerate(self.name_classes) if index in set(classes)]
+        return Vocabulary(tuple(self.classes[index] for index in classes), self.templates, background), rows
+
     def mismatch(self, classes: Sequence[str]) -> tuple[str | None, list[str]]:
         """Compare with the classes of a data set, whose labels count in the data set's order.
 

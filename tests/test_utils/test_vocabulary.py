@@ -61,3 +61,12 @@ def test_labels_of_another_order_or_number_do_not_fit_and_other_wordings_do():
     assert vocabulary.mismatch(['sofa', 'dog'])[0] == 'the data set has 2 classes, the vocabulary 3'
     assert "'dog' is class 0 of the data set, but 1 of the vocabulary" in vocabulary.mismatch(['dog', 'sofa', 'sky'])[0]
     assert vocabulary.mismatch(['sofa', 'dog', 'sky-other']) == (None, ["2: 'sky-other' there, 'sky' here"])
+
+
+def test_a_subset_keeps_synonyms_templates_and_the_background_and_knows_its_names():
+    vocabulary = Vocabulary.build(['dog', ['sofa', 'couch'], 'nothing', 'sky'], ['a {}'], background=2)
+    subset, rows = vocabulary.subset([3, 1, 2])
+    assert subset.classes == (('sofa', 'couch'), ('nothing',), ('sky',)) and subset.background == 1
+    assert rows == [1, 2, 3] and subset.templates == ('a {}',)
+    assert [vocabulary.names[row] for row in rows] == list(subset.names)
+    assert vocabulary.subset([0, 1])[0].background is None

@@ -4,5 +4,6 @@ from .epoch_seed_hook import EpochSeedHook
 from .slim_checkpoint_hook import SlimCheckpointHook
 from .tunable_report_hook import TunableReportHook
 from .visualization_hook import RefSegVisualizationHook
+from .vocabulary_check_hook import VocabularyCheckHook
 
-__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'SlimCheckpointHook', 'TunableReportHook']
+__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'SlimCheckpointHook', 'TunableReportHook', 'VocabularyCheckHook']

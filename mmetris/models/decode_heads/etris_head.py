@@ -39,6 +39,9 @@ class ETRISHead(BaseModule):
     - without global alignment the map goes on as it is;
     - without projector the logits are the scaled dot product of each pixel with the projected sentence, at ``stride``.
 
+    Where the features hold K class names for each image instead of one sentence (``sentence`` is ``(B, K, C')``), the
+    same weights give K logits: the names are keys of both alignments, and each has its own kernel in the projector.
+
     Args:
         in_channels: Widths of the maps, first stage first. The segmentor fills in this and the next three from its
             encoders.
@@ -139,7 +142,8 @@ class ETRISHead(BaseModule):
         self.loss_decode = nn.ModuleList(MODELS.build(dict(cfg)) for cfg in loss_cfgs)
 
     def forward(self, features: BridgedFeatures) -> Tensor:
-        """Logits ``(B, 1, h, w)`` of the masks, at ``out_stride``, from the features of B (image, sentence) pairs.
+        """Logits ``(B, 1, h, w)`` of the masks, at ``out_stride``, from the features of B (image, sentence) pairs; of
+        B images and K class names ``(B, K, h, w)``.
 
         Raises:
             ValueError: If the number of maps is not that of ``in_channels``.
@@ -162,6 +166,8 @@ class ETRISHead(BaseModule):
         """Aligned map ``(B, channels, H, W)`` from the fused one: the second step."""
         if self.global_alignment is None:
             return fused
+        if features.sentence.dim() == 3:
+            return self.global_alignment(fused, features.words, features.padding_mask, ordered=False)
         return self.global_alignment(fused, features.words, features.padding_mask)
 
     def loss(self, features: BridgedFeatures, batch_data_samples: Sequence,

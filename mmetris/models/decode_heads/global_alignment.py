@@ -5,6 +5,7 @@ Axes: B pairs, L words, C channels, H W grid, N = H * W pixels.
 
 from __future__ import annotations
 
+import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -115,13 +116,15 @@ class GlobalAlignment(BaseModule):
                                  dropout if attn_dropout is None else attn_dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, feature_map: Tensor, words: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, feature_map: Tensor, words: Tensor, padding_mask: Tensor | None = None,
+                ordered: bool = True) -> Tensor:
         """Align a map with words.
 
         Args:
             feature_map: ``(B, channels, H, W)``.
             words: ``(B, L, word_channels)``.
             padding_mask: Boolean ``(B, L)``, True at words that must not be read. Defaults to None: all are read.
+            ordered: Whether the words have positions. Defaults to True; class names, which are a set, have none.
 
         Returns:
             ``(B, channels, H, W)``, normalised over the channels.
@@ -130,6 +133,8 @@ class GlobalAlignment(BaseModule):
         pixels = feature_map.flatten(2).transpose(1, 2)
         pixel_positions = sine_encoding_2d(size, channels, pixels.device, pixels.dtype)
         word_positions = sine_encoding_1d(*words.shape[1:], words.device, words.dtype)
+        if not ordered:
+            word_positions = torch.zeros_like(word_positions)
         for layer in self.layers:
             pixels = layer(pixels, words, pixel_positions, word_positions, padding_mask)
         return self.norm(pixels).transpose(1, 2).unflatten(2, size)

@@ -18,9 +18,10 @@ from ..layers.coord_conv import CoordConv
 class SentenceGate(nn.Module):
     """Cross-attention of a map's pixels to the sentence, whose result multiplies the pixels (ETRIS, eq. (6)).
 
-    There is a single key, so each attention weight is 1 and every pixel is multiplied by the same vector, a linear
-    function of the sentence. The query and key weights take part in the computation, but have no effect and always get
-    a zero gradient; they are kept because the paper's parameter count and the published checkpoints contain them.
+    With one sentence there is a single key, so each attention weight is 1 and every pixel is multiplied by the same
+    vector, a linear function of the sentence. The query and key weights take part in the computation, but have no
+    effect and always get a zero gradient; they are kept because the paper's parameter count and the published
+    checkpoints contain them. With K class names there are K keys, and each pixel is multiplied by its own mixture.
 
     Args:
         channels: Width of the map.
@@ -36,10 +37,10 @@ class SentenceGate(nn.Module):
             channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels, batch_first=True)
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
-        """(B, C, H, W), (B, C') -> (B, C, H, W)."""
+        """(B, C, H, W), one sentence (B, C') or K of them (B, K, C') -> (B, C, H, W)."""
         pixels = feature_map.flatten(2).transpose(1, 2)
-        sentence = sentence[:, None]
-        attended = self.attention(pixels, sentence, sentence, need_weights=False)[0]
+        keys = sentence[:, None] if sentence.dim() == 2 else sentence
+        attended = self.attention(pixels, keys, keys, need_weights=False)[0]
         return (pixels * attended).transpose(1, 2).reshape(feature_map.shape)
 
 
@@ -97,7 +98,8 @@ class HierarchicalAlignment(BaseModule):
 
         Args:
             maps: One map for each entry of ``in_channels``, ``(B, C_i, H_i, W_i)``.
-            sentence: Sentence features ``(B, sentence_channels)``.
+            sentence: Sentence features ``(B, sentence_channels)``, or those of K class names
+                ``(B, K, sentence_channels)``.
 
         Returns:
             Fused map ``(B, channels, H, W)`` at ``stride``, not negative.

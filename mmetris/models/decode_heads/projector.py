@@ -14,22 +14,24 @@ from ..layers.conv_norm import BATCH_NORM, ConvNormReLU
 
 
 def dynamic_conv(feature_map: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Convolve every sample with its own single-channel kernel; the grid is kept by zero padding.
+    """Convolve every sample with its own kernels; the grid is kept by zero padding.
 
     Args:
         feature_map: ``(B, C, H, W)``.
-        weight: Kernels ``(B, C, K, K)``, K odd.
-        bias: ``(B,)``.
+        weight: One kernel for each sample, ``(B, C, S, S)``, S odd; or K of them, ``(B, K, C, S, S)``.
+        bias: ``(B,)`` or ``(B, K)``.
 
     Returns:
-        ``(B, 1, H, W)``.
+        ``(B, 1, H, W)`` or ``(B, K, H, W)``.
     """
     side = weight.shape[-1]
-    # Each of the K * K taps is a dot product at every pixel; folding adds them up, each shifted to the pixel that reads
+    if weight.dim() == 4:
+        weight = weight[:, None]
+    # Each of the S * S taps is a dot product at every pixel; folding adds them up, each shifted to the pixel that reads
     # it: the kernel reversed. A grouped convolution says the same and took ten times as long (CPU, 256 channels).
-    taps = weight.flatten(2).flip(2).transpose(1, 2) @ feature_map.flatten(2)
+    taps = weight.flatten(3).flip(3).transpose(2, 3).flatten(1, 2) @ feature_map.flatten(2)
     folded = F.fold(taps, feature_map.shape[-2:], side, padding=side // 2)
-    return folded + bias.view(-1, 1, 1, 1)
+    return folded + bias.view(len(bias), -1, 1, 1)
 
 
 @MODELS.register_module()
@@ -75,10 +77,13 @@ class Projector(BaseModule):
         self.kernel_projection = nn.Linear(sentence_channels, half * kernel_size**2 + 1)
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
-        """(B, channels, H, W), (B, sentence_channels) -> logits (B, 1, 4 H, 4 W)."""
+        """(B, channels, H, W), (B, sentence_channels) -> logits (B, 1, 4 H, 4 W).
+
+        K class names, (B, K, sentence_channels), share the pixels: -> (B, K, 4 H, 4 W).
+        """
         pixels = self.pixel_projection(feature_map)
         kernel = self.kernel_projection(sentence)
-        return dynamic_conv(pixels, kernel[:, :-1].unflatten(1, self.kernel_shape), kernel[:, -1])
+        return dynamic_conv(pixels, kernel[..., :-1].unflatten(-1, self.kernel_shape), kernel[..., -1])
 
 
 @MODELS.register_module()
@@ -99,6 +104,10 @@ class DotProductProjector(BaseModule):
         self.sentence_projection = nn.Linear(sentence_channels, channels)
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
-        """(B, channels, H, W), (B, sentence_channels) -> logits (B, 1, H, W)."""
+        """(B, channels, H, W), (B, sentence_channels) -> logits (B, 1, H, W).
+
+        K class names, (B, K, sentence_channels), share the pixels: -> (B, K, H, W).
+        """
         query = self.sentence_projection(sentence) * feature_map.shape[1]**-0.5
-        return (query[:, None] @ feature_map.flatten(2)).unflatten(2, feature_map.shape[2:])
+        query = query[:, None] if query.dim() == 2 else query
+        return (query @ feature_map.flatten(2)).unflatten(2, feature_map.shape[2:])

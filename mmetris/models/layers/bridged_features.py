@@ -10,12 +10,13 @@ from torch import Tensor
 class BridgedFeatures(NamedTuple):
     """Features of B (image, sentence) pairs, row by row (ETRIS, Fig. 2).
 
-    Axes: B pairs, C channels (each field its own), H W grid (each map its own), L tokens.
+    Axes: B pairs, C channels (each field its own), H W grid (each map its own), L tokens. Where the text is a set of K
+    class names instead, L is K.
 
     Attributes:
         maps: Image maps of the stages that take part, first stage first, each ``(B, C_i, H_i, W_i)``.
         words: Word features ``(B, L, C)``.
-        sentence: Sentence features ``(B, C')``.
+        sentence: Sentence features ``(B, C')``, or of K class names ``(B, K, C')``.
         padding_mask: Boolean ``(B, L)``, True at padding tokens, which nothing may read. None: no token is padding.
     """
 

@@ -279,3 +279,28 @@ def test_learns_two_masks_of_one_image_told_apart_by_the_sentence():
         optimizer.step()
     head.eval()
     assert head.loss(features, make_samples(*masks))['iou'] > 75
+
+
+def test_a_single_class_name_is_a_sentence_of_one_word():
+    """Positions of words are all that differs: a name has none."""
+    head = build(global_alignment=None).eval()
+    features = make_features(length=1)._replace(padding_mask=None)
+    named = features._replace(sentence=features.sentence.unsqueeze(1))
+    torch.testing.assert_close(head(named), head(features), rtol=1e-5, atol=1e-5)
+
+
+def test_class_names_are_a_set():
+    head = build().eval()
+    features = make_features(length=3)._replace(padding_mask=None, sentence=torch.randn(2, 3, 8))
+    turned = features._replace(words=features.words.flip(1), sentence=features.sentence.flip(1))
+    logits = head(features)
+    assert logits.shape == (2, 3, 16, 24) and not torch.allclose(logits[:, 0], logits[:, 1])
+    torch.testing.assert_close(head(turned).flip(1), logits, rtol=1e-4, atol=1e-5)
+
+
+def test_each_pixel_weighs_the_class_names_by_itself():
+    gate = build().hierarchical_alignment.gates[0]
+    gated = gate(torch.ones(1, CHANNELS, 1, 1).expand(1, CHANNELS, 2, 2) * torch.tensor([[1., 2.], [3., 4.]]),
+                 torch.randn(1, 3, CHANNELS))
+    per_pixel = gated / torch.tensor([[1., 2.], [3., 4.]])
+    assert not torch.allclose(per_pixel[..., 0, 0], per_pixel[..., 1, 1])

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmetris.models.decode_heads import DotProductProjector, dynamic_conv
+from mmetris.models.decode_heads import DotProductProjector, Projector, dynamic_conv
+from tests.toy import randn
 
 
 @pytest.mark.parametrize('batch', [1, 3])
@@ -25,6 +26,20 @@ def test_dynamic_convolution_gives_each_sample_its_own_kernel(batch, size, side)
     ours = torch.autograd.grad(result, inputs, upstream)
     theirs = torch.autograd.grad(one_by_one, inputs, upstream)
     assert all(torch.allclose(gradient, expected) for gradient, expected in zip(ours, theirs))
+
+
+def test_kernels_that_share_a_sample_are_convolved_as_if_each_had_its_own():
+    feature_map, weight, bias = randn(2, 6, 5, 7), randn(2, 4, 6, 3, 3, seed=1), randn(2, 4, seed=2)
+    apart = [dynamic_conv(feature_map, weight[:, kernel], bias[:, kernel]) for kernel in range(4)]
+    torch.testing.assert_close(dynamic_conv(feature_map, weight, bias), torch.cat(apart, dim=1))
+
+
+@pytest.mark.parametrize('projector', [Projector(8, 16), DotProductProjector(8, 16)], ids=['kernels', 'dots'])
+def test_several_sentences_share_the_pixels_of_a_projector(projector):
+    feature_map, sentences = randn(2, 16, 5, 7), randn(2, 3, 8, seed=1)
+    projector.eval()
+    apart = [projector(feature_map, sentences[:, index]) for index in range(3)]
+    torch.testing.assert_close(projector(feature_map, sentences), torch.cat(apart, dim=1), rtol=1e-4, atol=1e-5)
 
 
 def test_dot_product_by_hand():

@@ -1,0 +1,220 @@
+"""Semantic segmentation by the names of the classes, with ETRIS's parts.
+
+    'joint'      image, K names as one text   ->  one pass of Bridger and decoder, one dynamic kernel for each name
+    'per_class'  image, each name a sentence  ->  a ReferringSegmentor asked K times, but what precedes the text once
+
+Axes: B images, K classes, M names (a class may have several), T templates, P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.config import ConfigDict
+from mmseg.models import BaseSegmentor, EncoderDecoder
+from mmseg.models.losses import accuracy
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from mmetris.registry import MODELS
+from mmetris.utils.vocabulary import Vocabulary
+
+from ..losses.text_to_pixel_contrastive import resize_target
+from ..text_encoders.class_text import ClassText
+from .referring_segmentor import ReferringSegmentor
+
+TEXT_MODES = ('joint', 'per_class')
+TEST_MODES = ('whole', 'slide')
+IGNORE_INDEX = 255
+DEFAULT_LOSS = dict(type='CrossEntropyLoss', avg_non_ignore=True)
+
+
+@MODELS.register_module()
+class ClassNameSegmentor(ReferringSegmentor):
+    """An image, a list of class names, a class for each pixel.
+
+    It has the parts and weights of a :class:`ReferringSegmentor`, whose checkpoints it loads, and the interface of
+    MMSeg's :class:`EncoderDecoder`: whole and sliding inference, MMSeg's postprocessing, metrics and test-time
+    augmentation.
+
+    Args:
+        vocabulary: Arguments of :meth:`Vocabulary.build`: ``dict(classes='ade20k', templates='vild')``. A class is the
+            maximum over its names, which in mode ``'per_class'`` are means over the templates (:class:`ClassText` has
+            the means of mode ``'joint'``).
+        text_encoder: Config of a :class:`ClassText`, which gets the vocabulary.
+        decode_head: Config of the :class:`ETRISHead`. Its ``loss_decode`` are losses over classes, called as MMSeg does
+            with (B, K, h, w) logits and (B, h, w) labels, e.g. :class:`ClassMaskContrastiveLoss`; none given: MMSeg's
+            cross-entropy.
+        text_mode: ``'joint'`` (default) or ``'per_class'``, see above. Weights fit both, but are good at what they were
+            trained for: those trained on referring expressions belong to ``'per_class'``.
+        chunk_size: Pairs of image and prompt that mode ``'per_class'`` computes at once. Defaults to 16.
+        max_train_classes: In training, classes that the batch does not contain are drawn at random up to so many
+            classes in all. Defaults to None: all classes take part.
+        held_out: First names of classes that training never sees: they are not among the negatives, and their pixels
+            are ignored. For zero-shot experiments; tests use the whole vocabulary.
+        test_cfg: MMSeg's: ``dict(mode='whole')``, the default, or ``dict(mode='slide', crop_size=..., stride=...)``
+            with sides that suit the encoder (multiples of the data preprocessor's ``size_divisor``).
+        **kwargs: ``backbone``, ``neck`` and the other arguments of :class:`ReferringSegmentor`.
+
+    Attributes:
+        background_logit: What the name of a class must exceed where the vocabulary has a background; the background's
+            logit itself is 0. Learnt, and 0 at first: half a probability, for models trained on masks.
+
+    Raises:
+        ValueError: If vocabulary, mode, sizes or ``held_out`` make no sense.
+    """
+
+    predict = EncoderDecoder.predict
+    inference = EncoderDecoder.inference
+    whole_inference = EncoderDecoder.whole_inference
+    slide_inference = EncoderDecoder.slide_inference
+    postprocess_result = BaseSegmentor.postprocess_result
+
+    def __init__(
+        self,
+        vocabulary: Mapping | Vocabulary,
+        text_encoder: Mapping,
+        decode_head: Mapping,
+        text_mode: str = 'joint',
+        chunk_size: int = 16,
+        max_train_classes: int | None = None,
+        held_out: Sequence[str] = (),
+        test_cfg: Mapping | None = None,
+        **kwargs,
+    ) -> None:
+        kind = text_encoder['type']
+        if not issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, ClassText):
+            raise ValueError(f'text_encoder.type={kind!r}: class names need a ClassText')
+        super().__init__(
+            text_encoder=dict(text_encoder, vocabulary=vocabulary),
+            decode_head=dict(loss_decode=DEFAULT_LOSS) | dict(decode_head),
+            **kwargs,
+        )
+        if text_mode not in TEXT_MODES:
+            raise ValueError(f'text_mode={text_mode!r} must be one of {TEXT_MODES}')
+        if chunk_size < 1:
+            raise ValueError(f'chunk_size={chunk_size} must be at least 1')
+        if max_train_classes is not None and max_train_classes < 2:
+            raise ValueError(f'max_train_classes={max_train_classes} must be at least 2, or None')
+        if unknown := set(held_out) - set(self.vocabulary.class_names):
+            raise ValueError(f'held_out={sorted(unknown)} are no classes of the vocabulary')
+        if len(self.vocabulary) - len(set(held_out)) < 2:
+            raise ValueError(f'held_out={sorted(held_out)} leaves fewer than two classes to train on')
+        self.text_mode, self.chunk_size = text_mode, chunk_size
+        self.max_train_classes, self.held_out = max_train_classes, frozenset(held_out)
+        self.test_cfg = ConfigDict(dict(mode='whole') | dict(test_cfg or {}))
+        if self.test_cfg.mode not in TEST_MODES:
+            raise ValueError(f'test_cfg.mode={self.test_cfg.mode!r} must be one of {TEST_MODES}')
+        if self.test_cfg.mode == 'slide' and not {'crop_size', 'stride'} <= set(self.test_cfg):
+            raise ValueError(f'test_cfg={dict(self.test_cfg)} needs crop_size and stride, (H, W) each, to slide')
+        has_background = self.vocabulary.background is not None
+        self.background_logit = nn.Parameter(torch.zeros(())) if has_background else None
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The classes it looks for."""
+        return self.text_encoder.vocabulary
+
+    def set_vocabulary(self, vocabulary: Mapping | Vocabulary) -> None:
+        """Look for other classes from now on, without training; see :class:`ClassText`."""
+        self.text_encoder.set_vocabulary(vocabulary)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the logits, K; MMSeg's inference asks for it."""
+        return len(self.vocabulary)
+
+    def class_logits(self, images: Tensor, classes: Sequence[int] | None = None) -> Tensor:
+        """Logits of classes.
+
+        Args:
+            images: (B, 3, H, W) normalised RGB images.
+            classes: Which classes of the vocabulary, in ascending order. Defaults to None: all K.
+
+        Returns:
+            (B, K, H / 4, W / 4), a quarter of the decoder's stride.
+        """
+        vocabulary, rows = self.vocabulary.subset(range(len(self.vocabulary)) if classes is None else classes)
+        if self.text_mode == 'joint':
+            names = self.text_encoder.for_names(torch.tensor(rows, device=images.device))
+            logits = self.decode_head(self.neck(self.backbone, names, images, names.ids(len(images))))
+        else:
+            logits = self._ask_one_by_one(images, vocabulary)
+        num_names = [len(names) for index, names in enumerate(vocabulary.classes) if index != vocabulary.background]
+        if max(num_names) > 1:
+            logits = torch.stack([names.amax(dim=1) for names in logits.split(num_names, dim=1)], dim=1)
+        if vocabulary.background is None:
+            return logits
+        if self.background_logit is not None:
+            logits = logits - self.background_logit
+        before, after = logits.tensor_split([vocabulary.background], dim=1)
+        return torch.cat([before, torch.zeros_like(logits[:, :1]), after], dim=1)
+
+    def _ask_one_by_one(self, images: Tensor, vocabulary: Vocabulary) -> Tensor:
+        """What a ReferringSegmentor says of each prompt, mean over the templates: (B, M, h, w)."""
+        prompts = [SegDataSample(metainfo=dict(expression=prompt)) for prompt in vocabulary.prompts]
+        tokens = self.tokens_of(prompts, images.device)
+        prefix = self.encode_images(images)
+        pairs = torch.arange(len(images) * len(tokens), device=images.device)
+        chunks = [
+            self.forward_logits(prefix, tokens[chunk % len(tokens)], chunk // len(tokens))
+            for chunk in pairs.split(self.chunk_size)
+        ]
+        logits = torch.cat(chunks).squeeze(1)
+        return logits.unflatten(0, (len(images), -1, len(vocabulary.templates))).mean(dim=2)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence | None = None) -> Tensor:
+        """Logits (B, K, H, W) of images (B, 3, H, W), each cell where the loss compared it."""
+        return self._enlarge(self.class_logits(inputs), tuple(inputs.shape[-2:]))
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
+        """Losses of a batch, at the size of the logits.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image, with ``gt_sem_seg`` (1, H, W): classes, 255 where unknown.
+
+        Returns:
+            Each loss under its name (the sum of those that share one), and ``acc_seg``, the share of right pixels in
+            percent, for the log.
+
+        Raises:
+            ValueError: If there is a label that is no class of the vocabulary.
+        """
+        labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).to(inputs.device)
+        classes = self._train_classes(labels)
+        logits = self.class_logits(inputs, classes)
+        place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX, device=labels.device)
+        place[classes] = torch.arange(len(classes), device=labels.device)
+        labels = place[resize_target(labels, logits.shape[-2:]).long().squeeze(1)]
+        losses: dict[str, Tensor] = {}
+        for loss in self.decode_head.loss_decode:
+            losses[loss.loss_name] = losses.get(loss.loss_name, 0) + loss(logits, labels, ignore_index=IGNORE_INDEX)
+        losses['acc_seg'] = accuracy(logits.detach(), labels, ignore_index=IGNORE_INDEX)
+        return losses
+
+    def _train_classes(self, labels: Tensor) -> list[int]:
+        """Ascending classes that take part in a step: those of the labels, the background, and absent ones drawn."""
+        found = set(labels.unique().tolist()) - {IGNORE_INDEX}
+        if wrong := sorted(label for label in found if label not in range(len(self.vocabulary))):
+            raise ValueError(
+                f'label {wrong[0]} in the ground truth, but the vocabulary has {len(self.vocabulary)} classes: compare '
+                "the data set's classes with model.vocabulary, and look at its reduce_zero_label"
+            )
+        allowed = [index for index, name in enumerate(self.vocabulary.class_names) if name not in self.held_out]
+        if self.max_train_classes is None:
+            return allowed
+        present = [index for index in allowed if index in found | {self.vocabulary.background}]
+        absent = [index for index in allowed if index not in present]
+        drawn = torch.randperm(len(absent))[: max(0, self.max_train_classes - len(present))].tolist()
+        return sorted(present + [absent[index] for index in drawn])
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+        # Weights of a referring model have none, and a list without background leaves another's unused.
+        key = f'{prefix}background_logit'
+        if self.background_logit is None:
+            state_dict.pop(key, None)
+        else:
+            state_dict.setdefault(key, self.background_logit.detach())
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

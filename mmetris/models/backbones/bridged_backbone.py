@@ -95,7 +95,7 @@ class BridgedBackbone(BaseModule):
             backbone['pretrained'] = pretrained
         self.backbone = MODELS.build(backbone)
         self.stages = find_stages(self.backbone, stage_paths(self.backbone, stages), input_hw)
-        self.class_text = MODELS.build(_with_out_stages(dict(type=ClassText) | class_text, len(self.stages)))
+        self.class_text = MODELS.build(_with_out_stages(class_text, len(self.stages)))
         if len(self.class_text.out_stages) != len(self.stages):
             raise ValueError(
                 f'the stages {[stage.path for stage in self.stages]} need as many out_stages of class_text, not '
@@ -104,17 +104,15 @@ class BridgedBackbone(BaseModule):
         # Nothing reads what follows the last text stage: where the text is tuned, these would stay without gradients.
         self.class_text.tower.ln_final.requires_grad_(False)
         self.class_text.tower.text_projection.requires_grad_(False)
-        self.bridger = MODELS.build(
-            dict(
-                type=Bridger,
-                image_specs=[stage.spec for stage in self.stages],
-                word_channels=self.class_text.embed_dims,
-                out_stages=range(1, len(self.stages) + 1),
-                zero_init=True,
-                update_last_words=False,
-            )
-            | (bridger or {})
+        defaults = dict(
+            type=Bridger,
+            image_specs=[stage.spec for stage in self.stages],
+            word_channels=self.class_text.embed_dims,
+            out_stages=range(1, len(self.stages) + 1),
+            zero_init=True,
+            update_last_words=False,
         )
+        self.bridger = MODELS.build({**defaults, **(bridger or {})})
         for index, stage in enumerate(self.stages):
             module = self.backbone.get_submodule(stage.path)
             module.register_forward_hook(partial(self._after_stage, index), with_kwargs=True)
@@ -170,10 +168,11 @@ class BridgedBackbone(BaseModule):
 
 def _with_out_stages(class_text: dict, num_stages: int) -> dict:
     """Config of the text encoder, whose last stages take part unless it says otherwise."""
-    num_text_stages = class_text.setdefault('num_stages', NUM_TEXT_STAGES)
+    num_text_stages = class_text.get('num_stages', NUM_TEXT_STAGES)
     if num_stages > num_text_stages:
         raise ValueError(
             f'{num_stages} stages have a Bridger, but the text encoder is cut into {num_text_stages}; set num_stages '
             f'of class_text to {num_stages} or more'
         )
-    return dict(out_stages=range(num_text_stages - num_stages + 1, num_text_stages + 1)) | class_text
+    last = range(num_text_stages - num_stages + 1, num_text_stages + 1)
+    return {'type': ClassText, 'num_stages': num_text_stages, 'out_stages': last, **class_text}

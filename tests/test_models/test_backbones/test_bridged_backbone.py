@@ -6,7 +6,10 @@ import copy
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmetris.models.backbones import named_stages
@@ -210,6 +213,66 @@ def test_a_tuned_text_encoder_has_no_parameter_without_gradient():
     model = randomize(wrap('resnet', class_text=class_text(frozen=False))).train()
     sum(feature_map.square().sum() for feature_map in model(toy.randn(2, 3, 64, 64))).backward()
     assert [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
+
+
+HEAD = dict(channels=8, num_classes=3, norm_cfg=BN, align_corners=False)
+AUXILIARY = dict(type='FCNHead', in_index=2, num_convs=1, concat_input=False, **HEAD)
+# head -> backbone, decode head without widths, in_index, auxiliary head
+SEGMENTORS = dict(
+    upernet=('swin', dict(type='UPerHead', pool_scales=(1, 2)), (0, 1, 2, 3)),
+    segformer=('mit', dict(type='SegformerHead'), (0, 1, 2, 3)),
+    deeplabv3plus=('dilated', dict(type='DepthwiseSeparableASPPHead', dilations=(1, 2), c1_channels=4), 3),
+    deeplabv3=('dilated', dict(type='ASPPHead', dilations=(1, 2)), 3),
+)
+
+
+def segmentor_cfg(name: str) -> dict:
+    """A small segmentor around the wrapped backbone, with an FCN auxiliary head."""
+    family, head, in_index = SEGMENTORS[name]
+    backbone = toy.build(copy.deepcopy(BACKBONES[family]))
+    backbone.eval()
+    with torch.no_grad():
+        widths = [feature_map.shape[1] for feature_map in backbone(torch.zeros(1, 3, 64, 64))]
+    if head['type'] == 'DepthwiseSeparableASPPHead':
+        head = head | dict(c1_in_channels=widths[0])
+    in_channels = widths[in_index] if isinstance(in_index, int) else widths
+    return ConfigDict(
+        type='EncoderDecoder',
+        data_preprocessor=dict(type='SegDataPreProcessor'),
+        backbone=wrapped_cfg(family),
+        decode_head=dict(in_channels=in_channels, in_index=in_index, **head, **HEAD),
+        auxiliary_head=dict(in_channels=widths[2], **AUXILIARY),
+        test_cfg=dict(mode='whole'))
+
+
+def labelled(num: int, size: int = 64) -> list[SegDataSample]:
+    samples = []
+    for index in range(num):
+        label = torch.randint(0, 3, (1, size, size), generator=torch.Generator().manual_seed(index))
+        sample = SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
+        sample.gt_sem_seg = PixelData(data=label)
+        samples.append(sample)
+    return samples
+
+
+@pytest.mark.parametrize('name', list(SEGMENTORS))
+def test_segmentors_train_and_predict_with_it(name):
+    model = toy.build(segmentor_cfg(name)).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+    for _ in range(2):  # In the second step the words, too, get a gradient: what starts at zero has moved.
+        losses = model(toy.randn(2, 3, 64, 64), labelled(2), mode='loss')
+        assert 'decode.loss_ce' in losses and 'aux.loss_ce' in losses
+        optimizer.zero_grad()
+        model.parse_losses(losses)[0].backward()
+        assert [key for key, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
+        optimizer.step()
+    moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert not [key for key in moved if 'class_text' in key]
+    first = 'backbone.bridger.bridges.1'
+    assert {f'{first}.zoom_out.project.weight', f'{first}.words_out.weight'} <= moved
+    prediction = model.eval()(toy.randn(1, 3, 64, 64), labelled(1), mode='predict')[0]
+    assert prediction.pred_sem_seg.data.shape == (1, 64, 64) and prediction.seg_logits.data.shape == (3, 64, 64)
 
 
 PATHS = dict(

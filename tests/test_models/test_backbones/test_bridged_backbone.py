@@ -275,6 +275,47 @@ def test_segmentors_train_and_predict_with_it(name):
     assert prediction.pred_sem_seg.data.shape == (1, 64, 64) and prediction.seg_logits.data.shape == (3, 64, 64)
 
 
+def mask2former_head(num_classes: int, in_channels: list[int]) -> dict:
+    """Mask2Former's head as MMSegmentation configures it, small."""
+    attention = dict(embed_dims=32, num_heads=2, batch_first=True)
+    ffn = dict(embed_dims=32, feedforward_channels=32, num_fcs=2, act_cfg=dict(type='ReLU', inplace=True))
+    positions = dict(num_feats=16, normalize=True)
+    return dict(
+        type='Mask2FormerHead', in_channels=in_channels, strides=[4, 8, 16, 32], feat_channels=32, out_channels=32,
+        num_classes=num_classes, num_queries=5, num_transformer_feat_level=3, positional_encoding=positions,
+        enforce_decoder_input_project=False,
+        pixel_decoder=dict(
+            type='mmdet.MSDeformAttnPixelDecoder', num_outs=3, norm_cfg=dict(type='GN', num_groups=4),
+            act_cfg=dict(type='ReLU'), positional_encoding=positions,
+            encoder=dict(num_layers=1, layer_cfg=dict(
+                self_attn_cfg=dict(num_levels=3, num_points=2, **attention), ffn_cfg=ffn))),
+        transformer_decoder=dict(
+            return_intermediate=True, num_layers=2,
+            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn)),
+        loss_cls=dict(type='mmdet.CrossEntropyLoss', class_weight=[1.0] * num_classes + [0.1]),
+        loss_mask=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True),
+        loss_dice=dict(type='mmdet.DiceLoss', use_sigmoid=True, activate=True, naive_dice=True, eps=1.0),
+        train_cfg=dict(
+            num_points=64, oversample_ratio=3.0, importance_sample_ratio=0.75,
+            assigner=dict(type='mmdet.HungarianAssigner', match_costs=[
+                dict(type='mmdet.ClassificationCost'), dict(type='mmdet.CrossEntropyLossCost', use_sigmoid=True),
+                dict(type='mmdet.DiceCost', pred_act=True, eps=1.0)]),
+            sampler=dict(type='mmdet.MaskPseudoSampler')))
+
+
+def test_mask2former_trains_and_predicts_with_it():
+    pytest.importorskip('mmcv._ext', reason="Mask2Former needs mmcv's compiled ops")
+    pytest.importorskip('mmdet.models', reason='Mask2Former needs MMDetection')
+    model = toy.build(ConfigDict(
+        type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'), backbone=wrapped_cfg('resnet'),
+        decode_head=mask2former_head(3, [8, 16, 32, 64]), test_cfg=dict(mode='whole'))).train()
+    randomize(model.backbone)
+    model.parse_losses(model(toy.randn(2, 3, 64, 64), labelled(2), mode='loss'))[0].backward()
+    assert [key for key, value in model.backbone.named_parameters() if value.requires_grad and value.grad is None] == []
+    prediction = model.eval()(toy.randn(1, 3, 64, 64), labelled(1), mode='predict')[0]
+    assert prediction.seg_logits.data.shape == (3, 64, 64)
+
+
 PATHS = dict(
     resnet=('layer2', 'layer3', 'layer4'),
     swin=('stages.1.blocks.0', 'stages.2.blocks.1', 'stages.3.blocks.0'),

@@ -79,7 +79,7 @@ def _with(*options: Callable) -> Callable:
     return decorate
 
 
-model_options = _with(
+_model_options = _with(
     click.option('--model', metavar='MODEL', help=MODEL_HELP),
     click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'),
     click.option('--device', metavar='DEVICE', help='cpu, cuda:0, ... Default: a GPU if there is one, else the CPU.'),
@@ -116,7 +116,7 @@ def mmetris_command() -> None:
 @click.option('--batch-size', type=click.IntRange(1), default=8, show_default=True,
               help='Pairs of image and sentence at a time; fewer take less memory.')
 @click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
-@model_options
+@_model_options
 def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: str | None, batch_size: int,
             skip_unreadable: bool, progress: bool, max_pixels: int | None, **model: Any) -> None:
     """Segment in IMAGE what each SENTENCE means, and print box and score.
@@ -168,7 +168,7 @@ def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: s
 @click.option('--every', type=click.IntRange(1), default=1, show_default=True,
               help='Look at every so-manieth frame; those between show the masks of the one before.')
 @click.option('--max-frames', type=click.IntRange(1), metavar='N', help='Stop after so many frames.')
-@model_options
+@_model_options
 def video(video: str, texts: tuple[str, ...], out_file: str, every: int, max_frames: int | None,
           progress: bool, max_pixels: int | None, **model: Any) -> None:
     """Segment in each frame of VIDEO what each SENTENCE means, and write a video of it.

@@ -37,7 +37,7 @@ class RefSegInferencer(BaseInferencer):
         weights: Checkpoint, full or slim, a file or an address. Defaults to None: those that belong to ``model``.
         device: ``'cpu'``, ``'cuda:0'``... Defaults to None: a GPU if there is one, else the CPU.
         threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
-        max_pixels: Largest picture that is read. Defaults to 67 million pixels.
+        max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.
         scope: Registry scope of the config. Defaults to 'mmetris'.
         show_progress: Whether to show a progress bar. Defaults to True.
 

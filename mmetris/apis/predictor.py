@@ -28,7 +28,7 @@ class RefSegPredictor:
         weights: Checkpoint. Defaults to None: those that belong to ``model``.
         device: ``'cpu'``, ``'cuda:0'``... Defaults to None: the first GPU if there is one, else the CPU.
         threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
-        max_pixels: Largest picture that is read. Defaults to 67 million pixels.
+        max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.
 
     Raises:
         FileNotFoundError: If model or weights are missing.

@@ -42,8 +42,8 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS,
     Args:
         source: File name, address (``http://``, ``https://``), content of a file, PIL image, or array: (H, W, 3) BGR,
             (H, W, 4) BGR and opacity, (H, W) grey; uint8, uint16 or bool.
-        max_pixels: Largest height times width; a larger picture is refused before it is decoded. Defaults to
-            67 million (8192 x 8192).
+        max_pixels: Largest height times width; a larger picture is refused before it is decoded. The
+            default is 8192 x 8192.
         background: RGB colour behind transparent parts, 0..255. Defaults to white, as on a page.
         name: What error messages call the picture. Defaults to None: see :func:`image_name`.
 

@@ -1,0 +1,142 @@
+"""The console command: what it prints and writes, and that every mistake is one line and exit status 2."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmetris.cli import mmetris_command, run
+from tests.toy_inference import picture, save_toy_model
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Folder with a toy model's folder ``model``, a picture and a folder of pictures."""
+    folder = tmp_path_factory.mktemp('files')
+    save_toy_model(folder / 'model')
+    (folder / 'pictures').mkdir()
+    for index in range(3):
+        Image.fromarray(picture(40 + index, 60, index)).save(folder / 'pictures' / f'{index}.png')
+    Image.fromarray(picture()).save(folder / 'picture.png')
+    return folder
+
+
+@pytest.fixture
+def mmetris(files, monkeypatch, capsys):
+    """Run the command in that folder: its exit status, what it printed, and its errors."""
+    monkeypatch.chdir(files)
+
+    def call(*arguments, model=('--model', 'model', '--device', 'cpu')):
+        with warnings.catch_warnings():
+            try:
+                run(mmetris_command, [*map(str, arguments), *model])
+                status = 0
+            except SystemExit as error:
+                status = error.code or 0
+        return (status, *capsys.readouterr())
+
+    return call
+
+
+def test_one_picture_is_written_and_boxes_are_printed(mmetris, files, tmp_path):
+    file = tmp_path / 'new' / 'x.png'
+    status, out, err = mmetris('segment', 'picture.png', 'the left dog', 'a cat', '--out-file', file)
+    assert (status, err) == (0, '')
+    lines = out.strip().split('\n')
+    assert lines[0].startswith('picture.png: the left dog  score 0.') and ', box ' in lines[0]
+    assert lines[1].startswith('picture.png: a cat') and lines[2] == f'written: {file}'
+    assert np.asarray(Image.open(file)).ndim == 3
+
+
+def test_a_folder_becomes_masks_pictures_and_json(mmetris, tmp_path):
+    status, out, err = mmetris('segment', 'pictures', 'a dog', '--out-dir', tmp_path / 'out', '--threshold', '0.4')
+    assert (status, err) == (0, '')
+    content = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
+    assert [image['file_name'] for image in content['images']] == ['0.png', '1.png', '2.png']
+    assert content['info']['threshold'] == 0.4
+    assert len(list((tmp_path / 'out').rglob('*.png'))) == len(list((tmp_path / 'out').rglob('*.jpg'))) == 3
+
+
+def test_nothing_found_is_said(mmetris):
+    status, out, _ = mmetris('segment', 'picture.png', 'a dog', '--threshold', '0.9999')
+    assert status == 0 and 'nothing found: no pixel is above 0.9999' in out
+
+
+def test_warnings_are_one_line_each(mmetris):
+    status, out, err = mmetris('segment', 'picture.png', 'собака', 'dog ' * 2500)
+    assert status == 0
+    first, second = err.strip().split('\n')
+    assert first.startswith('warning: the sentence "dog dog') and 'too long' in first and 'not English' in second
+
+
+def test_an_unreadable_picture_of_a_folder_can_be_left_out(mmetris, files, tmp_path):
+    for source in (files / 'pictures').iterdir():
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    (tmp_path / '1.png').write_text('damaged')
+    status, _, err = mmetris('segment', tmp_path, 'a dog')
+    assert status == 2 and err.startswith('error: 1.png cannot be read as an image')
+    status, out, err = mmetris('segment', tmp_path, 'a dog', '--skip-unreadable')
+    assert status == 0 and err.count('\n') == 1 and err.startswith('warning: left out: 1.png') and out.count('\n') == 2
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (('segment', 'picture.png'), 'no sentence given'),
+    (('segment', 'picture.png', ' '), 'sentence 1 is empty'),
+    (('segment', 'none.png', 'a dog'), 'image not found: none.png'),
+    (('segment', 'model/toy_vit.py', 'a dog'), 'toy_vit.py cannot be read as an image'),
+    (('segment', 'model', 'a dog'), 'no images in model'),
+    (('segment', 'pictures', 'a dog', '--out-file', 'x.png'), 'pictures is a folder: give --out-dir'),
+    (('segment', 'picture.png', 'a dog', '--out-file', 'x.xyz'), 'x.xyz needs the ending'),
+    (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png'), 'picture.png'),
+    (('segment', 'picture.png', 'a dog', '--threshold', '35'), 'between 0 and 1'),
+    (('segment', 'picture.png', 'a dog', '--max-pixels', '100'), 'too large: 80 x 48'),
+    (('segment', 'picture.png', 'a dog', '--batch-size', '0'), 'batch-size'),
+    (('segment', 'picture.png', 'a dog', '--weights', 'none.pth'), 'missing: none.pth'),
+    (('segment', 'picture.png', 'a dog', '--weights', 'picture.png'), 'picture.png cannot be read as a checkpoint'),
+    (('segment', 'picture.png', 'a dog', '--colour', 'red'), '--colour'),
+    (('segment',), 'IMAGE'),
+    (('video', 'none.mp4', 'a dog', '--out-file', 'x.mp4'), 'video not found: none.mp4'),
+    (('video', 'picture.png.txt', 'a dog'), '--out-file'),
+    (('video', 'none.mp4', 'a dog', '--out-file', 'x.txt'), 'write a video as .mp4'),
+    (('video', 'none.mp4', '--out-file', 'x.mp4'), 'no sentence given'),
+    (('paint',), 'paint')])
+def test_a_mistake_is_one_line_and_status_2(mmetris, arguments, words):
+    status, out, err = mmetris(*arguments)
+    assert status == 2 and words in err
+    assert err.startswith('error: ') and err.count('\n') == 1 and 'Traceback' not in out + err
+
+
+def test_a_model_by_a_wrong_name_or_without_weights(mmetris):
+    for model, words in (('etris_r101_refcoc', 'did you mean etris_r101_refcoco'), ('etris_r101_refcoco', 'no weights'),
+                         ('pictures', 'has no config')):
+        status, _, err = mmetris('segment', 'picture.png', 'a dog', model=('--model', model))
+        assert status == 2 and words in err and err.count('\n') == 1
+
+
+def test_any_other_failure_is_one_line_too_and_a_traceback_on_request(mmetris, monkeypatch):
+    from mmetris.apis import RefSegInferencer
+
+    def fail(*args, **kwargs):
+        raise RuntimeError('out of\nmemory')
+
+    monkeypatch.setattr(RefSegInferencer, 'visualize', fail)
+    status, out, err = mmetris('segment', 'picture.png', 'a dog', '--out-file', 'x.png')
+    assert (status, err) == (2, 'error: out of memory\n')
+    monkeypatch.setenv('MMETRIS_TRACEBACK', '1')
+    with pytest.raises(RuntimeError, match='out of'):
+        mmetris('segment', 'picture.png', 'a dog', '--out-file', 'x.png')
+
+
+@pytest.mark.parametrize('words', [(), ('segment',), ('video',), ('models',)])
+def test_help_has_examples_and_status_0(mmetris, words):
+    status, out, _ = mmetris(*words, '--help', model=())
+    assert status == 0 and out.startswith('Usage:')
+    assert words == ('models', ) or 'Examples:' in out
+
+
+def test_models_are_listed_with_what_they_need(mmetris):
+    status, out, _ = mmetris('models', model=())
+    lines = dict(line.split(maxsplit=1) for line in out.strip().split('\n'))
+    assert status == 0 and lines['etris_r101_refcoco'] == 'no weights: train it' and 'etris_tiny_long_shapes' in lines

@@ -136,6 +136,14 @@ def test_testing_scores_each_split_once_under_its_name(config, tested):
 
 
 @pytest.mark.processes
+def test_the_scores_in_training_are_those_of_the_saved_checkpoint(trained, tested):
+    """Each process evaluates its share with its own BatchNorm statistics; the checkpoint has the first one's."""
+    logged = re.findall(r'Epoch\(val\) \[2\].* oIoU: ([\d.]+) +mIoU: ([\d.]+)', trained[1])[-1]
+    scores = scores_of(tested[1])['val']
+    assert [float(value) for value in logged] == pytest.approx([scores['oIoU'], scores['mIoU']], abs=0.006)
+
+
+@pytest.mark.processes
 def test_every_sentence_gets_a_mask_and_a_picture(config, tested):
     work, _ = tested
     counts = sentences(config)

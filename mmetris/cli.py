@@ -113,12 +113,15 @@ def mmetris_command() -> None:
 @click.option('--out-file', metavar='FILE', help='Write one picture: the image, its masks and the sentences.')
 @click.option('--out-dir', metavar='DIR',
               help='Write masks/*.png (0 and 1), overlays/*.jpg and predictions.json (masks in COCO run lengths).')
+@click.option('--classes', metavar='NAMES',
+              help='Instead of sentences: give each pixel one of these classes. Names separated by commas, a data set '
+                   'that MMSeg knows (ade20k), or a text file with a class in each line.')
 @click.option('--batch-size', type=click.IntRange(1), default=8, show_default=True,
               help='Pairs of image and sentence at a time; fewer take less memory.')
 @click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
 @_model_options
-def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: str | None, batch_size: int,
-            skip_unreadable: bool, progress: bool, max_pixels: int | None, **model: Any) -> None:
+def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: str | None, classes: str | None,
+            batch_size: int, skip_unreadable: bool, progress: bool, max_pixels: int | None, **model: Any) -> None:
     """Segment in IMAGE what each SENTENCE means, and print box and score.
 
     IMAGE is a file, an address (https://...) or a folder. The score is the mean probability inside the mask; the box is
@@ -132,18 +135,34 @@ def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: s
         mmetris segment photo.jpg "the left dog" "the brown cat" --out-file both.png
       all images of a folder: masks, pictures and a JSON file
         mmetris segment photos/ "the dog" --out-dir results --skip-unreadable
+      the whole picture, by class names
+        mmetris segment photo.jpg --classes "dog,cat,grass" --out-file classes.png
       a model that you have trained, on the CPU, with larger masks
         mmetris segment photo.jpg "the dog" --model work_dirs/etris_r101_refcoco
             --device cpu --threshold 0.25 --out-file dog.png
     """
-    if not texts:
+    if not texts and classes is None:
         raise click.UsageError('no sentence given: mmetris segment IMAGE "the dog on the left"')
+    if texts and classes is not None:
+        raise click.UsageError('give sentences or --classes, not both')
     if out_file is not None and Path(image).is_dir():
         raise click.UsageError(f'{image} is a folder: give --out-dir instead of --out-file')
     apis = _load_apis()
     if out_file is not None:
         apis.result_files.check_image_suffix(out_file)
     inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **model, show_progress=False)
+    if classes is not None:
+        names = [name.strip() for name in classes.split(',')] if ',' in classes else classes
+        inferencer.show_progress = progress and sys.stdout.isatty()
+        result = inferencer.label_maps(image, names, batch_size, out_dir=out_dir, return_vis=out_file is not None,
+                                       skip_unreadable=skip_unreadable)
+        _print_shares(result)
+        if out_file is not None:
+            apis.result_files.write_image(result['visualization'][0], out_file)
+        for written in (out_file, out_dir):
+            if written is not None:
+                click.echo(f'written: {written}')
+        return
     sources = inferencer._inputs_to_list(image)
     writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold)
     found = inferencer.stream(sources, list(texts), batch_size, skip_unreadable=skip_unreadable)
@@ -270,6 +289,16 @@ def _print_answers(one: dict[str, Any], threshold: float) -> None:
         if not is_empty:
             answer = f'score {score:.2f}, box {" ".join(f"{edge:.0f}" for edge in box)}'
         click.echo(f'{one["name"]}: {text:{min(width, 60)}}  {answer}')
+
+
+def _print_shares(result: dict[str, list]) -> None:
+    for name, labels in zip(result['images'], result['label_maps'], strict=True):
+        if labels is None:
+            continue
+        shares = {text: float((labels == index).mean()) for index, text in enumerate(result['classes'])}
+        largest_first = sorted(shares.items(), key=lambda item: -item[1])
+        found = [f'{text} {100 * share:.1f} %' for text, share in largest_first if share]
+        click.echo(f'{name}: {", ".join(found) or "no class found"}')
 
 
 def _draw_frames(predictor: Any, capture: Any, texts: list[str], every: int, max_frames: int | None) -> Any:

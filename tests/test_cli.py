@@ -59,6 +59,21 @@ def test_a_folder_becomes_masks_pictures_and_json(mmetris, tmp_path):
     assert len(list((tmp_path / 'out').rglob('*.png'))) == len(list((tmp_path / 'out').rglob('*.jpg'))) == 3
 
 
+def test_class_names_give_each_pixel_a_class(mmetris, files, tmp_path):
+    options = ('--threshold', '0.4', '--out-dir', tmp_path / 'out')
+    status, out, err = mmetris('segment', 'picture.png', '--classes', 'dog, cat', *options)
+    assert (status, err) == (0, '') and out.startswith('picture.png: ') and ' %' in out
+    labels = np.asarray(Image.open(tmp_path / 'out' / 'labels' / 'picture.png'))
+    assert labels.shape == (48, 80) and set(np.unique(labels)) <= {0, 1, 255}
+    (tmp_path / 'names.txt').write_text('dog, hound\ncat\n')
+    status, _, err = mmetris('segment', 'picture.png', '--classes', tmp_path / 'names.txt', '--out-file',
+                             tmp_path / 'x.png')
+    assert (status, err) == (0, '') and (tmp_path / 'x.png').is_file()
+    for wrong in (('--classes', 'nothing'), ('a dog', '--classes', 'dog,cat'), ('--classes', 'dog,')):
+        status, _, err = mmetris('segment', 'picture.png', *wrong)
+        assert status == 2 and err.startswith('error: ') and err.count('\n') == 1
+
+
 def test_nothing_found_is_said(mmetris):
     status, out, _ = mmetris('segment', 'picture.png', 'a dog', '--threshold', '0.9999')
     assert status == 0 and 'nothing found: no pixel is above 0.9999' in out

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import numbers
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,20 +27,25 @@ from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
 from mmetris.utils.expressions import check_expressions
 from mmetris.utils.tokenizer import tokenize
+from mmetris.utils.vocabulary import Vocabulary
+
+# What a vocabulary can be made of, see :meth:`Vocabulary.build`.
+Classes = str | os.PathLike | Sequence[str | Sequence[str]] | Vocabulary
+NO_CLASS = 255
 
 
 class EncodedImages(NamedTuple):
     """Pictures as far as the model can go without a sentence.
 
     Attributes:
-        prefix: What :meth:`ReferringSegmentor.encode_images` made of them.
+        prefix: What :meth:`ReferringSegmentor.encode_images` made of them; None for a model of class names.
         samples: One for each picture, with the meta information of its resizing.
-        input_hw: Size of the network's input.
+        inputs: (I, 3, H, W) the network's input.
     """
 
-    prefix: ImagePrefix
+    prefix: ImagePrefix | None
     samples: list[RefDataSample]
-    input_hw: tuple[int, int]
+    inputs: Tensor
 
 
 class Answer(NamedTuple):
@@ -101,7 +107,7 @@ class Asker:
     """A model with its test pipeline, cut in two: what a picture needs, what a sentence needs.
 
     Args:
-        model: A :class:`ReferringSegmentor` in evaluation mode.
+        model: A :class:`ReferringSegmentor` or :class:`ClassNameSegmentor` in evaluation mode.
         cfg: Its config. The test pipeline is that of ``test_dataloader``; without one, pictures are letterboxed to
             ``input_size`` and sentences cut at ``context_length``.
 
@@ -114,6 +120,7 @@ class Asker:
             raise ValueError(f'{type(model).__name__} does not take sentences; a ReferringSegmentor is needed')
         init_default_scope('mmetris')
         self.model = model
+        self.by_class = hasattr(model, 'class_logits')
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in _test_pipeline(cfg):
             kind = step['type'].rpartition('.')[2]
@@ -137,7 +144,13 @@ class Asker:
         return self.context_length or self.model.context_length or self.model.text_encoder.tower.context_length
 
     def check_texts(self, texts: str | Sequence[str]) -> list[str]:
-        """Sentences as a list; see :func:`mmetris.utils.expressions.check_expressions`."""
+        """Sentences as a list; see :func:`mmetris.utils.expressions.check_expressions`.
+
+        Raises:
+            ValueError: Besides, if the model takes class names and no sentences.
+        """
+        if self.by_class:
+            raise ValueError(f'{type(self.model).__name__} looks for classes: give classes instead of texts')
         return check_expressions(texts, self.max_tokens)
 
     @torch.no_grad()
@@ -156,7 +169,8 @@ class Asker:
         batch = self.model.data_preprocessor(
             dict(inputs=[one['inputs'] for one in packed], data_samples=[one['data_samples'] for one in packed]), False)
         inputs = batch['inputs']
-        return EncodedImages(self.model.encode_images(inputs), batch['data_samples'], tuple(inputs.shape[-2:]))
+        prefix = None if self.by_class else self.model.encode_images(inputs)
+        return EncodedImages(prefix, batch['data_samples'], inputs)
 
     @torch.no_grad()
     def ask(self, encoded: EncodedImages, texts: Sequence[str], image_index: Sequence[int]) -> list[RefDataSample]:
@@ -180,7 +194,73 @@ class Asker:
             sample.tokens = ids
         logits = self.model.forward_logits(
             encoded.prefix, tokens, torch.tensor(list(image_index), device=tokens.device))
-        return [sample.cpu() for sample in self.model.postprocess_result(logits, samples, encoded.input_hw)]
+        input_hw = tuple(encoded.inputs.shape[-2:])
+        return [sample.cpu() for sample in self.model.postprocess_result(logits, samples, input_hw)]
+
+    def vocabulary_of(self, classes: Classes | None) -> Vocabulary:
+        """Classes as users give them; None is the vocabulary of a model that has one.
+
+        Raises:
+            ValueError: If they are no vocabulary, or None and the model has none.
+        """
+        if isinstance(classes, Vocabulary):
+            return classes
+        if classes is None:
+            if not self.by_class:
+                raise ValueError('give texts (sentences) or classes (names)')
+            return self.model.vocabulary
+        own = self.model.vocabulary if self.by_class else None
+        return Vocabulary.build(classes, None if own is None else own.templates)
+
+    @torch.no_grad()
+    def label_maps(self, encoded: EncodedImages, vocabulary: Vocabulary, threshold: float,
+                   batch_size: int = 8) -> list[np.ndarray]:
+        """The class of each pixel.
+
+        A model of class names decides as in testing. A referring model is asked about every name; a pixel gets the
+        class of the highest probability, and none where all are below the threshold.
+
+        Args:
+            encoded: What :meth:`encode` made of the pictures.
+            vocabulary: The classes.
+            threshold: For referring models.
+            batch_size: Names that go through a referring model together. Defaults to 8.
+
+        Returns:
+            For each picture (H, W) uint8: index of the class, 255 where there is none.
+
+        Raises:
+            ValueError: If there are more than 255 classes.
+        """
+        if len(vocabulary) > NO_CLASS:
+            raise ValueError(f'{len(vocabulary)} classes do not fit into a label map of 8 bits: at most {NO_CLASS}')
+        if not self.by_class:
+            return [self._label_map(encoded, row, vocabulary, threshold, batch_size)
+                    for row in range(len(encoded.samples))]
+        own = self.model.vocabulary
+        try:
+            if vocabulary != own:
+                self.model.set_vocabulary(vocabulary)
+            samples = self.model.predict(encoded.inputs, [sample.new() for sample in encoded.samples])
+        finally:
+            if vocabulary != own:
+                self.model.set_vocabulary(own)
+        return [sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8) for sample in samples]
+
+    def _label_map(self, encoded: EncodedImages, row: int, vocabulary: Vocabulary, threshold: float,
+                   batch_size: int) -> np.ndarray:
+        prompts = self.check_texts(vocabulary.prompts)
+        owners = np.repeat(vocabulary.name_classes, len(vocabulary.templates))
+        best, labels = None, None
+        for start in range(0, len(prompts), batch_size):
+            chunk = prompts[start:start + batch_size]
+            for sample, label in zip(self.ask(encoded, chunk, [row] * len(chunk)), owners[start:]):
+                probability = sample.seg_logits.data[0].float().sigmoid().numpy()
+                if best is None:
+                    best, labels = np.full_like(probability, threshold), np.full(probability.shape, NO_CLASS, np.uint8)
+                higher = probability > best
+                best[higher], labels[higher] = probability[higher], label
+        return labels
 
     def tokens_of(self, texts: Sequence[str], samples: Sequence[RefDataSample]) -> Tensor:
         """Token ids (B, L), as long as the test pipeline makes them."""

@@ -18,12 +18,12 @@ from rich.progress import track
 from torch import nn
 
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
-from mmetris.visualization import draw_expressions
+from mmetris.visualization import draw_expressions, draw_labels
 
-from .asking import Asker, answer_of, check_threshold
+from .asking import Asker, Classes, answer_of, check_threshold
 from .model import init_model
 from .model_zoo import find_model, indexed_models
-from .result_files import ResultWriter
+from .result_files import LabelWriter, ResultWriter
 
 PER_SENTENCE = ('texts', 'masks', 'probabilities', 'boxes', 'scores', 'is_empty', 'data_samples')
 
@@ -125,6 +125,61 @@ class RefSegInferencer(BaseInferencer):
                 writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
             result['images'][index] = one['name']
             self.postprocess(one, result)
+        if writer is not None:
+            writer.finish()
+        return result
+
+    def label_maps(self, inputs: ImageSource | Sequence[ImageSource],
+                   classes: Classes | None = None,
+                   batch_size: int = 8,
+                   threshold: float | None = None,
+                   return_vis: bool = False,
+                   out_dir: str | os.PathLike | None = None,
+                   skip_unreadable: bool = False) -> dict[str, list]:
+        """Give each pixel one of the classes, which are given by name.
+
+        A model of class names (:class:`ClassNameSegmentor`) decides as in testing. A referring model is asked about
+        each name: a pixel gets the class of the highest probability, and none where all are below the threshold.
+
+        Args:
+            inputs: See :meth:`__call__`.
+            classes: Names, or lists of names that mean the same class; or a data set that MMSeg knows (``'ade20k'``),
+                or a text file with a class in each line. Defaults to None: those of a model of class names.
+            batch_size: See :meth:`__call__`. Defaults to 8.
+            threshold: See there; not used by models of class names. Defaults to None: the inferencer's.
+            return_vis: See there. Defaults to False.
+            out_dir: Folder for ``labels/<image>.png`` (the label maps), ``overlays/<image>.jpg`` and ``classes.json``
+                (the names in order). Defaults to None, nothing is written.
+            skip_unreadable: See there. Defaults to False.
+
+        Returns:
+            ``classes``, the names, and with one entry for each picture ``images`` (names), ``label_maps`` (H, W) uint8
+            (index of the class, 255 where there is none) and on request ``visualization`` (RGB). A picture that was
+            skipped has None there.
+
+        Raises:
+            ValueError: If the names are no vocabulary, or a picture cannot be read.
+        """
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        vocabulary = self.asker.vocabulary_of(classes)
+        names = list(vocabulary.class_names)
+        sources = self._inputs_to_list(inputs)
+        result: dict[str, list] = dict(classes=names, images=[None] * len(sources), label_maps=[None] * len(sources))
+        if return_vis:
+            result['visualization'] = [None] * len(sources)
+        writer = None if out_dir is None else LabelWriter(out_dir, names)
+        groups = self.preprocess(sources, 1, sentences=[['']] * len(sources), skip_unreadable=skip_unreadable)
+        if self.show_progress:
+            groups = track(groups, description='Inference', total=len(sources))
+        for ((index, image, name),) in groups:
+            labels = self.asker.label_maps(self.asker.encode([image], [name]), vocabulary, threshold, batch_size)[0]
+            result['images'][index], result['label_maps'][index] = name, labels
+            if return_vis or writer is not None:
+                overlay = draw_labels(np.ascontiguousarray(image[..., ::-1]), names, labels)
+                if return_vis:
+                    result['visualization'][index] = overlay
+                if writer is not None:
+                    writer.add(name, labels, overlay)
         if writer is not None:
             writer.finish()
         return result

@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, read_image
 
-from .asking import Asker, EncodedImages, answer_of, check_threshold
+from .asking import Asker, Classes, EncodedImages, answer_of, check_threshold
 from .model import init_model
 from .model_zoo import find_model
 
@@ -83,6 +84,28 @@ class RefSegPredictor:
     def reset_image(self) -> None:
         """Forget the picture and free its memory."""
         self._encoded = None
+
+    def label_map(self, classes: Classes | None = None, threshold: float | None = None,
+                  batch_size: int = 8) -> np.ndarray:
+        """The class of each pixel of the picture, of classes given by name.
+
+        Args:
+            classes: Names, see :meth:`RefSegInferencer.label_maps`. Defaults to None: those of a model of class names.
+            threshold: Defaults to None: the predictor's.
+            batch_size: Names that go through the model together. Defaults to 8.
+
+        Returns:
+            (H, W) uint8: index of the class, 255 where there is none.
+
+        Raises:
+            RuntimeError: If no picture is set.
+            ValueError: If the names are no vocabulary.
+        """
+        if self._encoded is None:
+            raise RuntimeError('no image: call set_image first')
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        vocabulary = self.asker.vocabulary_of(classes)
+        return self.asker.label_maps(self._encoded, vocabulary, threshold, batch_size)[0]
 
     def predict(self, texts: str | Sequence[str], threshold: float | None = None, batch_size: int = 8,
                 return_datasamples: bool = False) -> dict[str, list]:

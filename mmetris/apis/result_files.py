@@ -35,7 +35,7 @@ class ResultWriter:
         self._info = dict(description='masks predicted by mmetris', threshold=threshold)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self._taken: set[str] = set()
+        self._stems = _FreeStems()
 
     def add(self, name: str, image: np.ndarray, texts: Sequence[str], masks: Sequence[np.ndarray],
             boxes: Sequence[np.ndarray], scores: Sequence[float], overlay: np.ndarray | None = None) -> None:
@@ -50,7 +50,7 @@ class ResultWriter:
             scores: 0..1 for each of them.
             overlay: Their picture, RGB. Defaults to None: drawn here.
         """
-        stem = self._free_stem(name)
+        stem = self._stems.of(name)
         if overlay is None:
             overlay = draw_expressions(image, texts, masks, scores)
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
@@ -75,9 +75,54 @@ class ResultWriter:
             temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
         return path
 
-    def _free_stem(self, name: str) -> str:
-        """A file name for a picture that no other has: ``a.jpg`` and ``b/a.png`` become ``a`` and ``a_2``."""
-        # Not `with_suffix`: an address may hold letters that a file name may not.
+
+class LabelWriter:
+    """Write label maps: ``labels/<image>.png`` (index of the class, 255 for none), ``overlays/<image>.jpg`` and
+    ``classes.json`` (the names in order).
+
+    Args:
+        out_dir: Folder to write to; made if missing.
+        classes: Names of the classes.
+    """
+
+    def __init__(self, out_dir: str | os.PathLike, classes: Sequence[str]) -> None:
+        self.out_dir, self.classes = Path(out_dir), list(classes)
+        self._stems = _FreeStems()
+
+    def add(self, name: str, labels: np.ndarray, overlay: np.ndarray) -> None:
+        """Write one picture's label map and overlay.
+
+        Args:
+            name: File name of the picture.
+            labels: (H, W) uint8.
+            overlay: (H', W', 3) RGB.
+        """
+        stem = self._stems.of(name)
+        image = Image.fromarray(labels).convert('L')
+        # Any colours that differ: viewers would show small numbers as black.
+        colors = np.random.default_rng(0).integers(60, 256, (256, 3))
+        colors[255] = 0
+        image.putpalette(colors.astype(np.uint8).ravel().tolist())
+        with write_atomically(self.out_dir / 'labels' / f'{stem}.png') as temporary:
+            image.save(temporary)
+        write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
+
+    def finish(self) -> Path:
+        """Write the names and return the file's path."""
+        path = self.out_dir / 'classes.json'
+        with write_atomically(path) as temporary:
+            temporary.write_text(json.dumps(self.classes, ensure_ascii=False), encoding='utf-8')
+        return path
+
+
+class _FreeStems:
+    """File names for pictures, no two the same: ``a.jpg`` and ``b/a.png`` become ``a`` and ``a_2``."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def of(self, name: str) -> str:
+        # An address may hold letters that a file name may not.
         stem = re.sub(r'[^\w.,()+=@ -]', '_', Path(name).stem).strip('. ')[:100] or 'image'
         free, count = stem, 1
         while free.lower() in self._taken:  # Some file systems take a.jpg and A.jpg for the same.

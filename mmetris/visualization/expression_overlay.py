@@ -68,6 +68,27 @@ def draw_expressions(image: np.ndarray,
     return np.asarray(_add_legend(canvas, lines, max_lines))
 
 
+def draw_labels(image: np.ndarray, classes: Sequence[str], labels: np.ndarray, max_classes: int = 30) -> np.ndarray:
+    """Draw a label map as :func:`draw_expressions` draws masks, with the classes that are in it, largest first.
+
+    Args:
+        image: (H, W, 3) RGB, 0..255.
+        classes: Names of the classes.
+        labels: (H, W) their indices; other values are no class.
+        max_classes: Classes to draw at most. Defaults to 30.
+
+    Returns:
+        The picture, (H', W', 3) RGB.
+    """
+    sizes = np.bincount(labels.ravel(), minlength=len(classes))[:len(classes)]
+    present = [int(index) for index in np.argsort(-sizes, kind='stable') if sizes[index]][:max_classes]
+    if not present:
+        return draw_expressions(image, ['no class'], [np.zeros(image.shape[:2], bool)])
+    shares = sizes[present] / labels.size
+    return draw_expressions(image, [f'{classes[index]} ({100 * share:.0f} % of the image)'
+                                    for index, share in zip(present, shares)], [labels == index for index in present])
+
+
 def color_of(index: int) -> tuple[int, int, int]:
     """RGB colour of the sentence with this index; after six they begin again, and the numbers tell them apart."""
     return EXPRESSION_COLORS[index % len(EXPRESSION_COLORS)]
@@ -149,4 +170,4 @@ def _add_legend(canvas: Image.Image, lines: Sequence[tuple[str, str]], max_lines
     return page
 
 
-__all__ = ['color_of', 'draw_expressions']
+__all__ = ['color_of', 'draw_expressions', 'draw_labels']

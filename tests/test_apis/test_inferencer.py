@@ -257,3 +257,54 @@ def test_real_photographs_go_through(inferencer):
         pytest.skip('the photographs are not on this machine')
     result = inferencer(photos, ['the person on the left', 'the ball'])
     assert len(result['masks']) == 2 * len(list(photos.iterdir()))
+
+
+def test_a_referring_model_gives_each_pixel_the_class_of_the_highest_probability(inferencer, folder, tmp_path):
+    names = [['dog', 'a very old hound'], 'cat', 'the tree behind the house']
+    result = inferencer.label_maps(folder / '0.png', names, out_dir=tmp_path, return_vis=True, threshold=0.45)
+    asked = inferencer(folder / '0.png', ['dog', 'a very old hound', 'cat', 'the tree behind the house'])
+    probs = np.stack(asked['probabilities'])
+    probs = np.stack([probs[:2].max(0), probs[2], probs[3]])
+    expected = np.where(probs.max(0) > 0.45, probs.argmax(0), 255)
+    assert len(np.unique(expected)) > 2
+    assert np.array_equal(result['label_maps'][0], expected)
+    assert result['classes'] == ['dog', 'cat', 'the tree behind the house']
+    assert np.array_equal(np.asarray(Image.open(tmp_path / 'labels' / '0.png')), expected)
+    assert json.loads((tmp_path / 'classes.json').read_text()) == result['classes']
+    assert (tmp_path / 'overlays' / '0.jpg').is_file() and result['visualization'][0].ndim == 3
+    with pytest.raises(ValueError, match='texts .sentences. or classes'):
+        inferencer.label_maps(folder / '0.png')
+    with pytest.raises(ValueError, match='two classes'):
+        inferencer.label_maps(folder / '0.png', ['dog'])
+
+
+def test_a_model_of_class_names_decides_as_in_testing_and_keeps_its_vocabulary(folder, tmp_path):
+    from mmengine.config import Config
+
+    from mmetris.apis import RefSegPredictor
+    from tests import toy
+    cfg = toy.model_cfg('vit')
+    cfg.update(type='ClassNameSegmentor', vocabulary=dict(classes=['cat', 'sofa', 'traffic light']))
+    cfg['text_encoder']['type'] = 'ClassText'
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), keep_ratio=True),
+                dict(type='LoadAnnotations'), dict(type='mmseg.PackSegInputs')]
+    config = Config(dict(model=cfg, default_scope='mmetris',
+                         test_dataloader=dict(dataset=dict(type='ADE20KDataset', pipeline=pipeline))))
+    torch.save(dict(state_dict=toy.build(cfg).state_dict()), tmp_path / 'weights.pth')
+    model = RefSegInferencer(config, tmp_path / 'weights.pth', device='cpu', show_progress=False)
+    result = model.label_maps(folder)
+    assert result['classes'] == ['cat', 'sofa', 'traffic light']
+    steps = [step for step in pipeline if step['type'] != 'LoadAnnotations']
+    for index in range(4):
+        packed = Compose([TRANSFORMS.build(step) for step in steps])(dict(img_path=str(folder / f'{index}.png')))
+        with torch.no_grad():
+            expected = model.model.test_step(pseudo_collate([packed]))[0].pred_sem_seg.data[0].numpy()
+        assert np.array_equal(result['label_maps'][index], expected)
+    other = model.label_maps(folder / '0.png', ['horse', 'a fire hydrant'])
+    assert other['classes'] == ['horse', 'a fire hydrant'] and other['label_maps'][0].max() <= 1
+    assert model.model.vocabulary.class_names == ('cat', 'sofa', 'traffic light')
+    predictor = RefSegPredictor(model)
+    predictor.set_image(folder / '0.png')
+    assert np.array_equal(predictor.label_map(), result['label_maps'][0])
+    with pytest.raises(ValueError, match='give classes instead of texts'):
+        predictor.predict('a dog')

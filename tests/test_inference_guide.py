@@ -1,0 +1,44 @@
+"""docs/inference.md: its Python runs, its commands are those of the command line."""
+
+import re
+import shlex
+
+import torch
+from PIL import Image
+
+from mmetris.apis import init_model, model_zoo
+from mmetris.cli import mmetris_command
+from mmetris.utils.slim_checkpoint import slim_state_dict
+from tests.toy_inference import ROOT, picture
+
+GUIDE = (ROOT / 'docs' / 'inference.md').read_text(encoding='utf-8')
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf'```{language}\n(.*?)```', GUIDE, re.DOTALL)
+
+
+def test_its_python_runs_from_top_to_bottom_with_the_model_that_ships(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if not (ROOT / model_zoo.DEMO_WEIGHTS).is_file():  # Random weights over the shipped CLIP stand for those to come.
+        model = init_model(model_zoo.find_model(weights=__file__).config, device='cpu')
+        state = dict(model.state_dict())
+        slim_state_dict(model, state)
+        torch.save(dict(state_dict=state), tmp_path / 'demo.pth')
+        monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', str(tmp_path / 'demo.pth'))
+    Image.fromarray(picture(64, 80)).save('picture.png')
+    (tmp_path / 'folder').mkdir()
+    Image.fromarray(picture(50, 50, 1)).save('folder/other.png')
+    assert len(blocks('python')) >= 5
+    names: dict = {}
+    for block in blocks('python'):
+        exec(compile(block, 'docs/inference.md', 'exec'), names)
+    assert (tmp_path / 'results' / 'predictions.json').is_file() and names['labels'].shape == (64, 80)
+
+
+def test_its_commands_are_parsed_by_the_commands_they_name():
+    lines = [line for block in blocks('bash') for line in block.split('\n') if line.startswith('mmetris ')]
+    assert len(lines) >= 6
+    for line in lines:
+        _, name, *arguments = shlex.split(line, comments=True)
+        mmetris_command.commands[name].make_context(name, arguments)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from mmetris.models.backbones import named_stages
 from mmetris.models.backbones.named_stages import find_stages, stage_paths
 from mmetris.registry import MODELS
+from mmetris.utils.slim_checkpoint import slim_state_dict
 from tests import toy
 
 BN = dict(type='BN', requires_grad=True)
@@ -486,3 +488,51 @@ def test_it_is_found_from_other_scopes(scope, name):
 def test_pretrained_weights_named_by_the_segmentor_go_to_the_wrapped_backbone():
     model = toy.build(wrapped_cfg('vit') | dict(pretrained='weights.pth'))
     assert model.backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
+
+
+@pytest.fixture
+def one_process_group(tmp_path):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_distributed_training_finds_no_unused_parameter(family, one_process_group):
+    """DDP refuses the second step if, in the first, a parameter had no gradient."""
+    model = nn.parallel.DistributedDataParallel(wrap(family, bridger=dict(dropout=0.1)).train())
+    for _ in range(2):
+        sum(feature_map.square().mean() for feature_map in model(toy.randn(2, 3, 64, 64))).backward()
+
+
+TINY_CLIP = Path(__file__).parents[3] / 'pretrained' / 'tiny_clip_resnet.safetensors'
+
+
+def test_a_slim_checkpoint_leaves_the_frozen_clip_out_and_restores_the_model():
+    tiny = dict(
+        embed_dim=64, quick_gelu=True, vision_cfg=dict(image_size=128, width=16, head_width=32, layers=[1, 1, 1, 1]),
+        text_cfg=dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4))
+    text = class_text(arch=tiny, clip_checkpoint=str(TINY_CLIP))
+    model, other = (wrap('resnet', class_text=text) for _ in range(2))
+    model.init_weights()
+    randomize(model).eval()
+    slim = model.state_dict()
+    full = len(slim)
+    slim_state_dict(model, slim)
+    assert {key for key in slim if key.startswith('class_text')} == {'class_text.clip_fingerprint'}
+    assert len(slim) < full and all(key.startswith(('backbone', 'bridger', 'class_text')) for key in slim)
+    other.load_state_dict(slim)
+    images = toy.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(other.eval()(images)[-1], model(images)[-1])
+
+
+def test_initial_weights_come_from_the_wrapped_backbone_and_leave_clip_and_bridger_as_they_are():
+    """MiT, ViT and BEiT give new weights to every layer inside themselves."""
+    for family in ('mit', 'vit', 'beit'):
+        model = wrap(family)
+        kept = {key: value.clone() for key, value in model.state_dict().items() if not key.startswith('backbone')}
+        own = [value.clone() for value in model.backbone.parameters()]
+        model.init_weights()
+        assert not all(torch.equal(*pair) for pair in zip(own, model.backbone.parameters()))
+        assert all(torch.equal(model.state_dict()[key], value) for key, value in kept.items())

@@ -14,7 +14,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='LoadImageFromFile', keep_last=True),  # an image's sentences follow each other
     dict(type='Letterbox', size=input_size),
     # After the resizing: the prediction is compared with the mask at the image's own size.
     dict(type='LoadAnnotations'),

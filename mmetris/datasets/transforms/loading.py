@@ -17,15 +17,36 @@ from ..refer import segmentation_to_rle
 class LoadImageFromFile(MMCVLoadImageFromFile):
     """MMCV's transform, whose failure on a file that is no image says which file.
 
-    Arguments and keys are MMCV's.
+    Keys are MMCV's.
+
+    Args:
+        keep_last: Whether to keep the last image, decoded, for the case that the next sample wants it too. In
+            evaluation an image's sentences follow each other. Defaults to False.
+        *args, **kwargs: MMCV's arguments.
 
     Raises:
         ValueError: If the file cannot be decoded.
         FileNotFoundError: If it does not exist.
     """
 
+    def __init__(self, *args, keep_last: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.keep_last = keep_last
+        self._last: tuple[str, np.ndarray] | None = None
+
     def transform(self, results: dict) -> dict | None:
         """Load the image."""
+        if self._last is not None and self._last[0] == results['img_path']:
+            # A copy, since later steps may write into it.
+            image = self._last[1].copy()
+            results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+            return results
+        results = self._load(results)
+        if self.keep_last and results is not None:
+            self._last = results['img_path'], results['img'].copy()
+        return results
+
+    def _load(self, results: dict) -> dict | None:
         try:
             return super().transform(results)
         except (AssertionError, cv2.error, AttributeError) as error:

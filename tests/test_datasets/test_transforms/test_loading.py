@@ -62,6 +62,23 @@ def test_a_missing_image_is_a_missing_file(tmp_path):
         LoadImageFromFile()(dict(img_path=str(tmp_path / 'gone.jpg')))
 
 
+def test_an_image_wanted_again_is_not_decoded_again(tmp_path, monkeypatch):
+    import cv2
+    import mmcv
+
+    decoded, decode_image = [], mmcv.imfrombytes
+    monkeypatch.setattr(mmcv, 'imfrombytes', lambda *args, **kwargs: decoded.append(1) or decode_image(*args, **kwargs))
+    paths = [str(tmp_path / name) for name in ('a.png', 'b.png')]
+    for value, path in enumerate(paths):
+        cv2.imwrite(path, np.full((4, 6, 3), value, np.uint8))
+    load = LoadImageFromFile(keep_last=True)
+    for path, value in [(paths[0], 0), (paths[0], 0), (paths[1], 1), (paths[1], 1)]:
+        loaded = load(dict(img_path=path))
+        assert loaded['img_shape'] == loaded['ori_shape'] == (4, 6) and (loaded['img'] == value).all()
+        loaded['img'][:] = 9  # What a later step does to it stays with that sample.
+    assert len(decoded) == 2
+
+
 def test_standard_names_give_ours_in_mmetris_and_mmseg_s_in_mmseg():
     init_default_scope('mmetris')
     from mmengine.registry import TRANSFORMS as ROOT

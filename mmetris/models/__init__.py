@@ -2,7 +2,7 @@
 
 import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
 
-from .backbones import CLIPResNet, CLIPViT, StagedImageEncoder, StageSpec
+from .backbones import BridgedBackbone, CLIPResNet, CLIPViT, StagedImageEncoder, StageSpec
 from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
@@ -11,6 +11,7 @@ from .segmentors import ClassNameSegmentor, ReferringSegmentor
 from .text_encoders import ClassText, CLIPTextEncoder
 
 __all__ = [
+    'BridgedBackbone',
     'Bridger',
     'CLIPResNet',
     'CLIPTextEncoder',

@@ -14,6 +14,7 @@ from torch import nn
 from mmetris.engine import TunableReportHook
 from mmetris.engine.hooks.tunable_report_hook import iter_parts, tunable_report
 from mmetris.registry import HOOKS
+from tests import toy
 
 
 class Bridger(nn.Linear):
@@ -53,6 +54,19 @@ def test_each_part_shows_its_class_and_its_tuned_and_frozen_parameters():
     assert cells(report, 'decode_head') == ['decode_head', 'Linear', '6', '0', '100.00 %']
     assert cells(report, 'total') == ['total', '', '1,026', '50', '95.35 %']
     assert 'data_preprocessor' not in report, 'a part without parameters has no row'
+
+
+def test_a_bridged_backbone_shows_what_is_the_bridgers():
+    text = dict(arch=toy.VIT, vocabulary=dict(classes=['dog', 'cat']))
+    vit = dict(type='VisionTransformer', img_size=64, patch_size=8, embed_dims=8, num_layers=4, num_heads=2)
+    model = nn.Module()
+    model.backbone = toy.build(dict(type='BridgedBackbone', backbone=vit, class_text=text, freeze_backbone=True))
+    model.neck, model.decode_head = nn.Linear(2, 2), nn.Linear(2, 2)
+    report = tunable_report(model)
+    count = sum(value.numel() for value in model.backbone.bridger.parameters())
+    assert cells(report, 'backbone.bridger') == ['backbone.bridger', 'Bridger', f'{count:,}', '0', '100.00 %']
+    assert [cells(report, f'backbone.{part}')[2] for part in ('backbone', 'class_text')] == ['0', '0']
+    assert 'beside the head' not in report, 'the neck of such a model is not its Bridger'
 
 
 def test_the_last_lines_sum_up_the_model_and_the_part_beside_the_head():

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch import nn
 
+from mmetris.models.backbones import BridgedBackbone
 from mmetris.registry import HOOKS
 from mmetris.utils.param_count import count_parameters
 
@@ -25,13 +26,17 @@ def iter_parts(model: nn.Module) -> Iterator[tuple[str, str, list[nn.Parameter]]
         model: Any model, not wrapped for distribution.
 
     Yields:
-        Name of the part, its class, its parameters. A parameter that two parts share belongs to the first;
-        parts without parameters are left out; parameters that the model holds itself come last, under
-        '(own)'.
+        Name of the part, its class, its parameters. A :class:`BridgedBackbone` is three parts. A parameter that two
+        parts share belongs to the first; parts without parameters are left out; parameters that the model holds
+        itself come last, under '(own)'.
     """
     seen: set[int] = set()
     own = [parameter for parameter in model._parameters.values() if parameter is not None]
-    parts = [(name, type(child).__name__, list(child.parameters())) for name, child in model.named_children()]
+    children = []
+    for name, child in model.named_children():
+        inside = child.named_children() if isinstance(child, BridgedBackbone) else ()
+        children += [(f'{name}.{part}', module) for part, module in inside] or [(name, child)]
+    parts = [(name, type(child).__name__, list(child.parameters())) for name, child in children]
     for name, class_name, parameters in [*parts, ('(own)', type(model).__name__, own)]:
         parameters = [parameter for parameter in parameters if id(parameter) not in seen]
         seen.update(map(id, parameters))
@@ -74,7 +79,7 @@ def tunable_report(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperD
 
     lines = [table.get_string(),
              f'tunable parameters: {total_tunable:,} of {total:,} ({_share(total_tunable, total)})']
-    if getattr(model, 'neck', None) is not None and getattr(model, 'decode_head', None) is not None:
+    if all(getattr(model, part, None) is not None for part in ('text_encoder', 'neck', 'decode_head')):
         counts = count_parameters(model)
         beside_head = counts['bridger'] + counts['prompt'] + counts['backbone_tunable']
         encoders = sum(parameter.numel() for name, _, parameters in iter_parts(model)

@@ -13,10 +13,11 @@ from ..utils import (
 )
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
+from .shapes_semseg import ShapesSegDataset
 from .transforms import FlipExpression, Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
 
 __all__ = [
     'FlipExpression', 'Letterbox', 'LetterboxGeometry', 'LoadAnnotations', 'LoadImageFromFile', 'MixedRefDataset',
-    'PackSegInputs', 'RefCocoDataset', 'TokenizeExpression', 'count_tokens', 'letterbox_geometry', 'letterbox_image',
-    'letterbox_mask', 'tokenize', 'undo_letterbox'
+    'PackSegInputs', 'RefCocoDataset', 'ShapesSegDataset', 'TokenizeExpression', 'count_tokens', 'letterbox_geometry',
+    'letterbox_image', 'letterbox_mask', 'tokenize', 'undo_letterbox'
 ]

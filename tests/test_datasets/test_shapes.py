@@ -6,15 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_utils
 
+from mmetris.datasets import ShapesSegDataset
 from mmetris.datasets.shapes import (
     COLOURS,
     FALSE,
     KINDS,
     MAX_TOKENS,
+    SEMSEG_CLASSES,
     SHAPES,
     SPLITS,
     TRUE,
@@ -27,6 +31,7 @@ from mmetris.datasets.shapes import (
     SceneObject,
     ShapesSpec,
     draw_sample,
+    is_written,
     near_miss,
     num_tokens,
     random_scene,
@@ -338,3 +343,42 @@ def test_the_tool_writes_once_then_says_that_there_is_nothing_to_do(tmp_path):
     assert first.returncode == 0 and 'train 2, val 1' in first.stdout
     assert second.returncode == 0 and 'nothing to do' in second.stdout
     assert third.returncode == 2 and '--force' in third.stderr
+
+
+@pytest.fixture(scope='module')
+def semseg_root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('shapes_semseg') / 'data'
+    assert write_shapes(folder, SPEC, layout='semseg')
+    return folder
+
+
+def test_labels_name_the_colour_and_shape_of_the_objects_that_are_drawn(semseg_root):
+    scene, _ = draw_sample(SPEC.seed, 'val', 1)
+    _, masks = render(scene)
+    labels = cv2.imread(str(semseg_root / 'annotations' / 'val' / '000001.png'), cv2.IMREAD_UNCHANGED)
+    assert labels.dtype == np.uint8 and labels.shape == (scene.height, scene.width)
+    for obj, mask in zip(scene.objects, masks):
+        assert {SEMSEG_CLASSES[label] for label in np.unique(labels[mask])} == {f'{obj.colour} {obj.shape}'}
+    assert not labels[~masks.any(0)].any() and SEMSEG_CLASSES[0] == 'background'
+
+
+def test_labels_are_read_as_mmsegmentation_reads_its_own_data(semseg_root):
+    init_default_scope('mmetris')
+    steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    dataset = ShapesSegDataset(data_root=str(semseg_root), pipeline=steps, test_mode=True,
+                               data_prefix=dict(img_path='images/testB', seg_map_path='annotations/testB'))
+    assert len(dataset) == SPEC.num_test_b and dataset.metainfo['classes'] == SEMSEG_CLASSES
+    assert len(dataset.metainfo['palette']) == len({tuple(colour) for colour in dataset.metainfo['palette']}) == 57
+    sample = dataset[0]
+    assert sample['gt_seg_map'].shape == sample['img'].shape[:2]
+    assert len(np.unique(sample['gt_seg_map'])) > 2
+
+
+def test_both_layouts_show_the_same_pictures_and_know_each_other_apart(root, semseg_root):
+    photo = sorted((root / 'train2014').iterdir())[0]
+    assert photo.read_bytes() == (semseg_root / 'images' / 'train' / '000000.jpg').read_bytes()
+    assert is_written(semseg_root, SPEC, 'semseg') and not is_written(semseg_root, SPEC)
+    with pytest.raises(FileExistsError):
+        write_shapes(root, SPEC, layout='semseg')
+    with pytest.raises(ValueError, match="layout='coco'"):
+        write_shapes(root, SPEC, layout='coco')

@@ -1,6 +1,7 @@
 """Draw the Shapes data set, a small stand-in for RefCOCO in RefCOCO's own layout.
 
     python tools/dataset_tools/make_shapes.py data/shapes
+    python tools/dataset_tools/make_shapes.py data/shapes_semseg --layout semseg     # labels instead of sentences
 """
 import argparse
 import sys
@@ -8,12 +9,12 @@ import time
 from pathlib import Path
 
 try:
-    from mmetris.datasets.shapes import ShapesSpec, write_shapes
+    from mmetris.datasets.shapes import LAYOUTS, ShapesSpec, write_shapes
 except ModuleNotFoundError as error:  # run from a checkout that is not installed
     if error.name != 'mmetris':
         raise
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from mmetris.datasets.shapes import ShapesSpec, write_shapes
+    from mmetris.datasets.shapes import LAYOUTS, ShapesSpec, write_shapes
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,6 +27,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num-val', type=int, default=default.num_val, help='images of split val')
     parser.add_argument('--num-test-a', type=int, default=default.num_test_a, help='images of split testA')
     parser.add_argument('--num-test-b', type=int, default=default.num_test_b, help='images of split testB (crowded)')
+    parser.add_argument('--layout', choices=LAYOUTS, default='refcoco',
+                        help="'refcoco' with sentences (default), 'semseg' with labels by colour and shape")
     parser.add_argument('--workers', type=int, default=0, help='drawing processes; 0 draws in this one')
     parser.add_argument('--force', action='store_true', help='replace what the folder holds')
     return parser.parse_args()
@@ -37,7 +40,7 @@ def main() -> None:
     started = time.monotonic()
     try:
         spec = ShapesSpec(args.seed, args.num_train, args.num_val, args.num_test_a, args.num_test_b)
-        written = write_shapes(args.out, spec, workers=args.workers, force=args.force)
+        written = write_shapes(args.out, spec, workers=args.workers, force=args.force, layout=args.layout)
     except (ValueError, FileExistsError) as error:
         print(f'make_shapes: {error}', file=sys.stderr)
         sys.exit(2)

@@ -8,11 +8,13 @@ from .expressions import KINDS, MAX_TOKENS, num_tokens, refer
 from .logic import FALSE, TRUE, UNCLEAR, Description, Expression
 from .render import contours, render
 from .scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, SceneObject, random_scene
-from .writer import SPLITS, VERSION, ShapesSpec, draw_sample, is_written, write_shapes
+from .semseg import SEMSEG_CLASSES, label_map, semseg_palette
+from .writer import LAYOUTS, SPLITS, VERSION, ShapesSpec, draw_sample, is_written, write_shapes
 
 __all__ = [
-    'COLOURS', 'Caption', 'Clause', 'Description', 'Expression', 'FALSE', 'KINDS', 'MAX_TOKENS', 'SHAPES', 'SIZES',
-    'SPLITS', 'Scene', 'SceneObject', 'ShapesSpec', 'TEXTURES', 'TRUE', 'UNCLEAR', 'VERSION', 'contours',
-    'draw_sample', 'is_written', 'near_miss', 'num_tokens', 'random_scene', 'refer', 'render', 'sample_caption',
-    'scene_caption', 'truth_table', 'write_shapes'
+    'COLOURS', 'Caption', 'Clause', 'Description', 'Expression', 'FALSE', 'KINDS', 'LAYOUTS', 'MAX_TOKENS',
+    'SEMSEG_CLASSES', 'SHAPES', 'SIZES', 'SPLITS', 'Scene', 'SceneObject', 'ShapesSpec', 'TEXTURES', 'TRUE',
+    'UNCLEAR', 'VERSION', 'contours', 'draw_sample', 'is_written', 'label_map', 'near_miss', 'num_tokens',
+    'random_scene', 'refer', 'render', 'sample_caption', 'scene_caption', 'semseg_palette', 'truth_table',
+    'write_shapes'
 ]

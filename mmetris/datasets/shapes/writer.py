@@ -5,12 +5,14 @@
     <root>/train2014/COCO_train2014_000000000001.jpg ...
     <root>/shapes.json                 version and arguments this copy was drawn with
 
-Any reader of RefCOCO reads it, with no option set. Axes: K objects, H W pixels.
+Any reader of RefCOCO reads it, with no option set. The layout ``'semseg'`` (``semseg.py``) holds labels instead of
+sentences. Axes: K objects, H W pixels.
 """
 import json
 import os
 import pickle
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -22,10 +24,12 @@ import numpy as np
 from .expressions import Expression, refer
 from .render import contours, render
 from .scene import SHAPES, Scene, random_scene
+from .semseg import draw_semseg
 
 VERSION = 1  # of the drawing: any change to scenes, pixels or words that a seed gives must raise it
 SPLITS = ('train', 'val', 'testA', 'testB')
 STAMP = 'shapes.json'
+LAYOUTS = ('refcoco', 'semseg')
 
 _NUM_OBJECTS = {'train': (2, 4), 'val': (2, 4), 'testA': (2, 4), 'testB': (5, 6)}
 _JPEG_QUALITY = 95
@@ -125,37 +129,59 @@ def _raw(text: str, sent_id: int) -> str:
     return raw + '.' if sent_id % 7 == 3 else raw
 
 
-def _write_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
-    """Fill an empty folder."""
+def _draw_all(draw: Callable, jobs: Iterable, workers: int) -> Iterator:
+    """``map(draw, jobs)`` in so many processes."""
+    if workers == 0:
+        yield from map(draw, jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context('spawn')) as pool:
+        yield from pool.map(draw, jobs, chunksize=32)
+
+
+def _jobs(spec: ShapesSpec) -> list[tuple[int, str, int]]:
+    return [(spec.seed, split, index) for split, count in spec.counts.items() for index in range(count)]
+
+
+def _draw_labels(job: tuple[int, str, int]) -> tuple[bytes, bytes]:
+    """Picture and labels of one image."""
+    return draw_semseg(draw_sample(*job)[0], _JPEG_QUALITY)
+
+
+def _write_semseg_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
+    """Fill an empty folder in the layout of BaseSegDataset."""
+    jobs = _jobs(spec)
+    for kind in ('images', 'annotations'):
+        for split in SPLITS:
+            (folder / kind / split).mkdir(parents=True)
+    for (_, split, index), (jpeg, png) in zip(jobs, _draw_all(_draw_labels, jobs, workers)):
+        (folder / 'images' / split / f'{index:06d}.jpg').write_bytes(jpeg)
+        (folder / 'annotations' / split / f'{index:06d}.png').write_bytes(png)
+
+
+def _write_refcoco_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
+    """Fill an empty folder in the layout of RefCOCO."""
     (folder / 'refcoco').mkdir(parents=True)
     (folder / 'train2014').mkdir()
     images, annotations, refs = [], [], []
-    jobs = [(spec.seed, split, index) for split, count in spec.counts.items() for index in range(count)]
-    pool = ProcessPoolExecutor(workers, mp_context=get_context('spawn')) if workers > 0 else None
-    try:
-        drawn = pool.map(_draw, jobs, chunksize=32) if pool else map(_draw, jobs)
-        for image_id, sample in enumerate(drawn, start=1):
-            name = f'COCO_train2014_{image_id:012d}'
-            (folder / 'train2014' / f'{name}.jpg').write_bytes(sample['jpeg'])
-            images.append(dict(id=image_id, file_name=f'{name}.jpg', width=sample['width'], height=sample['height'],
-                               license=1))
-            for annotation, sentences in zip(sample['annotations'], sample['sentences']):
-                ann_id = len(annotations) + 1
-                annotations.append(dict(id=ann_id, image_id=image_id, **annotation))
-                first = len(refs) * len(sentences)
-                refs.append(dict(
-                    ref_id=len(refs),
-                    ann_id=ann_id,
-                    image_id=image_id,
-                    category_id=annotation['category_id'],
-                    split=sample['split'],
-                    sent_ids=[first + i for i in range(len(sentences))],
-                    file_name=f'{name}_{ann_id}.jpg',
-                    sentences=[dict(sent_id=first + i, raw=_raw(text, first + i), sent=text, tokens=text.split())
-                               for i, text in enumerate(sentences)]))
-    finally:
-        if pool:
-            pool.shutdown()
+    for image_id, sample in enumerate(_draw_all(_draw, _jobs(spec), workers), start=1):
+        name = f'COCO_train2014_{image_id:012d}'
+        (folder / 'train2014' / f'{name}.jpg').write_bytes(sample['jpeg'])
+        images.append(dict(id=image_id, file_name=f'{name}.jpg', width=sample['width'], height=sample['height'],
+                           license=1))
+        for annotation, sentences in zip(sample['annotations'], sample['sentences']):
+            ann_id = len(annotations) + 1
+            annotations.append(dict(id=ann_id, image_id=image_id, **annotation))
+            first = len(refs) * len(sentences)
+            refs.append(dict(
+                ref_id=len(refs),
+                ann_id=ann_id,
+                image_id=image_id,
+                category_id=annotation['category_id'],
+                split=sample['split'],
+                sent_ids=[first + i for i in range(len(sentences))],
+                file_name=f'{name}_{ann_id}.jpg',
+                sentences=[dict(sent_id=first + i, raw=_raw(text, first + i), sent=text, tokens=text.split())
+                           for i, text in enumerate(sentences)]))
     instances = dict(
         info=dict(description='Shapes: drawn scenes with referring expressions, in the layout of RefCOCO',
                   version=str(VERSION), url='', year=2026, contributor='mmetris', date_created='2026'),
@@ -167,23 +193,24 @@ def _write_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
     # Pickle writes equal strings that are one object once; through JSON none are, whoever drew them.
     refs = json.loads(json.dumps(refs))
     (folder / 'refcoco' / 'refs(unc).p').write_bytes(pickle.dumps(refs, protocol=2))
-    (folder / STAMP).write_text(json.dumps(_stamp(spec), indent=1) + '\n', encoding='utf-8')
 
 
-def _stamp(spec: ShapesSpec) -> dict:
-    return dict(name='shapes', version=VERSION, **asdict(spec))
+def _stamp(spec: ShapesSpec, layout: str) -> dict:
+    return dict(name='shapes' if layout == 'refcoco' else f'shapes {layout}', version=VERSION, **asdict(spec))
 
 
-def is_written(root: Path, spec: ShapesSpec) -> bool:
+def is_written(root: Path, spec: ShapesSpec, layout: str = 'refcoco') -> bool:
     """Whether the folder already holds this very data set, going by its stamp."""
     stamp = Path(root) / STAMP
     try:
-        return json.loads(stamp.read_text(encoding='utf-8')) == _stamp(spec)
+        return json.loads(stamp.read_text(encoding='utf-8')) == _stamp(spec, layout)
     except (OSError, ValueError):
         return False
 
 
-def write_shapes(root: Path, spec: ShapesSpec = ShapesSpec(), workers: int = 0, force: bool = False) -> bool:
+def write_shapes(
+    root: Path, spec: ShapesSpec = ShapesSpec(), workers: int = 0, force: bool = False, layout: str = 'refcoco'
+) -> bool:
     """Draw the data set, unless the folder holds it already.
 
     It is drawn into a folder beside ``root`` that takes the name at the very end, so there is never half a data set.
@@ -193,18 +220,21 @@ def write_shapes(root: Path, spec: ShapesSpec = ShapesSpec(), workers: int = 0, 
         spec: Seed and sizes.
         workers: Processes that draw; 0 draws in this one. The bytes do not depend on it.
         force: Whether to replace what a non-empty folder holds.
+        layout: ``'refcoco'`` (default) with sentences, or ``'semseg'`` with labels.
 
     Returns:
         Whether anything was written.
 
     Raises:
-        ValueError: If ``workers`` is negative.
+        ValueError: If ``workers`` is negative or ``layout`` unknown.
         FileExistsError: If the folder holds something else and ``force`` is not set.
     """
     root = Path(root)
     if workers < 0:
         raise ValueError(f'workers={workers}: it must be 0 (draw in this process) or more')
-    if is_written(root, spec) and not force:
+    if layout not in LAYOUTS:
+        raise ValueError(f'layout={layout!r} must be one of {LAYOUTS}')
+    if is_written(root, spec, layout) and not force:
         return False
     if root.exists() and (not root.is_dir() or any(root.iterdir())) and not force:
         raise FileExistsError(f'{root} is not empty and holds no Shapes data with these arguments: choose another '
@@ -212,7 +242,9 @@ def write_shapes(root: Path, spec: ShapesSpec = ShapesSpec(), workers: int = 0, 
     partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_tree(spec, partial, workers)
+        (_write_refcoco_tree if layout == 'refcoco' else _write_semseg_tree)(spec, partial, workers)
+        stamp = json.dumps(_stamp(spec, layout), indent=1) + '\n'
+        (partial / STAMP).write_text(stamp, encoding='utf-8')
         if root.is_dir():
             shutil.rmtree(root)
         elif root.exists():

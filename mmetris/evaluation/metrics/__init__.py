@@ -1,3 +1,4 @@
+from .held_out_iou import HeldOutIoUMetric
 from .referring_iou import RefSegMetric
 
-__all__ = ['RefSegMetric']
+__all__ = ['HeldOutIoUMetric', 'RefSegMetric']

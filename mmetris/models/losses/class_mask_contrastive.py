@@ -41,7 +41,7 @@ class ClassMaskContrastiveLoss(TextToPixelContrastiveLoss):
         ignored = self.ignore_index if ignore_index is None else ignore_index
         classes = torch.arange(logits.shape[1], device=labels.device).view(-1, 1, 1)
         labels = labels.unsqueeze(1)
-        masks = torch.where(labels == ignored, ignored, (labels == classes).long())
+        masks = (labels == classes).float().masked_fill(labels == ignored, ignored)
         if weight is not None:
             weight = weight.unsqueeze(1).expand_as(logits).reshape(-1, 1, *logits.shape[-2:])
         return super().forward(logits.flatten(0, 1).unsqueeze(1), masks.flatten(0, 1), weight, ignored)

@@ -13,14 +13,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from mmengine.config import ConfigDict
 from mmseg.models import BaseSegmentor, EncoderDecoder
-from mmseg.models.losses import accuracy
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
 from mmetris.utils.vocabulary import Vocabulary
 
-from ..losses.text_to_pixel_contrastive import resize_target
 from ..text_encoders.class_text import ClassText
 from .referring_segmentor import ReferringSegmentor
 
@@ -165,11 +163,16 @@ class ClassNameSegmentor(ReferringSegmentor):
         return logits.unflatten(0, (len(images), -1, len(vocabulary.templates))).mean(dim=2)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence | None = None) -> Tensor:
-        """Logits (B, K, H, W) of images (B, 3, H, W), each cell where the loss compared it."""
-        return self._enlarge(self.class_logits(inputs), tuple(inputs.shape[-2:]))
+        """Logits (B, K, H, W) of images (B, 3, H, W)."""
+        return self._at_full_size(self.class_logits(inputs), inputs)
+
+    def _at_full_size(self, logits: Tensor, inputs: Tensor) -> Tensor:
+        # Bilinear, as MMSeg does it: with many classes, bicubic takes as long as the decoder. Each cell's value goes
+        # where referring models have it.
+        return self._enlarge(logits, tuple(inputs.shape[-2:]), mode='bilinear')
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
-        """Losses of a batch, at the size of the logits.
+        """Losses of a batch, at the size of the labels.
 
         Args:
             inputs: (B, 3, H, W) normalised images.
@@ -184,14 +187,16 @@ class ClassNameSegmentor(ReferringSegmentor):
         """
         labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples]).to(inputs.device)
         classes = self._train_classes(labels)
-        logits = self.class_logits(inputs, classes)
+        logits = self._at_full_size(self.class_logits(inputs, classes), inputs)
         place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX, device=labels.device)
         place[classes] = torch.arange(len(classes), device=labels.device)
-        labels = place[resize_target(labels, logits.shape[-2:]).long().squeeze(1)]
+        labels = place[labels.squeeze(1).long()]
         losses: dict[str, Tensor] = {}
         for loss in self.decode_head.loss_decode:
             losses[loss.loss_name] = losses.get(loss.loss_name, 0) + loss(logits, labels, ignore_index=IGNORE_INDEX)
-        losses['acc_seg'] = accuracy(logits.detach(), labels, ignore_index=IGNORE_INDEX)
+        known = labels != IGNORE_INDEX
+        right = (logits.argmax(dim=1) == labels) & known
+        losses['acc_seg'] = 100. * right.sum() / known.sum().clamp(min=1)
         return losses
 
     def _train_classes(self, labels: Tensor) -> list[int]:

@@ -219,18 +219,18 @@ class ReferringSegmentor(BaseSegmentor):
             sample.pred_sem_seg = PixelData(data=(prob > self.decode_head.threshold).to(torch.uint8))
         return list(data_samples)
 
-    def _enlarge(self, probs: Tensor, input_hw: tuple[int, int]) -> Tensor:
-        """Probabilities (B, 1, h, w) at the size of the network's input.
+    def _enlarge(self, probs: Tensor, input_hw: tuple[int, int], mode: str = 'bicubic') -> Tensor:
+        """Probabilities (B, 1, h, w) at the size of the network's input; ``mode`` is that of the interpolation.
 
         The loss compares cell i with pixel i * stride ("nearest", text-to-pixel loss), so that is where its value
         belongs. With ``corner_aligned`` the outermost cells go to the outermost pixels instead: masks then drift by up
         to stride - 1 pixels towards the lower right, which small images feel.
         """
         if self.test_cfg.get('corner_aligned', False):
-            return F.interpolate(probs, size=input_hw, mode='bicubic', align_corners=True)
+            return F.interpolate(probs, size=input_hw, mode=mode, align_corners=True)
         grid_hw = probs.shape[-2:]
         reached = [(cells - 1) * (size // cells) + 1 for cells, size in zip(grid_hw, input_hw)]
-        probs = F.interpolate(probs, size=reached, mode='bicubic', align_corners=True)
+        probs = F.interpolate(probs, size=reached, mode=mode, align_corners=True)
         return F.pad(probs, (0, input_hw[1] - reached[1], 0, input_hw[0] - reached[0]), mode='replicate')
 
     def _undo_transforms(self, prob: Tensor, metainfo: dict) -> Tensor:

@@ -13,8 +13,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmetris.models.backbones import named_stages
-from mmetris.models.backbones.named_stages import find_stages, stage_paths
+from mmetris.models.backbones import StageSpec, named_stages
+from mmetris.models.backbones.named_stages import NamedStage, find_stages, stage_paths, told_grid
 from mmetris.registry import MODELS
 from mmetris.utils.slim_checkpoint import slim_state_dict
 from tests import toy
@@ -200,6 +200,41 @@ def test_autocast_keeps_the_precision_of_each_stage(family):
     assert [feature_map.dtype for feature_map in ours] == [feature_map.dtype for feature_map in theirs]
     loss.backward()
     assert all(value.grad.isfinite().all() for value in model.bridger.parameters())
+
+
+@pytest.mark.parametrize('args, kwargs, grid_hw', [
+    (((2, 3), ), {}, (2, 3)),  # Swin, MiT
+    ((2, 3), {}, (2, 3)),  # MSCAN
+    ((None, ), dict(hw_shape=torch.Size((2, 3))), (2, 3)),
+    ((True, False), {}, None),
+    ((), {}, None),
+])
+def test_the_grid_is_read_from_the_call_of_a_block(args, kwargs, grid_hw):
+    assert told_grid((torch.zeros(1, 6, 4), *args), kwargs) == grid_hw
+
+
+@pytest.mark.parametrize('num_prefix, shape', [(None, (1, 4, 2, 3)), (0, (1, 6, 4)), (2, (1, 8, 4))])
+def test_an_update_goes_where_the_map_came_from_in_the_precision_of_the_stage(num_prefix, shape):
+    stage = NamedStage('stage', StageSpec(4, 8), num_prefix)
+    output = toy.randn(*shape).bfloat16()
+    before = stage.read(output, None, (16, 24))
+    changed = stage.add(output, torch.ones(1, 4, 2, 3))
+    assert before.shape == (1, 4, 2, 3) and changed.shape == shape and changed.dtype == torch.bfloat16
+    assert torch.equal(stage.read(changed, (2, 3), (0, 0)), before + 1)
+    assert torch.equal(changed[:, : num_prefix or 0], output[:, : num_prefix or 0])
+
+
+@pytest.mark.parametrize('stages', [(2, 3, 4), (2, 3)])
+def test_the_text_has_run_as_far_as_its_stage_says(stages, monkeypatch):
+    model = wrap('resnet', stages=stages).eval()
+    seen, step = [], model.bridger.step
+    monkeypatch.setattr(model.bridger, 'step', lambda *args: (seen.append(args[2]), step(*args))[1])
+    with torch.no_grad():
+        model(toy.randn(2, 3, 64, 64))
+        features = model.class_text.stage_features()
+    assert tuple(text.stage for text in seen) == model.class_text.out_stages == ((2, 3, 4), (3, 4))[len(stages) == 2]
+    for text in seen:  # No update so far: what CLIP itself holds after that stage.
+        torch.testing.assert_close(text.words, features[text.stage].expand(2, -1, -1), rtol=1e-4, atol=1e-5)
 
 
 def test_a_frozen_backbone_stays_as_it_is():
@@ -392,6 +427,12 @@ def test_an_unknown_backbone_needs_paths_only():
 def test_a_stage_that_cannot_be_used_is_refused(paths, message):
     with pytest.raises(ValueError, match=message):
         find_stages(OddBackbone(), stage_paths(OddBackbone(), paths))
+
+
+def test_a_map_with_its_channels_last_is_no_map():
+    call = named_stages._Call('norm', None, torch.zeros(1, 8, 8, 32))
+    with pytest.raises(ValueError, match=r"'norm' gives no map but a tensor of shape \(1, 8, 8, 32\)"):
+        named_stages._stage_of(call, (64, 64))
 
 
 @pytest.mark.parametrize('family, change, message', [

@@ -152,17 +152,20 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(inferencer, tmp_path):
         'X_3_1.png', 'image_3_1.png', 'x_1.png', 'x_2_1.png']
 
 
-def test_an_interrupted_write_leaves_no_part_of_a_file(inferencer, folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize('mode, complete', [('RGB', 0), ('P', 1)])
+def test_an_interrupted_write_leaves_no_part_of_a_file(inferencer, folder, tmp_path, monkeypatch, mode, complete):
+    """Of an overlay (RGB), which comes first, and of a mask (P)."""
     save = Image.Image.save
 
     def fail(self, path, *args, **kwargs):
         save(self, path, *args, **kwargs)
-        raise OSError('disk full')
+        if self.mode == mode:
+            raise OSError('disk full')
 
     monkeypatch.setattr(Image.Image, 'save', fail)
     with pytest.raises(OSError, match='disk full'):
         inferencer(folder, 'dog', out_dir=tmp_path)
-    assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+    assert len([path for path in tmp_path.rglob('*') if path.is_file()]) == complete
 
 
 def test_pictures_and_large_parts_are_returned_on_request_only(inferencer, folder):

@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.mmetris-installed
-LINT_PATHS := mmetris configs tools demo tests setup.py
+LINT_PATHS := mmetris configs tools demo projects tests setup.py
 PYTEST_ARGS ?=
 
 .PHONY: help install test lint demo clean

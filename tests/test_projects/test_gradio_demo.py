@@ -1,0 +1,337 @@
+"""The web page: what it answers, and the page itself in a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmetris.apis import RefSegInferencer, RefSegPredictor
+from tests.toy_inference import ROOT, picture, save_toy_model
+
+DEMO = ROOT / 'projects' / 'gradio_demo'
+TEXTS = ['the left dog', 'a brown cat']
+
+
+def load(name):
+    """A module of the project, which is no package."""
+    spec = importlib.util.spec_from_file_location(f'gradio_demo_{name}', DEMO / f'{name}.py')
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+session = load('session')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('page')
+    save_toy_model(folder / 'model')
+    Image.fromarray(picture(48, 80)).save(folder / 'picture.png')
+    Image.fromarray(picture(60, 60, seed=2)).save(folder / 'other.png')
+    (folder / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\nno picture')
+    Image.new('RGB', (3000, 2000)).save(folder / 'large.png')
+    (folder / 'heavy.png').write_bytes(os.urandom(2_500_000))
+    return folder
+
+
+@pytest.fixture(scope='module')
+def predictor(folder):
+    return RefSegPredictor(folder / 'model', device='cpu')
+
+
+@pytest.fixture
+def visit(predictor):
+    return session.Session(predictor, session.Limits(max_pixels=10000, max_megabytes=2, max_texts=5))
+
+
+def test_answers_are_those_of_the_inferencer(folder, visit):
+    answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, '  the left   dog \n\na brown cat\n')
+    assert answers.texts == TEXTS
+    expected = RefSegInferencer(folder / 'model', device='cpu', show_progress=False)(folder / 'picture.png', TEXTS)
+    rows, masks = answers.masks_at(0.35)
+    for index, mask in enumerate(expected['masks']):
+        assert 0.05 < mask.mean() < 0.95 and np.array_equal(mask, masks[index])
+        assert rows[index].score == pytest.approx(expected['scores'][index])
+        assert rows[index].box == tuple(expected['boxes'][index])
+
+
+def test_moving_the_threshold_asks_the_model_nothing(folder, visit, monkeypatch):
+    path = str(folder / 'picture.png')
+    answers = visit.ask(path, session.SENTENCES, '\n'.join(TEXTS))
+    expected = visit.predictor.predict(TEXTS, threshold=0.6)['masks']
+
+    def fail(*_, **__):
+        raise AssertionError('the model was asked')
+
+    monkeypatch.setattr(visit.predictor.model, 'forward_logits', fail)
+    monkeypatch.setattr(visit.predictor.model, 'encode_images', fail)
+    masks = answers.masks_at(0.6)[1]
+    assert all(np.array_equal(mask, wanted) for mask, wanted in zip(masks, expected))
+    assert masks[0].sum() < answers.masks_at(0.2)[1][0].sum()
+    assert not np.array_equal(answers.draw(0.6)[0], answers.draw(0.2)[0])
+
+
+def test_a_picture_is_encoded_once_for_all_its_questions(folder, visit):
+    for text in ('the left dog', 'a cat', 'one'):
+        visit.ask(str(folder / 'picture.png'), session.SENTENCES, text)
+    assert visit.num_encoded == 1
+    visit.ask(str(folder / 'other.png'), session.SENTENCES, 'a cat')
+    assert visit.num_encoded == 2
+
+
+def test_class_names_give_the_label_map_of_the_predictor(folder, visit):
+    answers = visit.ask(str(folder / 'picture.png'), session.CLASSES, 'dog, cat\ngrass')
+    for threshold in (0.35, 0.45):
+        expected = visit.predictor.label_map(['dog', 'cat', 'grass'], threshold)
+        assert len(np.unique(expected)) > 1
+        assert np.array_equal(answers.labels_at(threshold), expected)
+    rows, masks = answers.masks_at(0.35)
+    assert [row.share for row in rows] == sorted((mask.mean() for mask in masks), reverse=True)
+
+
+def test_a_names_list_is_never_a_file_or_a_data_set(folder, visit):
+    names = folder / 'names.txt'
+    names.write_text('dog\ncat\n')
+    with pytest.raises(ValueError, match='at least two classes'):
+        visit.ask(str(folder / 'picture.png'), session.CLASSES, str(names))
+
+
+@pytest.mark.parametrize(('file', 'mode', 'text', 'message'), [
+    (None, 'Sentences', 'a dog', 'Load a picture first'),
+    ('broken.png', 'Sentences', 'a dog', 'broken.png cannot be read as an image'),
+    ('large.png', 'Sentences', 'a dog', 'large.png is too large: 3000 x 2000'),
+    ('heavy.png', 'Sentences', 'a dog', 'heavy.png is too large: 2.5 MB; at most 2 MB'),
+    ('picture.png', 'Sentences', ' \n ', 'Type a sentence'),
+    ('picture.png', 'Sentences', None, 'Type a sentence'),
+    ('picture.png', 'Sentences', '1\n2\n3\n4\n5\n6', '6 are too many: at most 5'),
+    ('picture.png', 'Class names', 'dog', 'at least two classes'),
+    ('picture.png', 'Class names', ',', 'at least two classes'),
+])
+def test_mistakes_are_explained(folder, visit, file, mode, text, message):
+    with pytest.raises(ValueError, match=message):
+        visit.ask(file and str(folder / file), mode, text)
+
+
+def test_kept_probabilities_are_bounded(folder, predictor):
+    visit = session.Session(predictor, session.Limits(max_values=2 * 48 * 80))
+    visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a\nb')
+    with pytest.raises(ValueError, match='3 sentences are too many .* at most 2 at a time'):
+        visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a\nb\nc')
+
+
+def test_what_is_not_found_and_what_was_cut_is_said(folder, visit):
+    texts = ['a dog', 'very ' * 3000 + 'long', 'ein Hündchén']
+    answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, '\n'.join(texts))
+    message = answers.draw(0.99)[2]
+    assert 'Nothing found for “a dog”: no pixel is above the threshold of 0.99 (the highest probability is' in message
+    assert 'too long: the model reads the first 15 tokens' in message and 'not English' in message
+    nowhere = session.Answers(picture(48, 80), 'a.png', ['dog', 'cat'], [np.full((48, 80), 0.3)],
+                              np.zeros((48, 80), np.uint8))
+    plain, rows, message = nowhere.draw(0.35)
+    assert rows == [] and np.array_equal(plain, nowhere.image)
+    assert 'above the threshold of 0.35 for any class (the highest probability is 0.30)' in message
+
+
+def test_downloads_hold_masks_at_the_threshold_and_at_the_pictures_size(folder, visit, tmp_path):
+    answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, '\n'.join(TEXTS))
+    overlay, archive = answers.write_files(0.5, tmp_path)
+    assert Image.open(overlay).width == 480
+    with zipfile.ZipFile(archive) as file:
+        assert {'masks/picture_1.png', 'masks/picture_2.png', 'overlays/picture.jpg', 'predictions.json'} == set(
+            file.namelist())
+        mask = np.asarray(Image.open(io.BytesIO(file.read('masks/picture_2.png'))))
+    assert np.array_equal(mask == 1, answers.masks_at(0.5)[1][1])
+    answers = visit.ask(str(folder / 'picture.png'), session.CLASSES, 'dog, cat')
+    with zipfile.ZipFile(answers.write_files(0.4, tmp_path)[1]) as file:
+        labels = np.asarray(Image.open(io.BytesIO(file.read('labels/picture.png'))))
+    assert np.array_equal(labels, answers.labels_at(0.4))
+
+
+# The page in a browser
+
+
+@contextmanager
+def serve(folder, *arguments):
+    """The page's address, while the page runs as users start it; everything it prints is checked at the end."""
+    pytest.importorskip('gradio', reason='gradio is not installed (projects/gradio_demo/requirements.txt)')
+    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', GRADIO_TEMP_DIR=str(folder / 'gradio'))
+    process = subprocess.Popen(
+        [sys.executable, str(DEMO / 'app.py'), *map(str, arguments)], cwd=folder, env=env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    killer = threading.Timer(400, process.kill)
+    killer.start()
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if found := re.search(r'http://\S+', line):
+                break
+        else:
+            pytest.fail(f'the page did not start:\n{"".join(lines)}')
+        yield found[0]
+    finally:
+        killer.cancel()
+        process.terminate()
+        rest = process.communicate(timeout=60)[0]
+    assert 'Traceback' not in ''.join(lines) + rest, rest
+
+
+@pytest.fixture(scope='module')
+def address(folder):
+    limits = ('--max-pixels', '100000', '--max-megabytes', '2')
+    with serve(folder, '--model', 'model', '--device', 'cpu', *limits) as found:
+        yield found
+
+
+@pytest.fixture(scope='module')
+def browser():
+    """Headless Chromium: playwright's own, or the machine's."""
+    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    with api.sync_playwright() as playwright:
+        own = Path(playwright.chromium.executable_path)
+        names = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
+        found = own if own.is_file() else next(filter(None, map(shutil.which, names)), None)
+        if found is None:
+            pytest.skip('no Chromium: playwright install chromium, or apt-get install chromium')
+        browser = playwright.chromium.launch(executable_path=str(found), args=['--no-sandbox'])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(address, browser):
+    """The page, freshly opened; it may fetch from its own server only and never show a traceback."""
+    context = browser.new_context(viewport=dict(width=1180, height=900), accept_downloads=True)
+    page, elsewhere = context.new_page(), []
+    page.set_default_timeout(60_000)
+    page.on('request', lambda request: None if request.url.startswith((address, 'data:', 'blob:'))
+            else elsewhere.append(request.url))
+    page.goto(address)
+    page.wait_for_selector('#segment')
+    yield page
+    assert 'Traceback' not in page.content() and not elsewhere
+    context.close()
+
+
+def upload(page, path):
+    page.set_input_files('#picture input[type=file]', str(path))
+    page.wait_for_selector('#picture img')
+
+
+def ask(page, text):
+    page.fill('#text textarea', text)
+    page.click('#segment')
+
+
+def shown(page):
+    """The picture with the masks, as the browser got it."""
+    answer = page.request.get(page.get_attribute('#result img', 'src'))
+    return np.asarray(Image.open(io.BytesIO(answer.body())).convert('RGB')).astype(int)
+
+
+@pytest.mark.processes
+def test_upload_type_click_and_the_masks_are_shown(page, folder):
+    upload(page, folder / 'picture.png')
+    ask(page, '\n'.join(TEXTS))
+    page.wait_for_selector('#answers table')
+    table = page.inner_text('#answers')
+    assert all(text in table for text in TEXTS)
+    before = shown(page)
+    assert before.shape[:2] == (288, 480)
+    colors = [(0, 114, 178), (230, 159, 0)]
+    assert all((np.abs(before - color).sum(-1) < 12).sum() > 100 for color in colors), 'a contour in each colour'
+
+    page.fill('#threshold input[type=number]', '0.45')
+    page.press('#threshold input[type=number]', 'Enter')
+    page.wait_for_function('old => document.querySelector("#answers").innerText !== old', arg=table)
+    assert not np.array_equal(shown(page), before)
+
+    page.wait_for_selector('#save_masks:not([disabled])')
+    with page.expect_download() as download:
+        page.click('#save_masks')
+    with zipfile.ZipFile(download.value.path()) as file:
+        assert 'masks/picture_2.png' in file.namelist()
+    with page.expect_download() as download:
+        page.click('#save_picture')
+    assert Image.open(download.value.path()).width == 480
+
+
+@pytest.mark.processes
+def test_class_names_on_the_page(page, folder):
+    page.click('#mode label:has-text("Class names")')
+    upload(page, folder / 'other.png')
+    ask(page, 'dog, cat, grass')
+    page.wait_for_selector('#answers table')
+    assert re.search(r'(dog|cat|grass)\s+\d+\.\d %', page.inner_text('#answers'))
+
+
+@pytest.mark.processes
+def test_mistakes_are_explained_on_the_page(page, folder):
+    def message(containing):
+        page.wait_for_selector(f'#message .message:has-text("{containing}")')
+
+    page.click('#segment')
+    message('Type a sentence')
+    ask(page, 'a dog')
+    message('Load a picture first')
+    page.set_input_files('#picture input[type=file]', str(folder / 'broken.png'))
+    message('broken.png cannot be read as an image')
+    page.reload()
+    page.wait_for_selector('#segment')
+    page.set_input_files('#picture input[type=file]', str(folder / 'large.png'))
+    message('too large: 3000 x 2000 pixels')
+    page.reload()
+    page.wait_for_selector('#segment')
+    upload(page, folder / 'picture.png')
+    ask(page, '<b>a dog</b>')
+    page.wait_for_selector('#answers table')
+    assert '<b>a dog</b>' in page.inner_text('#answers'), 'a sentence is text, not HTML'
+    ask(page, 'a dog')
+    page.wait_for_selector('#answers .text:text-is("a dog")')
+    page.fill('#threshold input[type=number]', '0.99')
+    page.press('#threshold input[type=number]', 'Enter')
+    message('no pixel is above the threshold of 0.99')
+
+
+@pytest.mark.processes
+def test_a_file_over_the_limit_is_refused_by_the_server(page, address, folder):
+    # Sent without the page's own check, which might be switched off.
+    refused = page.request.post(f'{address}gradio_api/upload', multipart=dict(
+        files=dict(name='heavy.png', mimeType='image/png', buffer=(folder / 'heavy.png').read_bytes())))
+    assert refused.status == 413
+    page.set_input_files('#picture input[type=file]', str(folder / 'heavy.png'))
+    page.wait_for_selector('text=/exceed|too large|maximum/i')
+
+
+@pytest.mark.processes
+def test_only_this_machine_reaches_the_page(address):
+    host, port = re.match(r'http://([\d.]+):(\d+)', address).groups()
+    assert host == '127.0.0.1'
+    if sys.platform == 'linux':  # There 127.0.0.2 reaches what listens at all addresses.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(('127.0.0.2', int(port)), timeout=5)
+
+
+@pytest.mark.processes
+def test_missing_weights_end_with_one_line(folder):
+    pytest.importorskip('gradio', reason='gradio is not installed')
+    done = subprocess.run([sys.executable, str(DEMO / 'app.py'), '--model', 'none'], cwd=folder, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 1 and done.stdout == ''
+    assert done.stderr.strip().split('\n')[-1].startswith("error: no model, file or folder is called 'none'")
+    assert 'Traceback' not in done.stderr

@@ -14,6 +14,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, VisionTransformer
 from torch import nn
 
+from ..layers.attention import fuse_attention
+
 ArchLike = str | Mapping
 
 
@@ -106,7 +108,7 @@ def build_image_tower(arch: ClipArch) -> VisionTransformer | ModifiedResNet:
         )
     if cfg.width % cfg.head_width:
         raise ValueError(f'vision_cfg: width {cfg.width} is not a multiple of head_width {cfg.head_width}')
-    return VisionTransformer(
+    tower = VisionTransformer(
         image_size=cfg.image_size,
         patch_size=cfg.patch_size,
         width=cfg.width,
@@ -118,6 +120,7 @@ def build_image_tower(arch: ClipArch) -> VisionTransformer | ModifiedResNet:
         act_layer=_activation(arch),
         norm_layer=LayerNorm,
     )
+    return fuse_attention(tower)
 
 
 def build_text_tower(arch: ClipArch) -> TextTransformer:
@@ -132,7 +135,7 @@ def build_text_tower(arch: ClipArch) -> TextTransformer:
         raise ValueError(f'text_cfg of arch {arch.name!r}: {error}') from error
     if cfg.width % cfg.heads:
         raise ValueError(f'text_cfg: width {cfg.width} is not a multiple of heads {cfg.heads}')
-    return TextTransformer(
+    tower = TextTransformer(
         context_length=cfg.context_length,
         vocab_size=cfg.vocab_size,
         width=cfg.width,
@@ -144,3 +147,4 @@ def build_text_tower(arch: ClipArch) -> TextTransformer:
         act_layer=_activation(arch),
         norm_layer=LayerNorm,
     )
+    return fuse_attention(tower)

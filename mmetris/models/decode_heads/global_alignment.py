@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmetris.registry import MODELS
 
+from ..layers.attention import Attention
 from ..layers.position_encoding import sine_encoding_1d, sine_encoding_2d
 from .hierarchical_alignment import check_heads
 
@@ -35,10 +36,10 @@ class GlobalAlignmentLayer(nn.Module):
                  attn_dropout: float) -> None:
         super().__init__()
         self.self_attention_norm = nn.LayerNorm(channels)
-        self.self_attention = nn.MultiheadAttention(channels, num_heads, attn_dropout, batch_first=True)
+        self.self_attention = Attention(channels, num_heads, attn_dropout, batch_first=True)
         self.self_attention_out_norm = nn.LayerNorm(channels)
         self.cross_attention_norm = nn.LayerNorm(channels)
-        self.cross_attention = nn.MultiheadAttention(
+        self.cross_attention = Attention(
             channels, num_heads, attn_dropout, kdim=word_channels, vdim=word_channels, batch_first=True)
         self.cross_attention_out_norm = nn.LayerNorm(channels)
         self.ffn_norm = nn.LayerNorm(channels)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmetris.registry import MODELS
 
+from ..layers.attention import Attention
 from ..layers.conv_norm import BATCH_NORM, ConvNormReLU, MapProjection
 from ..layers.coord_conv import CoordConv
 
@@ -19,8 +20,8 @@ class SentenceGate(nn.Module):
     """Cross-attention of a map's pixels to the sentence, whose result multiplies the pixels (ETRIS, eq. (6)).
 
     With one sentence there is a single key, so each attention weight is 1 and every pixel is multiplied by the same
-    vector, a linear function of the sentence. The query and key weights take part in the computation, but have no
-    effect and always get a zero gradient; they are kept because the paper's parameter count and the published
+    vector, a linear function of the sentence; :class:`Attention` computes nothing else then. The query and key weights
+    have no effect and always get a zero gradient; they are kept because the paper's parameter count and the published
     checkpoints contain them. With K class names there are K keys, and each pixel is multiplied by its own mixture.
 
     Args:
@@ -33,7 +34,7 @@ class SentenceGate(nn.Module):
     def __init__(self, channels: int, sentence_channels: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         # One packed weight where the widths agree, which is the published layout.
-        self.attention = nn.MultiheadAttention(
+        self.attention = Attention(
             channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels, batch_first=True)
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from .attention import Attention
+
 COMBINE = ('add', 'multiply')
 
 
@@ -58,10 +60,10 @@ class Interactor(BaseModule):
         self.dropout = nn.Dropout(dropout)
         self.self_attn = self.self_attn_norm = self.cross_attn = self.cross_attn_norm = self.ffn = self.ffn_norm = None
         if self_attention:
-            self.self_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
+            self.self_attn = Attention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
             self.self_attn_norm = nn.LayerNorm(embed_dims)
         if cross_attention:
-            self.cross_attn = nn.MultiheadAttention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
+            self.cross_attn = Attention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
         if cross_attention and combine == 'add':
             self.cross_attn_norm = nn.LayerNorm(embed_dims)
         if ffn_dims is not None:

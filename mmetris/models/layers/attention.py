@@ -1,0 +1,103 @@
+"""Multi-head attention that never writes its weights out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.MultiheadAttention):
+    """torch's multi-head attention by ``scaled_dot_product_attention``, in training and in evaluation.
+
+    Parameters, their names and their initial values are torch's, and so are the results. torch's own ``forward``
+    differs in its cost: in evaluation on a CPU it makes the whole matrix of weights, and it always copies the packed
+    projections. With a single key, whose weight is 1 for every query, queries and scores are not computed at all;
+    their parameters then get a gradient of zero, as they do where they are computed.
+
+    Axes: B batch, N queries, M keys, C channels.
+    """
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            query: (B, N, C).
+            key: (B, M, kdim).
+            value: (B, M, vdim).
+            key_padding_mask: Boolean (B, M), True at keys that are left out. Defaults to None: none.
+            need_weights: Whether weights are wanted, which torch's own computation then makes. Defaults to False.
+            attn_mask: (N, M), added to the scores. Defaults to None: nothing.
+
+        Returns:
+            (B, N, C), and the weights (B, N, M), mean over the heads, or None.
+        """
+        if need_weights or not self.batch_first:
+            return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask)
+        unmasked = key_padding_mask is None and attn_mask is None
+        dropout = self.dropout if self.training else 0.0
+        if key.shape[1] == 1 and unmasked and not dropout:
+            return self._attend_to_one(value).expand(-1, query.shape[1], -1), None
+        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self._project(query, key, value)]
+        mask = None if unmasked else _joined_mask(key_padding_mask, attn_mask, heads[0].dtype)
+        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout)
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self.in_proj_weight is None:
+            return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
+        return self.in_proj_weight.chunk(3)
+
+    def _biases(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        return (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each (B, its length, C)."""
+        if query is key and key is value and self.in_proj_weight is not None:
+            return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        return tuple(map(F.linear, (query, key, value), self._weights(), self._biases()))
+
+    def _attend_to_one(self, value: Tensor) -> Tensor:
+        """What every query gets of a single key: (B, 1, vdim) -> (B, 1, C)."""
+        query_weight, key_weight, value_weight = self._weights()
+        attended = self.out_proj(F.linear(value, value_weight, self._biases()[2]))
+        if self.in_proj_weight is None and torch.is_grad_enabled():
+            # A packed weight gets zeros in the rows that were not read; weights of their own would get no gradient at
+            # all, which DDP takes for a mistake.
+            attended = attended + 0 * (query_weight[0, 0] + key_weight[0, 0])
+        return attended
+
+
+def _joined_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """One mask for ``scaled_dot_product_attention``: True at keys to read, or what is added to the scores."""
+    if key_padding_mask is None:
+        return attn_mask.to(dtype) if attn_mask.is_floating_point() else ~attn_mask
+    keep = ~key_padding_mask[:, None, None]
+    if attn_mask is None:
+        return keep
+    if not attn_mask.is_floating_point():
+        return keep & ~attn_mask
+    return attn_mask.to(dtype).masked_fill(~keep, float('-inf'))
+
+
+def fuse_attention(module: nn.Module) -> nn.Module:
+    """Have every ``nn.MultiheadAttention`` in a module compute as :class:`Attention` does.
+
+    Args:
+        module: The module, changed in place. Only the attentions' class is exchanged; parameters stay what they are.
+
+    Returns:
+        The module.
+    """
+    for part in module.modules():
+        if type(part) is nn.MultiheadAttention:
+            part.__class__ = Attention
+    return module

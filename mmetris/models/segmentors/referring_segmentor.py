@@ -19,6 +19,7 @@ from mmetris.utils.tokenizer import tokenize
 
 from ..layers.bridged_features import BridgedFeatures
 from ..necks.bridger import ImagePrefix
+from .sharing import distinct_images
 
 
 @MODELS.register_module()
@@ -35,7 +36,9 @@ class ReferringSegmentor(BaseSegmentor):
         neck: Config of the :class:`Bridger`.
         decode_head: Config of the :class:`ETRISHead`.
         data_preprocessor: Config of the data preprocessor.
-        train_cfg: Handed to the head's loss.
+        train_cfg: Handed to the head's loss. ``share_images=True`` encodes an image that a training batch repeats once,
+            as prediction always does: the same losses and gradients, unless BatchNorm statistics of the image encoder
+            move (``norm_eval=False``), which then see each image once. Defaults to False.
         context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not
             masked, as in the released
             variant: there the length belongs to the model. Defaults to None: as long as the batch's longest sentence.
@@ -139,7 +142,10 @@ class ReferringSegmentor(BaseSegmentor):
             inputs: (B, 3, H, W) normalised images.
             data_samples: One for each image, with ``tokens`` or ``expression`` and ``gt_sem_seg``.
         """
-        features = self.extract_feat(inputs, self.tokens_of(data_samples, inputs.device))
+        tokens, image_index = self.tokens_of(data_samples, inputs.device), None
+        if (self.train_cfg or {}).get('share_images', False):
+            inputs, image_index = distinct_images(inputs, data_samples)
+        features = self.extract_feat(inputs, tokens, image_index)
         return self.decode_head.loss(features, data_samples, self.train_cfg)
 
     def predict(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> list[SegDataSample]:
@@ -160,8 +166,13 @@ class ReferringSegmentor(BaseSegmentor):
         return self.encode_decode(inputs, data_samples)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: Sequence[SegDataSample] | None) -> Tensor:
-        """Mask logits (B, 1, h, w) of images (B, 3, H, W) and the sentences of the samples."""
-        return self.forward_logits(inputs, self.tokens_of(batch_data_samples, inputs.device))
+        """Mask logits (B, 1, h, w) of images (B, 3, H, W) and the sentences of the samples.
+
+        Sentences of one image, which follow each other in evaluation, share what precedes the first Bridger.
+        """
+        tokens = self.tokens_of(batch_data_samples, inputs.device)
+        images, image_index = distinct_images(inputs, batch_data_samples)
+        return self.forward_logits(images, tokens, image_index)
 
     def tokens_of(self, data_samples: Sequence[SegDataSample] | None, device: torch.device) -> Tensor:
         """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did

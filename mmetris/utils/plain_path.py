@@ -1,0 +1,158 @@
+"""The literal computation: yardstick of the fast one, and the reference that its results are compared with.
+
+``with plain_path(model):`` computes the same function of the same weights as the released code goes about it:
+
+- attention writes its weights out, also where there is a single key;
+- each sentence has its image encoded anew;
+- gradients run through every block of both encoders, also those before the first Bridger (``graph_from_stem``);
+- resized positions, sine encodings, coordinates and the features of class names are made again each time.
+
+It is kinder than the released code, which also turns cuDNN off and makes the sine encodings on the CPU in each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mmetris.models.backbones.staged import StagedImageEncoder
+from mmetris.models.layers import coord_conv, position_encoding
+from mmetris.models.layers.bridged_features import BridgedFeatures
+from mmetris.models.layers.position_embedding import PositionCache, resize_position_embedding
+from mmetris.models.necks.bridger import Bridger, ImagePrefix
+from mmetris.models.text_encoders.class_text import ClassText
+from mmetris.models.text_encoders.clip_text import CLIPTextEncoder
+
+
+@contextmanager
+def plain_path(model: nn.Module, graph_from_stem: bool = True) -> Iterator[nn.Module]:
+    """Let a model compute the literal way inside the ``with`` block.
+
+    Args:
+        model: The model; its weights are not touched. What ``encode_images`` made outside of the block cannot be used
+            inside.
+        graph_from_stem: Whether gradients run back to the stem and to the words' embedding, as they do in the released
+            ViT and text encoder, whose positions are left tunable. Defaults to True. False begins at the first Bridger,
+            as the released ResNet does.
+
+    Yields:
+        The model.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_without_mha_fastpath())
+        for module in model.modules():
+            for name, value in _literal(module, graph_from_stem).items():
+                stack.enter_context(_replaced(module, name, value))
+        for library in (position_encoding, coord_conv):
+            for name in [name for name in vars(library) if name.startswith('_cached_')]:
+                stack.enter_context(_replaced(library, name, getattr(library, name).__wrapped__))
+        yield model
+
+
+def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
+    """Attributes of a module that differ on the plain path."""
+    literal: dict[str, Any] = {}
+    if getattr(module, '_compiled_call_impl', None) is not None:  # Module.compile() was called: run the eager one.
+        literal['_compiled_call_impl'] = None
+    if isinstance(module, nn.MultiheadAttention):
+        literal['forward'] = partial(_attend_with_weights, module)
+    if isinstance(module, Bridger):
+        literal['forward'] = partial(_encode_each_anew, module)
+        literal['image_prefix'] = _nothing_shared
+    if isinstance(getattr(module, '_positions', None), PositionCache):
+        literal['_positions'] = _NoCache()
+    if isinstance(module, ClassText):
+        literal['stage_features'] = module._encode
+    if graph_from_stem and isinstance(module, StagedImageEncoder):
+        literal['stem'] = _with_graph(module.stem)
+    if graph_from_stem and isinstance(module, CLIPTextEncoder):
+        literal['embed'] = _with_graph(module.embed)
+    return literal
+
+
+def _attend_with_weights(
+    attention: nn.MultiheadAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """torch's own computation, which returns the weights and so has to make them; nobody asked for them."""
+    del need_weights
+    return nn.MultiheadAttention.forward(
+        attention, query, key, value, key_padding_mask=key_padding_mask, need_weights=True, attn_mask=attn_mask
+    )
+
+
+def _encode_each_anew(
+    bridger: Bridger,
+    image_encoder: StagedImageEncoder,
+    text_encoder: CLIPTextEncoder,
+    images: Tensor,
+    tokens: Tensor,
+    image_index: Tensor | None = None,
+) -> BridgedFeatures:
+    """:meth:`Bridger.forward` with one image for each sentence, from the pixels on."""
+    if isinstance(images, ImagePrefix):
+        raise TypeError('on the plain path nothing is encoded beforehand: call encode_images inside of the block')
+    if image_index is not None:
+        images = images[image_index]
+    prefix = type(bridger).image_prefix(bridger, image_encoder, images)
+    return type(bridger).forward(bridger, image_encoder, text_encoder, prefix, tokens)
+
+
+def _nothing_shared(image_encoder: StagedImageEncoder, images: Tensor) -> Tensor:
+    """In the place of :meth:`Bridger.image_prefix`: the images, which are encoded with each sentence."""
+    return images
+
+
+class _NoCache:
+    """In the place of :class:`PositionCache`: keeps nothing."""
+
+    get = staticmethod(resize_position_embedding)
+
+
+def _with_graph(step: Callable) -> Callable:
+    """Let the autograd graph begin at what a step returns: a tensor, or a named tuple with tensors."""
+
+    def begin(value: Any) -> Any:
+        if isinstance(value, tuple) and hasattr(value, '_fields'):
+            return type(value)(*map(begin, value))
+        starts_here = isinstance(value, Tensor) and value.is_floating_point() and not value.requires_grad
+        return value.requires_grad_() if starts_here and torch.is_grad_enabled() else value
+
+    return lambda *args: begin(step(*args))
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set an attribute of a module or an object for a while."""
+    was_own = name in vars(owner)
+    before = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if was_own:
+            setattr(owner, name, before)
+        else:
+            delattr(owner, name)
+
+
+@contextmanager
+def _without_mha_fastpath() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

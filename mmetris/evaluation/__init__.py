@@ -2,10 +2,11 @@
 
 import mmseg.evaluation  # noqa: F401  registers MMSegmentation's metrics
 
+from .breakdown import Part, SentenceScore, break_down, load_word_types, word_types
 from .functional import intersection_and_union, mean_iou, overall_iou, precision_at, sample_iou
 from .metrics import HeldOutIoUMetric, RefSegMetric
 
 __all__ = [
-    'HeldOutIoUMetric', 'RefSegMetric', 'intersection_and_union', 'mean_iou', 'overall_iou', 'precision_at',
-    'sample_iou'
+    'HeldOutIoUMetric', 'Part', 'RefSegMetric', 'SentenceScore', 'break_down', 'intersection_and_union',
+    'load_word_types', 'mean_iou', 'overall_iou', 'precision_at', 'sample_iou', 'word_types'
 ]

@@ -10,6 +10,7 @@ import mmcv
 from mmengine.dist import get_rank
 from mmengine.fileio import get
 from mmengine.runner import Runner
+from mmengine.visualization import LocalVisBackend
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.structures import SegDataSample
 
@@ -28,7 +29,8 @@ class RefSegVisualizationHook(SegVisualizationHook):
     where sentences have no ids), and in testing every process draws the samples it has predicted.
 
     In validation a few samples go to the visualization backends under the iteration as step, so that one can
-    follow how a mask develops. In testing pictures are files.
+    follow how a mask develops. In testing pictures are files; those of the first process also go to backends such as
+    TensorBoard and WandB (not to the local one, which would write the same files again).
 
     Args:
         draw: Whether to draw anything; test tools switch it on by ``--show-dir``. Defaults to False.
@@ -115,11 +117,19 @@ class RefSegVisualizationHook(SegVisualizationHook):
                 # Not `add_datasample`, which would do nothing on all processes but the first.
                 picture = self._visualizer.draw_datasample(image, data_sample)
                 write_picture(picture, out_file)
+                self._hand_to_backends(name, picture)
                 if self.show and get_rank() == 0:
                     self._visualizer.show(picture, win_name=name, wait_time=self.wait_time)
             else:
                 self._visualizer.add_datasample(
                     name, image, data_sample, show=self.show, wait_time=self.wait_time, out_file=out_file)
+
+    def _hand_to_backends(self, name: str, picture) -> None:
+        if get_rank() != 0:
+            return
+        for backend in self._visualizer._vis_backends.values():
+            if not isinstance(backend, LocalVisBackend):
+                backend.add_image(name, picture, step=0)
 
     def _chosen(self, data_samples: Sequence[SegDataSample], interval: int,
                 max_count: int | None) -> list[SegDataSample]:

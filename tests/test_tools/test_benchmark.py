@@ -1,0 +1,41 @@
+"""The benchmark's command line, in a real process."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = 'configs/etris/etris_tiny_shapes.py'
+
+
+def run(*arguments):
+    command = [sys.executable, 'tools/analysis_tools/benchmark.py', TINY, '--device', 'cpu', *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.processes
+def test_a_comparison_in_json_has_both_paths_and_their_ratio():
+    result = run('--task', 'multi', '--expressions', '2', '--size', '64', '64', '--repeats', '1', '--matmul-side', '64',
+                 '--compare', '--json')
+    assert result.returncode == 0, result.stderr
+    content = json.loads(result.stdout.splitlines()[-1])
+    fast, plain = content['measurements']
+    assert (fast['path'], plain['path']) == ('fast', 'plain')
+    assert content['plain_over_fast']['flops'] == pytest.approx(plain['flops'] / fast['flops'])
+    assert content['plain_over_fast']['seconds'] == pytest.approx(plain['median_s'] / fast['median_s'])
+    assert fast['peak_bytes'] >= 0 and content['machine']['torch'] and content['sentences'] == 2
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize('arguments, message', [
+    (['--task', 'infer', '--expressions', '2'], 'multi and train'),
+    (['--task', 'data', '--compare'], 'has no model'),
+    (['--task', 'semseg'], 'takes a ClassNameSegmentor'),
+])
+def test_mistakes_end_with_one_line(arguments, message):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]

@@ -7,8 +7,8 @@
 then know no sentence. The paper compares with a model that was trained without: ``--without CONFIG CHECKPOINT``.
 
 The paper does not say which features it shows. Here it is the size of the features (their norm over the channels) at
-one place: a stage's map as the decoder gets it, or ``fused``, the decoder's map after hierarchical alignment, where the
-sentence plays a part in both rows. Each map has its own colour scale, from its least to its largest values.
+one place: the decoder's map after hierarchical alignment, where the sentence plays a part in both rows, or with
+``--at`` a stage's map as the decoder gets it. Each map has its own colour scale, from its least to its largest values.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('texts', nargs='+', help='sentences; each is a column')
     parser.add_argument('--without', nargs=2, metavar=('CONFIG', 'CHECKPOINT'),
                         help='a model that was trained without Bridger; default the same model, Bridgers passed by')
-    parser.add_argument('--at', default='first', metavar='PLACE',
-                        help='"first" (default) or "last" of the maps that the decoder gets, a number of their stages, '
-                             'or "fused"')
+    parser.add_argument('--at', default='fused', metavar='PLACE',
+                        help="the decoder's map after hierarchical alignment (fused, default), or of the maps that it "
+                             'gets the first (finest), the last, or that of a stage (a number)')
     parser.add_argument('--out', required=True, help='picture to write')
     parser.add_argument('--panel', type=int, default=360, help='width of a panel in pixels; default 360')
     parser.add_argument('--device', help='default a GPU if there is one')

@@ -249,6 +249,8 @@ def test_one_training_step_moves_the_tuned_weights_and_no_other(name):
     if name.startswith('etris_released'):
         # Positions are tuned, and the "frozen" ResNet's BatchNorm follows the data.
         assert all('positional_embedding' in key or 'running' in key or 'num_batches' in key for key in inside)
+    elif not cfg.model.backbone.get('frozen', True):
+        assert inside and all(key.startswith('backbone') for key in inside)
     else:
         assert not inside
     assert any(key.startswith('neck') for key in moved) == bool(cfg.model.neck.stages)

@@ -34,15 +34,16 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
 """
 
 
-def run(*command, code: int = 0, cwd: Path = ROOT, **variables: str) -> str:
-    """Run a command to its end and return what it printed; fail unless it ends with ``code``."""
+def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **variables: str) -> str:
+    """Run a command to its end, at most ``timeout`` seconds, and return what it printed; fail unless it ends with
+    ``code``."""
     env = {key: value for key, value in os.environ.items() if key not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
     # The same on machines with and without a GPU.
     env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **variables)
     command = [str(part) for part in command]
     if command[0].endswith('.py'):
         command.insert(0, sys.executable)
-    done = subprocess.run(command, cwd=cwd, env=env, text=True, timeout=420, stdin=subprocess.DEVNULL,
+    done = subprocess.run(command, cwd=cwd, env=env, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == code, f'{command} ended with {done.returncode}:\n{done.stdout[-6000:]}'
     return done.stdout

@@ -154,4 +154,5 @@ def test_help_has_examples_and_status_0(mmetris, words):
 def test_models_are_listed_with_what_they_need(mmetris):
     status, out, _ = mmetris('models', model=())
     lines = dict(line.split(maxsplit=1) for line in out.strip().split('\n'))
-    assert status == 0 and lines['etris_r101_refcoco'] == 'no weights: train it' and 'etris_tiny_long_shapes' in lines
+    assert status == 0 and lines['etris_r101_refcoco'] == 'no weights: train it'
+    assert 'etris_tiny_long-192px_shapes' in lines

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE', 'model-index.yml')
 FOLDERS = ('mmetris', 'configs', 'tools', 'demo', 'requirements')
 # Named one by one: the folder is also where users put CLIP's weights.
-PRETRAINED = ('README.md', 'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long_shapes.pth')
+PRETRAINED = ('README.md', 'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long-192px_shapes.pth')
 # Distributions of OpenMMLab, of both lines.
 TRIO = re.compile(r'(onedl-)?(mmengine|mmcv(-lite|-full)?|mmsegmentation)\b', re.IGNORECASE)
 
@@ -85,7 +85,7 @@ def test_a_wheel_holds_mims_files_as_copies(wheel):
 
 def test_a_wheel_holds_the_demo_model_and_no_other_weights(wheel):
     shipped = {name.rpartition('/')[2] for name in wheel.namelist() if name.startswith('mmetris/.mim/pretrained/')}
-    expected = {'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long_shapes.pth'}
+    expected = {'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long-192px_shapes.pth'}
     assert shipped == {name for name in expected if (ROOT / 'pretrained' / name).is_file()}
 
 

@@ -16,8 +16,8 @@ from mmengine.config import Config
 import mmetris
 from mmetris.utils.image_io import is_address
 
-DEMO_CONFIG = 'configs/etris/etris_tiny_long_shapes.py'
-DEMO_WEIGHTS = 'pretrained/etris_tiny_long_shapes.pth'
+DEMO_CONFIG = 'configs/etris/etris_tiny_long-192px_shapes.py'
+DEMO_WEIGHTS = 'pretrained/etris_tiny_long-192px_shapes.pth'
 
 
 class ModelFiles(NamedTuple):

@@ -251,7 +251,7 @@ def test_without_arguments_it_is_the_demo_model(tmp_path, monkeypatch, capsys):
     assert inferencer.threshold == 0.35
     result = inferencer(picture(128, 128), 'the red circle')
     assert result['masks'][0].shape == (128, 128)
-    assert 'etris_tiny_long_shapes' in RefSegInferencer.list_models()
+    assert 'etris_tiny_long-192px_shapes' in RefSegInferencer.list_models()
 
 
 def test_real_photographs_go_through(inferencer):

@@ -38,6 +38,17 @@ def test_epochs_are_summarised_and_a_resumed_log_replaces_what_it_repeats(tmp_pa
     assert (tmp_path / 'curve.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_trainings_that_continue_one_another_are_one_curve(tmp_path):
+    stages = [tmp_path / 'first', tmp_path / 'second']
+    write_log(stages[0], '20260101_000000', [train(1, 10, 0.4), dict(mIoU=30.0, step=1, **SCORES),
+                                             train(2, 20, 0.4), dict(mIoU=40.0, step=2, **SCORES)])
+    write_log(stages[1], '20260102_000000', [train(1, 5, 0.2, time=12.0), dict(mIoU=50.0, step=1, **SCORES)])
+    run(TOOLS / 'analysis_tools' / 'training_curve.py', *stages, '--csv', tmp_path / 'curve.csv')
+    rows = list(csv.DictReader((tmp_path / 'curve.csv').open()))
+    assert [(row['epoch'], float(row['mIoU'])) for row in rows] == [('1', 30), ('2', 40), ('3', 50)]
+    assert [float(row['minutes']) for row in rows] == pytest.approx([1, 1, 1])
+
+
 def test_a_folder_without_a_log_is_named(tmp_path):
     assert 'has no */vis_data/scalars.json' in run(
         TOOLS / 'analysis_tools' / 'training_curve.py', tmp_path, code=1)

@@ -1,9 +1,11 @@
 """Summarise a training's log: one row for each evaluated epoch, as table and as figure.
 
-    python tools/analysis_tools/training_curve.py work_dirs/etris_tiny_long_shapes --out curve.png
+    python tools/analysis_tools/training_curve.py work_dirs/etris_tiny_shapes --out curve.png
+    python tools/analysis_tools/training_curve.py work_dirs/first_stage work_dirs/second_stage
 
 Loss is the mean over the epoch's log entries, time the sum of its steps (without evaluation). A training that was
-resumed has several logs; they are read in their order, and a later one replaces the epochs that it repeats.
+resumed has several logs; they are read in their order, and a later one replaces the epochs that it repeats. Of several
+work folders, each a training that started from the one before, the epochs are counted on.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean
 
@@ -23,7 +26,8 @@ SCORES = ('oIoU', 'mIoU', 'Pr@0.5', 'Pr@0.7', 'Pr@0.9')
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description='Table and figure of a training')
-    parser.add_argument('work_dir', type=Path, help='work folder of tools/train.py')
+    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='work_dir',
+                        help='work folder of tools/train.py; several: of trainings that continue one another')
     parser.add_argument('--out', type=Path, help='figure to write (.png, .pdf, .svg)')
     parser.add_argument('--csv', type=Path, help='table to write')
     return parser
@@ -60,6 +64,15 @@ def read_log(work_dir: Path) -> list[dict]:
     return [epochs[epoch] for epoch in sorted(epochs)]
 
 
+def join(trainings: Iterable[list[dict]]) -> list[dict]:
+    """Rows of trainings that continue one another, epochs counted on from the last of each."""
+    rows: list[dict] = []
+    for training in trainings:
+        done = rows[-1]['epoch'] if rows else 0
+        rows += [dict(row, epoch=done + row['epoch']) for row in training]
+    return rows
+
+
 def table_of(rows: list[dict]) -> PrettyTable:
     """The rows as a table."""
     table = PrettyTable(list(rows[0]))
@@ -93,7 +106,7 @@ def draw(rows: list[dict], out: Path) -> None:
 def main() -> None:
     args = build_parser().parse_args()
     try:
-        rows = read_log(args.work_dir)
+        rows = join(read_log(work_dir) for work_dir in args.work_dirs)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
     print(table_of(rows))

@@ -9,7 +9,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.mmetris-installed
 LINT_PATHS := mmetris configs tools demo projects tests setup.py
-PYTEST_ARGS ?=
+# A process per core, four at most; a file's tests stay together.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help install test lint demo clean
 

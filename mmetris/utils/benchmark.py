@@ -7,6 +7,7 @@ takes its turn among them. Axes: B images, K sentences for each, H W pixels.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import pickle
@@ -365,6 +366,10 @@ def _growth_of_path(cfg: dict, setting: Setting, path: str, threads: int) -> int
 def resident_growth(call: Callable) -> int:
     """Bytes by which a call, made twice, raises this process's resident memory at its peak (Linux)."""
     gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # What was freed and is still held would take in the call's tensors unseen.
+    except (AttributeError, OSError):
+        pass  # Another C library than glibc.
     try:
         Path('/proc/self/clear_refs').write_text('5')  # The peak so far becomes the present value.
     except OSError:

@@ -251,7 +251,7 @@ def test_upload_type_click_and_the_masks_are_shown(page, folder):
     page.wait_for_selector('#answers table')
     table = page.inner_text('#answers')
     assert all(text in table for text in TEXTS)
-    before = shown(page)
+    before, address = shown(page), page.get_attribute('#result img', 'src')
     assert before.shape[:2] == (288, 480)
     colors = [(0, 114, 178), (230, 159, 0)]
     assert all((np.abs(before - color).sum(-1) < 12).sum() > 100 for color in colors), 'a contour in each colour'
@@ -259,6 +259,7 @@ def test_upload_type_click_and_the_masks_are_shown(page, folder):
     page.fill('#threshold input[type=number]', '0.45')
     page.press('#threshold input[type=number]', 'Enter')
     page.wait_for_function('old => document.querySelector("#answers").innerText !== old', arg=table)
+    page.wait_for_function('old => document.querySelector("#result img").getAttribute("src") !== old', arg=address)
     assert not np.array_equal(shown(page), before)
 
     page.wait_for_selector('#save_masks:not([disabled])')

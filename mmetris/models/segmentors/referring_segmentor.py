@@ -38,10 +38,10 @@ class ReferringSegmentor(BaseSegmentor):
         data_preprocessor: Config of the data preprocessor.
         train_cfg: Handed to the head's loss. ``share_images=True`` encodes an image that a training batch repeats once,
             as prediction always does: the same losses and gradients, unless BatchNorm statistics of the image encoder
-            move (``norm_eval=False``), which then see each image once. Defaults to False.
+            move (``norm_eval=False``), which then see each image once. Defaults to None: each row anew.
         context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not
-            masked, as in the released
-            variant: there the length belongs to the model. Defaults to None: as long as the batch's longest sentence.
+            masked, as in the released variant: there the length belongs to the model. Defaults to None: as long as the
+            batch's longest sentence.
         test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut
             in windows.
 

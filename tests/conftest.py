@@ -1,0 +1,11 @@
+"""Several test processes share the machine's cores."""
+
+import os
+
+import torch
+
+if 'PYTEST_XDIST_WORKER' in os.environ:
+    workers = int(os.environ['PYTEST_XDIST_WORKER_COUNT'])
+    threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, 'sched_getaffinity') else 1
+    torch.set_num_threads(threads)
+    os.environ.setdefault('OMP_NUM_THREADS', str(threads))  # for the processes that tests start

@@ -4,7 +4,7 @@
     bash tools/dist_train.sh configs/semseg/etris_tiny_shapes-semseg_zero-shot.py 2
 
 ``mIoU/held-out`` is the mean over the names held out, ``mIoU/seen`` over the others.
-No row of the paper. Here: not run.
+No row of the paper. Results in docs/class_names.md.
 """
 
 _base_ = './etris_tiny_shapes-semseg.py'

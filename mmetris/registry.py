@@ -9,6 +9,7 @@ MMEngine's root with a warning, so that MMSeg's names would be lost there: the k
 therefore declared as well.
 """
 
+from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from mmseg import registry as mmseg_registry
 
@@ -29,6 +30,9 @@ HOOKS = _child('hook', mmseg_registry.HOOKS, 'mmetris.engine.hooks')
 # Pictures of image, sentence, predicted and true mask.
 VISUALIZERS = _child('visualizer', mmseg_registry.VISUALIZERS, 'mmetris.visualization')
 
+# How a model is spread over processes. MMSeg has no such registry.
+STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'mmetris.engine.strategies')
+
 # Nothing of ours in these; they carry MMSeg's and MMEngine's names into the scope.
 RUNNERS = _child('runner', mmseg_registry.RUNNERS)
 RUNNER_CONSTRUCTORS = _child('runner constructor', mmseg_registry.RUNNER_CONSTRUCTORS)
@@ -46,4 +50,5 @@ EVALUATOR = _child('evaluator', mmseg_registry.EVALUATOR)
 TASK_UTILS = _child('task util', mmseg_registry.TASK_UTILS, 'mmetris.models')
 VISBACKENDS = _child('vis_backend', mmseg_registry.VISBACKENDS, 'mmetris.visualization')
 LOG_PROCESSORS = _child('log processor', mmseg_registry.LOG_PROCESSORS)
+FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS)
 INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)

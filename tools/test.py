@@ -12,6 +12,7 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    drop_strategy,
     is_main_process,
     load_config,
     prepare_processes,
@@ -106,6 +107,7 @@ def main() -> None:
         cfg.tta_model.module = cfg.model
         cfg.model = cfg.tta_model
 
+    drop_strategy(cfg)  # without gradients and optimizer every process holds the whole model
     prepare_processes(parser, cfg, args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     scores = runner.test()

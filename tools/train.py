@@ -15,6 +15,7 @@ from mmetris.utils.command_line import (
     has_accelerator,
     load_config,
     prepare_processes,
+    prepare_strategy,
     set_work_dir,
 )
 
@@ -63,6 +64,7 @@ def main() -> None:
             parser.error(f'--auto-scale-lr needs auto_scale_lr.base_batch_size in {args.config}')
         cfg.auto_scale_lr.enable = True
 
+    prepare_strategy(parser, cfg, args)
     prepare_processes(parser, cfg, args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import inspect
 import os
 import warnings
@@ -17,6 +18,7 @@ from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
 from mmetris.registry import MODELS
@@ -105,7 +107,8 @@ def unknown_key(cfg: Config, dotted_key: str) -> str | None:
 
 def runner_settings() -> set[str]:
     """Names of the top settings that MMEngine's runner reads, whether or not a config mentions them."""
-    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | {'runner_type'}
+    names = {name for runner in (Runner, FlexibleRunner) for name in inspect.signature(runner.__init__).parameters}
+    return names - {'self', 'cfg'} | {'runner_type'}
 
 
 def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> None:
@@ -129,6 +132,33 @@ def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+
+
+def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Check that the config's ``strategy`` can run, or leave it out where there is nothing to spread.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config; without a launcher ``strategy`` and ``runner_type`` are taken out of it.
+        args: Parsed arguments of :func:`add_launcher_arguments`.
+    """
+    kind = str((cfg.get('strategy') or {}).get('type', ''))
+    if kind and args.launcher == 'none':
+        print_log(f'{kind} spreads a model over processes, and this is one: it is left out')
+        drop_strategy(cfg)
+    elif 'DeepSpeed' in kind and importlib.util.find_spec('deepspeed') is None:
+        parser.error(f'{args.config} trains with {kind}, and the package deepspeed is not installed: '
+                     '`pip install deepspeed`, or take a config with RefSegFSDPStrategy, which needs PyTorch alone')
+
+
+def drop_strategy(cfg: Config) -> None:
+    """Take ``strategy`` and the runner that reads it out of a config: MMEngine's ordinary runner is left.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    if cfg.pop('strategy', None) is not None:
+        cfg.pop('runner_type', None)
 
 
 def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:

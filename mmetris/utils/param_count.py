@@ -7,8 +7,23 @@ from collections.abc import Iterable
 from torch import nn
 
 
+def remember_whole_sizes(model: nn.Module) -> None:
+    """Have :func:`whole_size` tell the present sizes for good, for a model that is about to be sharded.
+
+    Args:
+        model: The model, whole.
+    """
+    for parameter in model.parameters():
+        parameter.whole_size = parameter.numel()
+
+
+def whole_size(parameter: nn.Parameter) -> int:
+    """Numbers in a parameter, also where this process holds only a share of it."""
+    return getattr(parameter, 'whole_size', parameter.numel())
+
+
 def _count(parameters: Iterable[nn.Parameter], tunable: bool) -> int:
-    return sum(parameter.numel() for parameter in parameters if parameter.requires_grad is tunable)
+    return sum(whole_size(parameter) for parameter in parameters if parameter.requires_grad is tunable)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

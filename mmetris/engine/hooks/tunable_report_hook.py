@@ -16,7 +16,7 @@ from torch import nn
 
 from mmetris.models.backbones import BridgedBackbone
 from mmetris.registry import HOOKS
-from mmetris.utils.param_count import count_parameters
+from mmetris.utils.param_count import count_parameters, whole_size
 
 
 def iter_parts(model: nn.Module) -> Iterator[tuple[str, str, list[nn.Parameter]]]:
@@ -64,8 +64,8 @@ def tunable_report(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperD
 
     total_tunable = total_frozen = 0
     for name, class_name, parameters in iter_parts(model):
-        tunable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-        frozen = sum(parameter.numel() for parameter in parameters) - tunable
+        tunable = sum(whole_size(parameter) for parameter in parameters if parameter.requires_grad)
+        frozen = sum(whole_size(parameter) for parameter in parameters) - tunable
         total_tunable, total_frozen = total_tunable + tunable, total_frozen + frozen
         row = [name, class_name, f'{tunable:,}', f'{frozen:,}', _share(tunable, tunable + frozen)]
         if rates:
@@ -82,7 +82,7 @@ def tunable_report(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperD
     if all(getattr(model, part, None) is not None for part in ('text_encoder', 'neck', 'decode_head')):
         counts = count_parameters(model)
         beside_head = counts['bridger'] + counts['prompt'] + counts['backbone_tunable']
-        encoders = sum(parameter.numel() for name, _, parameters in iter_parts(model)
+        encoders = sum(whole_size(parameter) for name, _, parameters in iter_parts(model)
                        if name in ('backbone', 'text_encoder') for parameter in parameters)
         lines.append(
             f'tunable beside the head: {beside_head:,} (Bridger {counts["bridger"]:,}, prompt {counts["prompt"]:,}, '

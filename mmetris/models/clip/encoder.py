@@ -57,6 +57,7 @@ class ClipEncoder(BaseModule):
         self.norm_eval = frozen if norm_eval is None else norm_eval
         self.has_clip_weights = False
         self._fingerprint: tuple[list, ClipFingerprint] | None = None
+        self._remembered: tuple[list[str], ClipFingerprint] | None = None
         self.tower = self.build_tower()
         if frozen:
             freeze(self.tower, except_=tunable_parameters)
@@ -87,6 +88,8 @@ class ClipEncoder(BaseModule):
 
         Tunable parameters are not among them, nor are BatchNorm statistics that move (``norm_eval=False``).
         """
+        if self._remembered is not None:
+            return self._remembered[0]
         if not self.frozen:
             return []
         fixed = {name for name, parameter in self.tower.named_parameters() if not parameter.requires_grad}
@@ -96,6 +99,8 @@ class ClipEncoder(BaseModule):
 
     def clip_fingerprint(self) -> ClipFingerprint:
         """Identity of the weights under :meth:`clip_keys`; hashed again only after they have changed."""
+        if self._remembered is not None:
+            return self._remembered[1]
         state = self.state_dict()
         weights = self.hashed({key: state[key] for key in self.clip_keys()})
         version = [(value.data_ptr(), value._version) for value in weights.values()]
@@ -104,6 +109,24 @@ class ClipEncoder(BaseModule):
             source = Path(self.clip_checkpoint).name if self.clip_checkpoint else 'random weights'
             self._fingerprint = (version, fingerprint(f'{self.part} encoder {self.arch.name} from {source}', weights))
         return self._fingerprint[1]
+
+    def remember_clip(self) -> None:
+        """Keep keys and fingerprint of the frozen CLIP as they are now, since its weights will not be at hand.
+
+        For wrappers such as FSDP, which spread the weights over processes.
+        """
+        self._remembered = (self.clip_keys(), self.clip_fingerprint())
+
+    def remember_loaded(self, weights: Mapping[str, Tensor]) -> None:
+        """Keep the fingerprint of frozen weights that are about to be loaded, after :meth:`remember_clip`.
+
+        Args:
+            weights: Those under :meth:`clip_keys`, by their keys; none of a slim checkpoint.
+        """
+        if weights:
+            loaded = fingerprint(f'{self.part} encoder {self.arch.name} inside a checkpoint', self.hashed(weights))
+            if loaded.sha256 != self._remembered[1].sha256:
+                self._remembered = (self._remembered[0], loaded)
 
     @staticmethod
     def hashed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,6 +154,8 @@ class ClipEncoder(BaseModule):
                 f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
                 f'Set clip_checkpoint of the {self.part} encoder to the CLIP that it was tuned on.'
             )
+        if self._remembered is not None:
+            return  # The weights are where they belong, in shares; FSDP leaves alone what a state dict does not name.
         own_state = self.state_dict()
         for key in self.clip_keys():
             state_dict.setdefault(prefix + key, own_state[key])

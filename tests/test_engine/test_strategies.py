@@ -1,0 +1,168 @@
+"""FSDP: two real processes end where DDP ends, from checkpoints that either reads."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmetris.datasets.shapes import ShapesSpec, write_shapes
+from mmetris.engine.strategies import is_one_of
+from mmetris.models.clip.encoder import FINGERPRINT_KEY
+from mmetris.utils.param_count import count_parameters, remember_whole_sizes
+from tests import toy
+from tests.test_tools.test_tools import TOOLS, run, scores_of
+from tests.test_utils.test_slim_checkpoint import save_clip
+
+ROOT = Path(__file__).parents[2]
+# Two optimizer steps in an epoch of two processes with 3 samples each.
+SPEC = ShapesSpec(num_train=3, num_val=1, num_test_a=1, num_test_b=1)
+
+CONFIG = f"""
+_base_ = {str(ROOT / 'configs' / 'etris' / 'etris_tiny_shapes.py')!r}
+
+model = dict(_delete_=True, **MODEL)
+loading = dict(batch_size=3, num_workers=0, persistent_workers=False, dataset=dict(data_root=DATA_ROOT))
+train_dataloader = val_dataloader = test_dataloader = loading
+train_cfg = dict(max_epochs=2, val_interval=2)
+# A norm that every step exceeds, and groups of parameters as the published ViT has them.
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=0.05), paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=10))))
+param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.5)]
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1, save_best=None), logger=dict(interval=1))
+"""
+SHARDED = """
+_base_ = 'toy_ddp.py'
+runner_type = 'FlexibleRunner'
+strategy = dict(type='mmetris.RefSegFSDPStrategy')
+"""
+# tools/train.py several times in one process: starting processes is what costs time here.
+SEVERAL = """
+import runpy, sys
+from torch import distributed
+script, *commands = sys.argv[1:-2]
+join = distributed.init_process_group
+distributed.init_process_group = lambda *args: distributed.is_initialized() or join(*args)  # once is enough
+for command in ' '.join(commands).split(' , '):
+    sys.argv = [script, *command.split(), *sys.argv[-2:]]
+    runpy.run_path(script, run_name='__main__')
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory) -> Path:
+    """Configs of a toy model with a CLIP file, for DDP and for FSDP."""
+    folder = tmp_path_factory.mktemp('sharded')
+    write_shapes(folder / 'shapes', SPEC)
+    clip = str(save_clip(folder / 'clip.pth'))
+    model = toy.model_cfg('vit', backbone=dict(clip_checkpoint=clip))
+    model['text_encoder']['clip_checkpoint'] = clip
+    text = CONFIG.replace('DATA_ROOT', repr(f'{folder / "shapes"}/')).replace('MODEL', repr(model))
+    (folder / 'toy_ddp.py').write_text(text)
+    (folder / 'toy_fsdp.py').write_text(SHARDED)
+    (folder / 'several.py').write_text(SEVERAL)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def sharded(folder) -> str:
+    """Output of two epochs with FSDP; the work folder is ``fsdp``."""
+    return run('bash', TOOLS / 'dist_train.sh', folder / 'toy_fsdp.py', 2, '--work-dir', folder / 'fsdp')
+
+
+@pytest.fixture(scope='module')
+def others(folder, sharded) -> None:
+    """Two epochs with DDP, and second epochs with FSDP after both first ones, with DDP after that with FSDP."""
+    ddp, fsdp = (f'{folder / kind}.py --work-dir {folder}' for kind in ('toy_ddp', 'toy_fsdp'))
+    after_ddp, after_fsdp = (f'--resume {folder / kind / "epoch_1.pth"}' for kind in ('ddp', 'fsdp'))
+    run('bash', '-c', 'tools=$0/tools; source "$tools/launch.sh"; launch 2 "$@"', ROOT, folder / 'several.py',
+        TOOLS / 'train.py', f'{ddp}/ddp', ',', f'{fsdp}/fsdp_after_fsdp {after_fsdp}', ',',
+        f'{fsdp}/fsdp_after_ddp {after_ddp}', ',', f'{ddp}/ddp_after_fsdp {after_fsdp}', timeout=150)
+
+
+def weights(folder: Path, run_name: str, epoch: int = 2) -> dict[str, torch.Tensor]:
+    return torch.load(folder / run_name / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_sharded_training_ends_where_ddp_ends(folder, others, epoch):
+    """With clipped gradients, several learning rates, BatchNorm and a validation between the steps."""
+    plain, sharded = weights(folder, 'ddp', epoch), weights(folder, 'fsdp', epoch)
+    assert plain.keys() == sharded.keys()
+    assert max((plain[key].float() - sharded[key].float()).abs().max() for key in plain) < 1e-5
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize('name', ['fsdp_after_fsdp', 'fsdp_after_ddp', 'ddp_after_fsdp'])
+def test_a_resumed_run_equals_an_uninterrupted_one(folder, others, name):
+    whole, resumed = weights(folder, 'ddp'), weights(folder, name)
+    assert max((whole[key].float() - resumed[key].float()).abs().max() for key in whole) < 1e-5
+
+
+@pytest.mark.processes
+def test_each_process_keeps_half_and_the_report_tells_the_whole(folder, sharded):
+    kept, whole = (int(number.replace(',', '')) for number in
+                   re.search(r'keeps ([\d,]+) of ([\d,]+) parameters', sharded).groups())
+    assert 0.5 <= kept / whole < 0.51
+    assert f'of {whole:,} (' in sharded  # the table of tuned and frozen parameters
+    assert 'keys in the checkpoint' not in sharded and 'grad_norm' in sharded
+
+
+@pytest.mark.processes
+def test_the_checkpoint_is_slim_and_scores_the_same_on_one_process(folder, sharded, monkeypatch, capsys):
+    state = weights(folder, 'fsdp')
+    frozen = [key for key in state if key.startswith(('backbone', 'text_encoder'))]
+    assert frozen == [f'backbone.{FINGERPRINT_KEY}', f'text_encoder.{FINGERPRINT_KEY}']
+    # The config with its strategy: one process leaves it out.
+    monkeypatch.setattr(sys, 'argv', ['test.py', str(folder / 'toy_fsdp.py'), str(folder / 'fsdp' / 'epoch_2.pth'),
+                                      '--split', 'val', '--work-dir', str(folder / 'tested')])
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    runpy.run_path(str(TOOLS / 'test.py'), run_name='__main__')
+    scores = scores_of(capsys.readouterr().out)['val']
+    logged = re.findall(r'Epoch\(val\) \[2\].* mIoU: ([\d.]+)', sharded)[-1]
+    assert scores['mIoU'] == pytest.approx(float(logged), abs=0.006)
+
+
+class BridgerStage(nn.Linear):
+    """A class with a name that is wrapped."""
+
+
+def test_only_named_classes_with_parameters_left_are_gathered_together():
+    module = BridgerStage(2, 2)
+    assert is_one_of(module, False, 6) and not is_one_of(module, False, 0)
+    assert not is_one_of(nn.Linear(2, 2), False, 6) and is_one_of(nn.Linear(2, 2), True, 6)
+    assert is_one_of(nn.Linear(2, 2), False, 6, class_names=['Linear'])
+
+
+def test_counts_are_those_of_the_whole_model_after_parameters_have_shrunk():
+    model = toy.build_model()
+    before = count_parameters(model)
+    remember_whole_sizes(model)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.flatten()[:1]
+    assert count_parameters(model) == before
+
+
+def test_a_remembered_clip_outlives_its_weights(tmp_path):
+    clip = str(save_clip(tmp_path / 'clip.pth'))
+    model = toy.build_model(backbone=dict(clip_checkpoint=clip))
+    model.init_weights()
+    encoder = model.backbone
+    keys, known = encoder.clip_keys(), encoder.clip_fingerprint()
+    slim = {f'{FINGERPRINT_KEY}': known.to_tensor()}
+    encoder.remember_clip()
+    for parameter in encoder.parameters():
+        parameter.data = parameter.data.flatten()[:1] + 1
+    assert (encoder.clip_keys(), encoder.clip_fingerprint()) == (keys, known)
+    encoder.complete(slim)
+    assert slim == {}  # nothing to fill in
+    encoder.remember_loaded({})
+    assert encoder.clip_fingerprint() == known
+    encoder.remember_loaded(dict.fromkeys(keys, torch.ones(1)))
+    assert encoder.clip_fingerprint().sha256 != known.sha256

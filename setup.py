@@ -84,6 +84,7 @@ if __name__ == '__main__':
         extras_require={
             'mminstall': read_requirements('mminstall'),
             'mim': read_requirements('mminstall'),
+            'export': read_requirements('export'),
             'tests': read_requirements('tests'),
         },
         entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},

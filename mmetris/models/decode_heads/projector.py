@@ -31,7 +31,7 @@ def dynamic_conv(feature_map: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     # it: the kernel reversed. A grouped convolution says the same and took ten times as long (CPU, 256 channels).
     taps = weight.flatten(3).flip(3).transpose(2, 3).flatten(1, 2) @ feature_map.flatten(2)
     folded = F.fold(taps, feature_map.shape[-2:], side, padding=side // 2)
-    return folded + bias.view(len(bias), -1, 1, 1)
+    return folded + bias.view(bias.shape[0], -1, 1, 1)
 
 
 @MODELS.register_module()

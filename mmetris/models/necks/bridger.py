@@ -314,7 +314,7 @@ class Bridger(BaseModule):
             state = image_encoder.stage(index, state)
             if index in image_encoder.out_stages and index not in self.stages:
                 maps.append(self._map_of(image_encoder, state, index))
-        return ImagePrefix(state, last, tuple(maps), len(images))
+        return ImagePrefix(state, last, tuple(maps), images.shape[0])
 
     @staticmethod
     def start_text(text_encoder: CLIPTextEncoder, tokens: Tensor) -> TextState:
@@ -377,11 +377,12 @@ class Bridger(BaseModule):
             ValueError: If the numbers of images and sentences do not match, or the image size does not suit the
                 encoder.
         """
-        num_images = images.num_images if isinstance(images, ImagePrefix) else len(images)
-        num_rows = num_images if image_index is None else len(image_index)
-        if num_rows != len(tokens):
+        # len() of a tensor would fix the size of the batch in an exported graph.
+        num_images = images.num_images if isinstance(images, ImagePrefix) else images.shape[0]
+        num_rows = num_images if image_index is None else image_index.shape[0]
+        if num_rows != tokens.shape[0]:
             raise ValueError(
-                f'{len(tokens)} sentences for {num_rows} images; give image_index to share images between sentences'
+                f'{tokens.shape[0]} sentences for {num_rows} images; give image_index to share images between sentences'
             )
         prefix = images if isinstance(images, ImagePrefix) else self.image_prefix(image_encoder, images)
 

@@ -97,7 +97,7 @@ class CLIPTextEncoder(ClipEncoder):
             in CLIP's shared space.
         """
         words = self.tower.ln_final(words)
-        end = words[torch.arange(len(words), device=words.device), self.end_position(tokens)]
+        end = words[torch.arange(words.shape[0], device=words.device), self.end_position(tokens)]
         return words, end @ self.tower.text_projection
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:

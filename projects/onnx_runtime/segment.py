@@ -1,0 +1,317 @@
+"""Segment pictures with exported ONNX files: neither mmetris nor torch is needed, nor anything else of the repository.
+
+    python segment.py EXPORTED photo.jpg "the dog on the left" "the brown cat" --out-dir results
+
+``EXPORTED`` is what tools/deployment/export.py wrote. This one file is meant to be copied and changed; it runs with
+numpy, pillow, onnxruntime, regex and ftfy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import html
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ftfy
+import numpy as np
+import onnxruntime
+import regex
+from PIL import Image, ImageDraw, ImageOps
+
+COLORS = ((230, 60, 50), (40, 120, 230), (60, 170, 70), (240, 170, 30), (150, 70, 200), (30, 180, 190))
+MAX_CHARACTERS = 2000  # More than the model's tokens can hold; the rest is not looked at.
+
+
+class Tokenizer:
+    """CLIP's byte-pair encoding: lower-cased words, each put together from the pieces of a vocabulary.
+
+    Args:
+        path: The vocabulary: a gzipped text whose lines are the pairs that are joined, in order of preference.
+        context_length: Tokens of a row; a longer sentence is cut.
+        start: Id before a sentence; its piece and that of ``end`` close the vocabulary.
+        end: Id after a sentence.
+        pad: Id behind the end.
+    """
+
+    def __init__(self, path: str | os.PathLike, context_length: int, start: int, end: int, pad: int = 0) -> None:
+        self.context_length, self.start, self.end, self.pad = context_length, start, end, pad
+        self.letters, alphabet = _byte_letters()
+        with gzip.open(path) as file:
+            lines = file.read().decode('utf-8').split('\n')
+        # The first line is a remark; of the others, CLIP uses as many as its ids leave room for.
+        pairs = [tuple(line.split()) for line in lines[1:1 + start - 2 * len(alphabet)]]
+        self.rank = {pair: place for place, pair in enumerate(pairs)}
+        pieces = [*alphabet, *(letter + '</w>' for letter in alphabet), *map(''.join, pairs)]
+        self.ids = {piece: place for place, piece in enumerate(pieces)}
+        self.special = {'<start_of_text>': start, '<end_of_text>': end}
+        self.words = regex.compile(
+            r"<start_of_text>|<end_of_text>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+        self._known: dict[str, list[int]] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Token ids (B, context_length) int64."""
+        tokens = np.full((len(texts), self.context_length), self.pad, np.int64)
+        for row, text in zip(tokens, texts):
+            ids = [self.start, *self.encode(text)[:self.context_length - 2], self.end]
+            row[:len(ids)] = ids
+        return tokens
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a sentence, without start, end and cut."""
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+        text = ' '.join(text.split()).lower()
+        return [one for word in self.words.findall(text) for one in self._encode_word(word)]
+
+    def _encode_word(self, word: str) -> list[int]:
+        if word in self.special:
+            return [self.special[word]]
+        if word not in self._known:
+            if len(self._known) > 50_000:  # A server meets misspellings without end.
+                self._known.clear()
+            self._known[word] = [self.ids[piece] for piece in self._pieces(word)]
+        return self._known[word]
+
+    def _pieces(self, word: str) -> list[str]:
+        """Join neighbours, the most preferred pair first, until no pair is left that the vocabulary has."""
+        letters = [self.letters[byte] for byte in word.encode('utf-8')]
+        pieces = [*letters[:-1], letters[-1] + '</w>']
+        while len(pieces) > 1:
+            pair = min(zip(pieces, pieces[1:]), key=lambda pair: self.rank.get(pair, len(self.rank)))
+            if pair not in self.rank:
+                break
+            joined: list[str] = []
+            for piece in pieces:
+                if joined and (joined[-1], piece) == pair:
+                    joined[-1] += piece
+                else:
+                    joined.append(piece)
+            pieces = joined
+        return pieces
+
+
+def _byte_letters() -> tuple[list[str], list[str]]:
+    """The letter that stands for each byte, and the letters in the vocabulary's order.
+
+    A byte that prints is its own Latin-1 letter; the others take the letters from 256 on.
+    """
+    printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printing]
+    letters = {byte: chr(byte) for byte in printing} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return [letters[byte] for byte in range(256)], [letters[byte] for byte in (*printing, *others)]
+
+
+def resample(values: np.ndarray, positions: np.ndarray, axis: int, coefficient: float) -> np.ndarray:
+    """Values (float32) at fractional positions along an axis, by cubic convolution; outside they are 0."""
+    first = np.floor(positions).astype(int)
+    far = 1 - (positions - first)  # distance to the tap on the right; the one on the left has 1 - far
+    shape = [-1 if place == axis else 1 for place in range(values.ndim)]
+    result: np.ndarray | float = 0.
+    for tap, distance in ((-1, 2 - far), (0, 1 - far), (1, far), (2, 1 + far)):
+        if tap in (0, 1):
+            weight = ((coefficient + 2) * distance - (coefficient + 3)) * distance**2 + 1
+        else:
+            weight = coefficient * (((distance - 5) * distance + 8) * distance - 4)
+        index = first + tap
+        inside = (index >= 0) & (index < values.shape[axis])
+        taken = np.take(values, index.clip(0, values.shape[axis] - 1), axis)
+        result = result + taken * (weight * inside).astype(np.float32).reshape(shape)
+    return result
+
+
+def read_picture(path: str | os.PathLike) -> np.ndarray:
+    """A picture as (H, W, 3) RGB uint8: upright, transparent parts on white, 16 bits reduced to 8.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith('I'):
+                grey = np.asarray(image).astype(np.float64) / 257
+                image = Image.fromarray(grey.round().clip(0, 255).astype(np.uint8))
+            elif 'A' in image.mode or 'transparency' in image.info:
+                image = image.convert('RGBA')
+                image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+            return np.asarray(image.convert('RGB'))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f'{path} cannot be read as a picture: {error}') from error
+
+
+class Placed(NamedTuple):
+    """A picture in the network's input.
+
+    Attributes:
+        images: (1, 3, H, W) float32, RGB, 0..255.
+        rows: For each row of the picture, where it lies in the input.
+        columns: The same for columns.
+    """
+
+    images: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+class Answer(NamedTuple):
+    """What was found for a sentence.
+
+    Attributes:
+        text: The sentence.
+        probability: (H, W) float32 at the picture's size, 0..1.
+        mask: (H, W) bool.
+        score: Mean probability inside the mask; 0 if it is empty.
+    """
+
+    text: str
+    probability: np.ndarray
+    mask: np.ndarray
+    score: float
+
+
+class Segmenter:
+    """An exported model.
+
+    Args:
+        folder: What tools/deployment/export.py wrote. Where it has the two files image.onnx and text.onnx, a picture
+            is encoded once for all questions about it; else whole.onnx is asked.
+        providers: ONNX Runtime's execution providers. Defaults to None: the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no export, or none for ONNX.
+    """
+
+    def __init__(self, folder: str | os.PathLike, providers: Sequence[str] | None = None) -> None:
+        folder = Path(folder)
+        if not (folder / 'export.json').is_file():
+            raise FileNotFoundError(f'{folder} has no export.json; is it what tools/deployment/export.py wrote?')
+        self.facts = json.loads((folder / 'export.json').read_text(encoding='utf-8'))
+        names = ('image', 'text') if 'text.onnx' in self.facts['files'] else ('whole',)
+        if f'{names[0]}.onnx' not in self.facts['files']:
+            raise FileNotFoundError(f'{folder} has no ONNX files; export with --format onnx')
+        self.sessions = {name: onnxruntime.InferenceSession(
+            str(folder / f'{name}.onnx'), providers=list(providers or ['CPUExecutionProvider'])) for name in names}
+        text = self.facts['text']
+        self.tokenizer = Tokenizer(
+            folder / text['vocabulary'], text['context_length'], text['start'], text['end'], text['pad'])
+        self.threshold = self.facts['threshold']
+        self._placed: Placed | None = None
+        self._features: dict[str, np.ndarray] = {}
+
+    def place(self, picture: np.ndarray) -> Placed:
+        """Fit a picture (H, W, 3) RGB into the network's input: centred, with a border of one colour."""
+        facts = self.facts['image']
+        (height, width), (ori_h, ori_w) = facts['size'], picture.shape[:2]
+        scale = min(height / ori_h, width / ori_w)
+        left, top = (width - ori_w * scale) / 2, (height - ori_h * scale) / 2
+        border = np.rint(facts['border']).astype(np.float32)
+        values = resample(picture - border, (np.arange(height) - top) / scale, 0, facts['cubic_coefficient'])
+        values = resample(values, (np.arange(width) - left) / scale, 1, facts['cubic_coefficient'])
+        values = np.rint(values + border).clip(0, 255)
+        images = np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
+        return Placed(images, np.arange(ori_h) * scale + top, np.arange(ori_w) * scale + left)
+
+    def set_image(self, picture: np.ndarray) -> None:
+        """Take a picture (H, W, 3) RGB uint8 and do what can be done of it before a sentence is known."""
+        self._placed = self.place(picture)
+        if 'image' in self.sessions:
+            session = self.sessions['image']
+            features = session.run(None, dict(images=self._placed.images))
+            self._features = {output.name: value for output, value in zip(session.get_outputs(), features)}
+
+    def predict(self, texts: Sequence[str], threshold: float | None = None, batch_size: int = 8) -> list[Answer]:
+        """Ask about the picture.
+
+        Args:
+            texts: Sentences.
+            threshold: Pixels above it belong to the mask. Defaults to None: the model's.
+            batch_size: Sentences that go through the model together. Defaults to 8.
+
+        Raises:
+            RuntimeError: If no picture is set.
+            ValueError: If a sentence is empty.
+        """
+        if self._placed is None:
+            raise RuntimeError('no picture: call set_image first')
+        threshold = self.threshold if threshold is None else threshold
+        texts = [' '.join(text.split())[:MAX_CHARACTERS] for text in texts]
+        if not all(texts):
+            raise ValueError('a sentence is empty: say in words what to segment')
+        answers = []
+        for start in range(0, len(texts), batch_size):
+            chunk = texts[start:start + batch_size]
+            for text, probability in zip(chunk, self._probabilities(self.tokenizer(chunk))):
+                coefficient = self.facts['image']['cubic_coefficient']
+                probability = resample(probability[0], self._placed.rows, 0, coefficient)
+                probability = resample(probability, self._placed.columns, 1, coefficient).clip(0, 1)
+                mask = probability > threshold
+                score = float(probability[mask].mean(dtype=np.float64)) if mask.any() else 0.
+                answers.append(Answer(text, probability, mask, score))
+        return answers
+
+    def _probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, 1, H, W) for the sentences (B, L), at the size of the network's input."""
+        if 'text' in self.sessions:
+            index = np.zeros(len(tokens), np.int64)  # All sentences speak of the one picture.
+            return self.sessions['text'].run(
+                ['probabilities'], dict(tokens=tokens, image_index=index, **self._features))[0]
+        images = np.repeat(self._placed.images, len(tokens), axis=0)
+        return self.sessions['whole'].run(['probabilities'], dict(images=images, tokens=tokens))[0]
+
+
+def draw(picture: np.ndarray, answers: Sequence[Answer]) -> Image.Image:
+    """The picture with each mask in a colour, and the sentences below."""
+    canvas = picture.astype(np.float32)
+    for number, answer in enumerate(answers):
+        canvas[answer.mask] = 0.45 * canvas[answer.mask] + 0.55 * np.array(COLORS[number % len(COLORS)], np.float32)
+    line = 18
+    page = Image.new('RGB', (picture.shape[1], picture.shape[0] + line * len(answers) + 6), 'white')
+    page.paste(Image.fromarray(canvas.astype(np.uint8)))
+    pen = ImageDraw.Draw(page)
+    for number, answer in enumerate(answers):
+        top = picture.shape[0] + 4 + line * number
+        pen.rectangle((4, top, 16, top + 12), fill=COLORS[number % len(COLORS)])
+        # Pillow's own small font has Latin letters only.
+        text = answer.text.encode('latin-1', 'replace').decode('latin-1')
+        pen.text((22, top), f'{text} ({answer.score:.2f})' if answer.mask.any() else f'{text} (nothing found)', 'black')
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description='Segment a picture with exported ONNX files')
+    parser.add_argument('exported', type=Path, help='folder that tools/deployment/export.py wrote')
+    parser.add_argument('image', type=Path, help='picture')
+    parser.add_argument('texts', nargs='+', metavar='SENTENCE', help='what to look for')
+    parser.add_argument('--out-dir', type=Path, default=Path('results'), help='folder to write to; default: results')
+    parser.add_argument('--threshold', type=float, help="0..1; default: the model's")
+    args = parser.parse_args(arguments)
+    if args.threshold is not None and not 0 < args.threshold < 1:
+        parser.error(f'--threshold {args.threshold} must be between 0 and 1')
+    try:
+        segmenter = Segmenter(args.exported)
+        picture = read_picture(args.image)
+        segmenter.set_image(picture)
+        answers = segmenter.predict(args.texts, args.threshold)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    for number, answer in enumerate(answers, 1):
+        file = args.out_dir / f'{args.image.stem}_{number}.png'
+        Image.fromarray(answer.mask.astype(np.uint8) * 255).save(file)
+        found = f'{answer.mask.mean():.1%} of the picture, score {answer.score:.2f}'
+        print(f'{file}: "{answer.text}": {found if answer.mask.any() else "nothing found"}')
+    file = args.out_dir / f'{args.image.stem}_overlay.png'
+    draw(picture, answers).save(file)
+    print(file)
+
+
+if __name__ == '__main__':
+    if hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='replace')  # A sentence may hold letters that the terminal has not.
+    main()

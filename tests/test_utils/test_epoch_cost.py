@@ -1,0 +1,76 @@
+"""The cost of an epoch against numbers worked out by hand."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mmetris.utils.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
+
+ROOT = Path(__file__).parents[2]
+# 100 samples/s; 80 MB of gradients; 10 GB/s inside a machine of 4 GPUs, 1 GB/s beyond; no latency; 50 samples/s a core.
+GIVEN = Assumptions(samples=1010, batch=10, samples_per_s=100, gradient_bytes=80_000_000, link_gb_s=10, net_gb_s=1,
+                    gpus_per_machine=4, latency_us=0, hidden=0, load_samples_per_s=50)
+
+
+def test_one_gpu_computes_all_the_time():
+    cost = epoch_cost(GIVEN, 1)
+    # ceil(1010 / 10) steps of 10 / 100 s; 100 samples/s are the work of 2 cores.
+    assert (cost.steps, cost.step_s, cost.communication_s, cost.loading_cores) == (101, 0.1, 0, 2)
+    assert cost.epoch_s == pytest.approx(10.1)
+
+
+@pytest.mark.parametrize('gpus, seconds', [
+    (2, 2 * 1 / 2 * 0.008),  # 80 MB at 10 GB/s are 8 ms
+    (4, 2 * 3 / 4 * 0.008),
+    (8, 2 * 7 / 8 * 0.08),  # across machines: at 1 GB/s
+])
+def test_a_ring_sends_twice_all_but_one_nth_over_its_slowest_link(gpus, seconds):
+    assert all_reduce_seconds(GIVEN, gpus) == pytest.approx(seconds)
+    assert epoch_cost(GIVEN, gpus).step_s == pytest.approx(0.1 + seconds)
+    assert epoch_cost(GIVEN, gpus).communication_share == pytest.approx(seconds / (0.1 + seconds))
+
+
+def test_latency_is_paid_at_every_step_of_the_ring():
+    late = replace(GIVEN, latency_us=1000)
+    assert all_reduce_seconds(late, 4) == pytest.approx(2 * 3 / 4 * 0.008 + 2 * 3 * 0.001)
+
+
+def test_hidden_communication_costs_nothing():
+    assert epoch_cost(replace(GIVEN, hidden=1), 8).step_s == 0.1
+    assert epoch_cost(replace(GIVEN, hidden=0.5), 4).communication_s == pytest.approx(0.006)
+
+
+def test_steps_and_cores_follow_the_total_batch():
+    cost = epoch_cost(replace(GIVEN, hidden=1), 8)
+    # 80 samples in 0.1 s are the work of 16 cores; 1010 samples are 12 full steps and one that is filled up.
+    assert (cost.total_batch, cost.steps, cost.loading_cores) == (80, 13, 16)
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(link_gb_s=0), 'link_gb_s=0 must be positive'),
+    (dict(hidden=1.5), 'hidden=1.5 is a share'),
+    (dict(latency_us=-1), 'latency_us=-1 must not be negative'),
+])
+def test_impossible_assumptions_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(GIVEN, **change)
+    with pytest.raises(ValueError, match='gpus=0'):
+        epoch_cost(GIVEN, 0)
+
+
+@pytest.mark.processes
+def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
+    config = 'configs/etris/etris_r101_refcoco.py'
+    command = [sys.executable, 'tools/analysis_tools/epoch_cost.py', config, '--flops', '1e12', '--json']
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    content = json.loads(result.stdout.splitlines()[-1])
+    assert content['assumptions']['samples'] == 42404 and content['assumptions']['batch'] == 16
+    assert content['assumptions']['samples_per_s'] == pytest.approx(989e12 * 0.35 / 1e12)
+    # Table 2 of the paper: Bridger 1.94 M, decoder 23.98 M.
+    assert content['assumptions']['gradient_bytes'] == pytest.approx(4 * 25.92e6, rel=1e-3)
+    assert [cost['gpus'] for cost in content['costs']] == [1, 2, 8, 64]

@@ -30,11 +30,11 @@ HOOKS = _child('hook', mmseg_registry.HOOKS, 'mmetris.engine.hooks')
 # Pictures of image, sentence, predicted and true mask.
 VISUALIZERS = _child('visualizer', mmseg_registry.VISUALIZERS, 'mmetris.visualization')
 
-# How a model is spread over processes. MMSeg has no such registry.
+# How a model is spread over processes, and the runner that reads it. MMSeg has no strategies of its own.
 STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'mmetris.engine.strategies')
+RUNNERS = _child('runner', mmseg_registry.RUNNERS, 'mmetris.engine.strategies')
 
 # Nothing of ours in these; they carry MMSeg's and MMEngine's names into the scope.
-RUNNERS = _child('runner', mmseg_registry.RUNNERS)
 RUNNER_CONSTRUCTORS = _child('runner constructor', mmseg_registry.RUNNER_CONSTRUCTORS)
 LOOPS = _child('loop', mmseg_registry.LOOPS)
 DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS)

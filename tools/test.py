@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import Config
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmetris.registry import RUNNERS
 from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmetris.registry import RUNNERS
 from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
@@ -17,6 +17,7 @@ from mmetris.utils.command_line import (
     prepare_processes,
     prepare_strategy,
     set_work_dir,
+    uses_deepspeed,
 )
 
 
@@ -55,7 +56,8 @@ def main() -> None:
             # The first start of a job that restarts itself: the config's own load_from still counts.
             print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, training starts from the beginning')
         else:
-            check_checkpoint(parser, checkpoint, '--resume')
+            if not uses_deepspeed(cfg):  # its checkpoints are folders, which DeepSpeed reads itself
+                check_checkpoint(parser, checkpoint, '--resume')
             cfg.resume = True
             cfg.load_from = checkpoint
 

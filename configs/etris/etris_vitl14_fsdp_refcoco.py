@@ -9,5 +9,5 @@ writes them, for tools/test.py and for resuming with either.
 
 _base_ = './etris_vitl14_refcoco.py'
 
-runner_type = 'FlexibleRunner'
+runner_type = 'mmetris.RefSegFlexibleRunner'
 strategy = dict(type='mmetris.RefSegFSDPStrategy')

@@ -12,16 +12,55 @@ from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.optim import BaseOptimWrapper, OptimWrapper
+from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from mmetris.models.clip.encoder import ClipEncoder
-from mmetris.registry import STRATEGIES
+from mmetris.registry import RUNNERS, STRATEGIES
 from mmetris.utils.param_count import remember_whole_sizes, whole_size
 
 # Blocks of CLIP's transformers and ResNets, its table of words, Bridger stages, parts of the decoder.
 SHARDED_CLASSES = ('ResidualAttentionBlock', 'Bottleneck', 'Embedding', 'BridgerStage', 'HierarchicalAlignment',
                    'GlobalAlignmentLayer', 'Projector')
+
+
+@RUNNERS.register_module()
+class RefSegFlexibleRunner(FlexibleRunner):
+    """MMEngine's ``FlexibleRunner``, which reads ``strategy``, with the right epoch in its checkpoints.
+
+    After a validation with a new best score MMEngine saves the epoch's checkpoint anew and says which epoch it is. The
+    base class writes the next one instead, so that a resumed run would leave an epoch out.
+    """
+
+    _said: Mapping[str, int] = {}
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that are done."""
+        return self._said.get('epoch', super().epoch)
+
+    @property
+    def iter(self) -> int:
+        """Iterations that are done."""
+        return self._said.get('iter', super().iter)
+
+    def save_checkpoint(self, *args, meta: dict | None = None, by_epoch: bool = True, **kwargs) -> None:
+        """Save a checkpoint; see the base class.
+
+        Args:
+            *args: Folder and name, as in the base class.
+            meta: What is saved beside the weights; ``epoch`` and ``iter`` count where they are given.
+            by_epoch: Whether the training counts epochs. Defaults to True.
+            **kwargs: As in the base class.
+        """
+        # The base class saves `epoch + 1` and `iter`, or, without `by_epoch`, `epoch` and `iter + 1`.
+        saved_as = dict(epoch=int(by_epoch), iter=int(not by_epoch))
+        self._said = {name: meta[name] - more for name, more in saved_as.items() if name in (meta or {})}
+        try:
+            super().save_checkpoint(*args, meta=meta, by_epoch=by_epoch, **kwargs)
+        finally:
+            self._said = {}
 
 
 def is_one_of(
@@ -190,4 +229,4 @@ def _clip_by_whole_norm(model: FullyShardedDataParallel, optim_wrapper: OptimWra
     optim_wrapper.message_hub.update_scalar('train/grad_norm', float(norm))
 
 
-__all__ = ['RefSegFSDPStrategy', 'SHARDED_CLASSES', 'is_one_of']
+__all__ = ['RefSegFSDPStrategy', 'RefSegFlexibleRunner', 'SHARDED_CLASSES', 'is_one_of']

@@ -146,9 +146,23 @@ def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argpars
     if kind and args.launcher == 'none':
         print_log(f'{kind} spreads a model over processes, and this is one: it is left out')
         drop_strategy(cfg)
-    elif 'DeepSpeed' in kind and importlib.util.find_spec('deepspeed') is None:
-        parser.error(f'{args.config} trains with {kind}, and the package deepspeed is not installed: '
-                     '`pip install deepspeed`, or take a config with RefSegFSDPStrategy, which needs PyTorch alone')
+    elif uses_deepspeed(cfg) and (problem := _deepspeed_problem()):
+        parser.error(f'{args.config} trains with {kind}, and {problem}: `pip install deepspeed==0.16.9`, or take '
+                     "strategy=dict(type='mmetris.RefSegFSDPStrategy'), which needs PyTorch alone")
+
+
+def uses_deepspeed(cfg: Config) -> bool:
+    """Whether a config's ``strategy`` is MMEngine's ``DeepSpeedStrategy``."""
+    return str((cfg.get('strategy') or {}).get('type', '')).endswith('DeepSpeedStrategy')
+
+
+def _deepspeed_problem() -> str | None:
+    """Why MMEngine could not use DeepSpeed, in words, or None."""
+    if importlib.util.find_spec('deepspeed') is None:
+        return 'the package deepspeed is not installed'
+    if importlib.util.find_spec('deepspeed.runtime.fp16.onebit') is None:
+        return 'the installed deepspeed no longer has the 1-bit optimizers, which MMEngine imports'
+    return None
 
 
 def drop_strategy(cfg: Config) -> None:

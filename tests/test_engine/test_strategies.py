@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import re
 import runpy
 import sys
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from mmetris.engine.strategies import is_one_of
 from mmetris.models.clip.encoder import FINGERPRINT_KEY
+from mmetris.registry import OPTIM_WRAPPERS, STRATEGIES
+from mmetris.utils.command_line import prepare_strategy
 from mmetris.utils.param_count import count_parameters, remember_whole_sizes
 from tests import toy
 from tests.test_tools.test_tools import TOOLS, run, scores_of
@@ -29,16 +34,16 @@ _base_ = {str(ROOT / 'configs' / 'etris' / 'etris_tiny_shapes.py')!r}
 model = dict(_delete_=True, **MODEL)
 loading = dict(batch_size=3, num_workers=0, persistent_workers=False, dataset=dict(data_root=DATA_ROOT))
 train_dataloader = val_dataloader = test_dataloader = loading
-train_cfg = dict(max_epochs=2, val_interval=2)
+train_cfg = dict(max_epochs=2, val_interval=1)
 # A norm that every step exceeds, and groups of parameters as the published ViT has them.
 optim_wrapper = dict(
     optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=0.05), paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=10))))
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.5)]
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1, save_best=None), logger=dict(interval=1))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1), logger=dict(interval=1))
 """
 SHARDED = """
 _base_ = 'toy_ddp.py'
-runner_type = 'FlexibleRunner'
+runner_type = 'mmetris.RefSegFlexibleRunner'
 strategy = dict(type='mmetris.RefSegFSDPStrategy')
 """
 # tools/train.py several times in one process: starting processes is what costs time here.
@@ -127,6 +132,42 @@ def test_the_checkpoint_is_slim_and_scores_the_same_on_one_process(folder, shard
     scores = scores_of(capsys.readouterr().out)['val']
     logged = re.findall(r'Epoch\(val\) \[2\].* mIoU: ([\d.]+)', sharded)[-1]
     assert scores['mIoU'] == pytest.approx(float(logged), abs=0.006)
+
+
+CONFIGS = ROOT / 'configs' / 'etris'
+
+
+def prepared(name: str, launcher: str) -> Config:
+    """A config after the checks that tools/train.py makes."""
+    parser = argparse.ArgumentParser()
+    cfg = Config.fromfile(CONFIGS / f'{name}.py')
+    prepare_strategy(parser, cfg, argparse.Namespace(config=f'{name}.py', launcher=launcher))
+    return cfg
+
+
+@pytest.mark.parametrize('name', ['etris_vitl14_fsdp_refcoco', 'etris_vitl14_deepspeed_refcoco'])
+def test_one_process_needs_no_strategy(name):
+    cfg = prepared(name, 'none')
+    assert 'strategy' not in cfg and 'runner_type' not in cfg
+
+
+@pytest.mark.parametrize('missing, message', [
+    ('deepspeed', 'the package deepspeed is not installed'),
+    ('deepspeed.runtime.fp16.onebit', 'no longer has the 1-bit optimizers'),
+])
+def test_what_deepspeed_lacks_is_said_before_anything_is_built(missing, message, monkeypatch, capsys):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == missing else name)
+    with pytest.raises(SystemExit):
+        prepared('etris_vitl14_deepspeed_refcoco', 'pytorch')
+    assert message in capsys.readouterr().err
+
+
+def test_the_deepspeed_config_is_what_mmengines_strategy_takes(monkeypatch):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    cfg = prepared('etris_vitl14_deepspeed_refcoco', 'pytorch')
+    known = inspect.signature(STRATEGIES.get(cfg.strategy.pop('type'))).parameters
+    assert set(cfg.strategy) <= set(known)
+    assert OPTIM_WRAPPERS.get(cfg.optim_wrapper.type) is not None and cfg.optim_wrapper.optimizer.type == 'Adam'
 
 
 class BridgerStage(nn.Linear):

@@ -13,6 +13,7 @@ from mmetris.registry import MODELS
 
 from ..clip import ArchLike, build_image_tower
 from ..clip.encoder import ClipEncoder
+from ..layers.folded_norm import conv_norm
 from ..layers.position_embedding import PositionCache
 from .staged import StagedImageEncoder, StageSpec, check_out_stages
 
@@ -82,7 +83,12 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
 
     def stem(self, images: Tensor) -> Tensor:
         self.check_size(images)
-        return self.tower.stem(images)
+        # The layout goes on from convolution to convolution.
+        out, tower = images.contiguous(memory_format=torch.channels_last), self.tower
+        out = tower.act1(conv_norm(tower.conv1, tower.bn1, out))
+        out = tower.act2(conv_norm(tower.conv2, tower.bn2, out))
+        out = tower.act3(conv_norm(tower.conv3, tower.bn3, out))
+        return tower.avgpool(out)
 
     def stage(self, index: int, state: Tensor) -> Tensor:
         return getattr(self.tower, f'layer{index}')(state)

@@ -15,6 +15,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, VisionT
 from torch import nn
 
 from ..layers.attention import fuse_attention
+from ..layers.folded_norm import fold_norms
 
 ArchLike = str | Mapping
 
@@ -99,13 +100,14 @@ def build_image_tower(arch: ClipArch) -> VisionTransformer | ModifiedResNet:
     except TypeError as error:
         raise ValueError(f'vision_cfg of arch {arch.name!r}: {error}') from error
     if arch.is_resnet:
-        return ModifiedResNet(
+        tower = ModifiedResNet(
             layers=list(cfg.layers),
             output_dim=arch.embed_dim,
             heads=cfg.width * 32 // cfg.head_width,
             image_size=cfg.image_size,
             width=cfg.width,
         )
+        return fold_norms(tower)
     if cfg.width % cfg.head_width:
         raise ValueError(f'vision_cfg: width {cfg.width} is not a multiple of head_width {cfg.head_width}')
     tower = VisionTransformer(

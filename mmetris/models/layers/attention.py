@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Weights in memory at a time where PyTorch has to make them: 4 M, 16 MB in float32.
+WEIGHTS_AT_ONCE = 1 << 22
 
 
 class Attention(nn.MultiheadAttention):
@@ -48,7 +52,7 @@ class Attention(nn.MultiheadAttention):
             return self._attend_to_one(value).expand(-1, query.shape[1], -1), None
         heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self._project(query, key, value)]
         mask = None if unmasked else _joined_mask(key_padding_mask, attn_mask, heads[0].dtype)
-        attended = F.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout)
+        attended = _attend(*heads, mask, dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,6 +78,25 @@ class Attention(nn.MultiheadAttention):
             # all, which DDP takes for a mistake.
             attended = attended + 0 * (query_weight[0, 0] + key_weight[0, 0])
         return attended
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """``scaled_dot_product_attention``: (B, heads, N, c), (B, heads, M, c), (B, heads, M, c) -> (B, heads, N, c).
+
+    Dropout of weights has fused kernels on GPUs only. Elsewhere PyTorch makes all weights and keeps three tensors of
+    their size for the backward pass, so they are made for some queries at a time and again in the backward pass.
+    """
+    rows = max(1, WEIGHTS_AT_ONCE // (query.shape[0] * query.shape[1] * key.shape[2]))
+    fused = not dropout or query.device.type != 'cpu' or torch.compiler.is_compiling()
+    if fused or rows >= query.shape[2]:
+        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
+    parts = []
+    for start in range(0, query.shape[2], rows):
+        asked = slice(start, start + rows)
+        mask_part = mask[..., asked, :] if mask is not None and mask.shape[-2] > 1 else mask
+        parts.append(checkpoint(F.scaled_dot_product_attention, query[:, :, asked], key, value, mask_part, dropout,
+                                use_reentrant=False))
+    return torch.cat(parts, dim=2)
 
 
 def _joined_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmetris.models.layers import attention as attention_module
 from mmetris.models.layers.attention import Attention, fuse_attention
 from tests.toy import randn
 
@@ -91,3 +92,44 @@ def test_weights_are_given_to_who_asks():
 def test_only_the_class_is_exchanged():
     plain, ours = pair()
     assert type(ours) is Attention and list(ours.state_dict()) == list(plain.state_dict())
+
+
+@pytest.mark.parametrize('masks', MASKS.values(), ids=MASKS.keys())
+def test_dropout_some_queries_at_a_time_is_attention_over_what_was_kept(masks, monkeypatch):
+    """With values of 1 and nothing after it, an output is the sum of the weights kept; on average that is 1."""
+    query, key = (randn(2, 2, 5, 4, seed=seed) for seed in range(2))
+    value = torch.ones(2, 2, 5, 4)
+    mask = None if not masks else attention_module._joined_mask(
+        masks.get('key_padding_mask'), masks.get('attn_mask'), query.dtype)
+    monkeypatch.setattr(attention_module, 'WEIGHTS_AT_ONCE', 2 * 2 * 5 * 2)  # 2 of the 5 queries
+    torch.manual_seed(0)
+    kept = torch.stack([attention_module._attend(query, key, value, mask, 0.5) for _ in range(2000)])
+    assert kept.std(0).amax() > 0.3
+    torch.testing.assert_close(kept.mean(0), value, rtol=0, atol=0.15)
+    calls = []
+    monkeypatch.setattr(attention_module.F, 'scaled_dot_product_attention',
+                        lambda q, k, v, m, p: calls.append((q.shape[2], None if m is None else m.shape[-2])) or q)
+    attention_module._attend(query, key, value, mask, 0.5)
+    rows = None if mask is None else mask.shape[-2]
+    assert calls == [(2, rows and min(rows, 2)), (2, rows and min(rows, 2)), (1, rows and 1)]
+
+
+def test_dropout_some_queries_at_a_time_has_the_gradients_of_its_own_draw(monkeypatch):
+    monkeypatch.setattr(attention_module, 'WEIGHTS_AT_ONCE', 2 * 2 * 5 * 2)
+    inputs = [randn(2, 2, 5, 4, seed=seed).double().requires_grad_() for seed in range(3)]
+
+    def attend(*heads):
+        torch.manual_seed(0)
+        return attention_module._attend(*heads, None, 0.5)
+
+    assert torch.autograd.gradcheck(attend, inputs)
+
+
+def test_dropout_on_a_cpu_keeps_no_matrix_of_weights():
+    _, ours = pair(dropout=0.5)
+    kept = []
+    tokens = randn(1, 3000, 8).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        out = ours.train()(tokens, tokens, tokens)[0]
+    out.sum().backward()
+    assert max(kept) < 3000 * 3000 / 10 and tokens.grad.abs().sum() > 0

@@ -1,0 +1,115 @@
+"""conv_norm: BatchNorm folded into the convolution, exactly while it cannot move."""
+
+from functools import partial
+
+import pytest
+import torch
+from open_clip.modified_resnet import Bottleneck
+from torch import nn
+
+from mmetris.models.layers.folded_norm import FoldedBottleneck, conv_norm, fold_norms
+from tests.toy import randn
+
+
+def layers(bias=False, norm=nn.BatchNorm2d, frozen=True):
+    """A convolution and a BatchNorm as after a training, in evaluation mode."""
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3, padding=1, bias=bias), norm(4)
+    for value in (norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var):
+        value += torch.rand(4)
+    return conv.requires_grad_(not frozen), norm.eval().requires_grad_(not frozen)
+
+
+@pytest.mark.parametrize('bias', [True, False])
+def test_output_and_gradient_are_those_of_both_layers(bias):
+    conv, norm = layers(bias)
+    outputs = []
+    for step in (lambda x: conv_norm(conv, norm, x), lambda x: norm(conv(x))):
+        x = randn(2, 3, 5, 6).requires_grad_()
+        out = step(x)
+        out.square().sum().backward()
+        outputs.append((out, x.grad))
+    torch.testing.assert_close(*outputs)
+
+
+def test_the_norm_is_not_called_while_it_is_frozen(monkeypatch):
+    conv, norm = layers()
+    monkeypatch.setattr(norm, 'forward', None)
+    assert conv_norm(conv, norm, randn(1, 3, 5, 6)).shape == (1, 4, 5, 6)
+
+
+@pytest.mark.parametrize('change', ['weight', 'running_var', 'new storage'])
+def test_changed_weights_and_statistics_are_seen(change):
+    conv, norm = layers()
+    x = randn(1, 3, 5, 6)
+    before = conv_norm(conv, norm, x)
+    if change == 'new storage':
+        conv.weight.data = conv.weight.data * 3
+    else:
+        with torch.no_grad():
+            dict(weight=conv.weight, running_var=norm.running_var)[change].mul_(3)
+    after = conv_norm(conv, norm, x)
+    assert (after - before).abs().max() > 0.1
+    torch.testing.assert_close(after, norm(conv(x)))
+
+
+def test_statistics_still_move_in_training():
+    conv, norm = layers()
+    before = norm.running_mean.clone()
+    conv_norm(conv, norm.train(), randn(2, 3, 5, 6))
+    assert not torch.equal(norm.running_mean, before)
+
+
+def test_what_is_tuned_gets_its_gradient():
+    conv, norm = layers(frozen=False)
+    conv_norm(conv, norm, randn(2, 3, 5, 6)).square().sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in (conv.weight, norm.weight, norm.bias))
+
+
+def test_a_model_first_used_in_inference_mode_can_be_trained_through():
+    conv, norm = layers()
+    with torch.inference_mode():
+        conv_norm(conv, norm, randn(1, 3, 5, 6))
+    x = randn(1, 3, 5, 6).requires_grad_()
+    conv_norm(conv, norm, x).sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_nothing_is_added_to_the_state_dict_and_copies_go_their_own_way():
+    conv, norm = layers()
+    x = randn(1, 3, 5, 6)
+    conv_norm(conv, norm, x)
+    assert set(conv.state_dict()) == {'weight'}
+    conv.to(torch.float64), norm.to(torch.float64)
+    torch.testing.assert_close(conv_norm(conv, norm, x.double()), norm(conv(x.double())))
+
+
+def remember(kept, tensor):
+    kept[tensor.data_ptr()] = tensor.numel()
+    return tensor
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_a_block_of_clip_gives_what_open_clips_gives_and_keeps_half_of_it(stride):
+    torch.manual_seed(0)
+    block = Bottleneck(8, 4, stride).eval().requires_grad_(False)
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean += torch.rand_like(module.running_mean)
+            module.running_var += torch.rand_like(module.running_var)
+    results = []
+    for _ in range(2):
+        kept, x = {}, randn(2, 8, 6, 6).requires_grad_()
+        keep = partial(remember, kept)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            out = block(x * 1)
+        out.square().sum().backward()
+        results.append((out, x.grad))
+        weights = {value.data_ptr() for value in block.state_dict().values()}
+        size = sum(numel for pointer, numel in kept.items() if pointer not in weights)
+        folded = [module._kept_fold[1][0] for module in block.modules() if hasattr(module, '_kept_fold')]
+        results[-1] += (size - sum(weight.numel() for weight in folded), )
+        assert fold_norms(nn.Sequential(block))[0] is block and type(block) is FoldedBottleneck
+    (out, gradient, size), (folded_out, folded_gradient, folded_size) = results
+    torch.testing.assert_close((folded_out, folded_gradient), (out, gradient), rtol=1e-4, atol=1e-5)
+    assert folded_size < 0.65 * size

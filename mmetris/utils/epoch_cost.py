@@ -36,7 +36,8 @@ class Assumptions:
         gpus_per_machine: Defaults to 8.
         latency_us: Microseconds of each of a ring's 2 (n - 1) steps. Defaults to 10.
         hidden: Share of the communication behind the backward pass, 0..1. Defaults to 0, the worst case.
-        load_samples_per_s: Samples that one core decodes and packs in a second. Defaults to 60.
+        load_samples_per_s: Samples that one core decodes and packs in a second. Defaults to 130, measured on
+            JPEGs of 640x480 (docs/benchmarks.md).
 
     Raises:
         ValueError: If a number is not positive (``hidden``: outside 0..1, ``latency_us``: negative).
@@ -51,7 +52,7 @@ class Assumptions:
     gpus_per_machine: int = 8
     latency_us: float = 10
     hidden: float = 0
-    load_samples_per_s: float = 60
+    load_samples_per_s: float = 130
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -132,6 +133,6 @@ def epoch_cost(given: Assumptions, gpus: int) -> EpochCost:
     compute_s = given.batch / given.samples_per_s
     communication_s = (1 - given.hidden) * all_reduce_seconds(given, gpus)
     needed_per_s = total_batch / (compute_s + communication_s)
-    # Rounded first: 120.00000000000001 samples/s at 60 samples/s per core are 2 cores.
+    # Rounded first: 100.00000000000001 samples/s at 50 samples/s per core are 2 cores.
     cores = math.ceil(round(needed_per_s / given.load_samples_per_s, 6))
     return EpochCost(gpus, total_batch, math.ceil(given.samples / total_batch), compute_s, communication_s, cores)

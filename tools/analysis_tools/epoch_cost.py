@@ -96,7 +96,7 @@ def table_of(costs: list[EpochCost]) -> PrettyTable:
     for cost in costs:
         table.add_row([cost.gpus, cost.total_batch, cost.steps, f'{1e3 * cost.step_s:.1f}',
                        f'{1e3 * cost.communication_s:.2f}', f'{100 * cost.communication_share:.1f} %',
-                       f'{cost.epoch_s / 60:.2f}', cost.loading_cores, f'{cost.loading_cores / cost.gpus:.1f}'])
+                       f'{cost.epoch_s / 60:.3g}', cost.loading_cores, f'{cost.loading_cores / cost.gpus:.1f}'])
     return table
 
 

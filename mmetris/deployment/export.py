@@ -16,14 +16,12 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
@@ -296,7 +294,7 @@ def _trace(part: Part) -> torch.export.ExportedProgram:
     if part.name == 'text':
         shapes = [*shapes[:2], tuple(shapes[2:])]
     try:
-        with torch.no_grad(), _free_length(part.module.model.backbone), _quiet():
+        with torch.no_grad(), _quiet():
             program = torch.export.export(
                 part.module.eval(), _examples(part.inputs, 3), dynamic_shapes=tuple(shapes), strict=False)
     except Exception as error:  # Whatever an operator that cannot be traced leads to.
@@ -318,17 +316,6 @@ def _leave_out_unused(program: torch.export.ExportedProgram) -> None:
             program.state_dict.pop(spec.target, None)
             program.constants.pop(spec.target, None)
     program.graph_module.recompile()
-
-
-@contextlib.contextmanager
-def _free_length(encoder: nn.Module) -> Iterator[None]:
-    """Let ``len(tensor)`` in the image encoder's module mean the free side of a graph: Python's own makes a number of
-    it, and the batch would be as large as that for ever."""
-    def length(value: Any) -> Any:
-        return value.shape[0] if isinstance(value, Tensor) else value.__len__()
-
-    with mock.patch.object(sys.modules[type(encoder).__module__], 'len', length, create=True):
-        yield
 
 
 @contextlib.contextmanager

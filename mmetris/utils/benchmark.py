@@ -27,6 +27,7 @@ import cv2
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
@@ -310,7 +311,11 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
     wrapper_cfg = cfg.optim_wrapper.copy()
     if setting.dtype == 'float16':  # bfloat16 has float32's range and needs no scaling of the loss
         wrapper_cfg.update(type='AmpOptimWrapper', dtype='float16')
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')  # MMEngine tells the options of each parameter, in hundreds of lines.
     optim_wrapper = build_optim_wrapper(model, wrapper_cfg)
+    logger.setLevel(level)
     samples = []
     for row, ids in enumerate(tokens):
         sample = RefDataSample(metainfo=dict(img_path=f'{row // setting.expressions}.jpg', img_shape=setting.hw))

@@ -90,7 +90,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         patches = tower.conv1(images)
         grid_hw = tuple(patches.shape[-2:])
         tokens = map_to_tokens(patches)
-        class_token = tower.class_embedding.to(tokens.dtype).expand(len(tokens), 1, -1)
+        class_token = tower.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         positions = self._positions.get(tower.positional_embedding, grid_hw)
         tokens = torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype)
         return TokenGrid(tower.ln_pre(tokens), grid_hw)

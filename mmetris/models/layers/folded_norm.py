@@ -28,29 +28,32 @@ def conv_norm(conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
     moves = norm.training or norm.running_mean is None or norm.weight is None
     if moves or any(tensor is not None and tensor.requires_grad for tensor in tensors):
         return norm(conv(x))
-    weight, bias = _folded(conv, norm, tensors)
+    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last  # One of them would move all.
+    weight, bias = _folded(conv, norm, tensors, layout)
     return conv._conv_forward(x, weight, bias)
 
 
-def _folded(conv: nn.Conv2d, norm: _BatchNorm, tensors: tuple[Tensor | None, ...]) -> tuple[Tensor, Tensor]:
+def _folded(
+    conv: nn.Conv2d, norm: _BatchNorm, tensors: tuple[Tensor | None, ...], layout: torch.memory_format
+) -> tuple[Tensor, Tensor]:
     """Weights and bias of the folded convolution, kept with the convolution."""
     if torch.compiler.is_compiling():  # Compilers and exporters know no versions, and keep constants themselves.
-        return _fold(conv, norm)
-    version = [None if tensor is None else (tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
+        return _fold(conv, norm, layout)
+    version = [layout, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors if tensor is not None)]
     kept = getattr(conv, '_kept_fold', None)
     if kept is None or kept[0] != version:
         with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.
-            kept = conv._kept_fold = version, _fold(conv, norm)
+            kept = conv._kept_fold = version, _fold(conv, norm, layout)
     return kept[1]
 
 
-def _fold(conv: nn.Conv2d, norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def _fold(conv: nn.Conv2d, norm: _BatchNorm, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
-    return weight.to(conv.weight.dtype, memory_format=torch.channels_last), shift.to(conv.weight.dtype)
+    return weight.to(conv.weight.dtype, memory_format=layout), shift.to(conv.weight.dtype)
 
 
 class FoldedBottleneck(Bottleneck):

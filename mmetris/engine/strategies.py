@@ -21,7 +21,7 @@ from mmetris.registry import RUNNERS, STRATEGIES
 from mmetris.utils.param_count import remember_whole_sizes, whole_size
 
 # Blocks of CLIP's transformers and ResNets, its table of words, Bridger stages, parts of the decoder.
-SHARDED_CLASSES = ('ResidualAttentionBlock', 'Bottleneck', 'Embedding', 'BridgerStage', 'HierarchicalAlignment',
+SHARDED_CLASSES = ('ResidualAttentionBlock', 'FoldedBottleneck', 'Embedding', 'BridgerStage', 'HierarchicalAlignment',
                    'GlobalAlignmentLayer', 'Projector')
 
 

@@ -313,7 +313,7 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
         wrapper_cfg.update(type='AmpOptimWrapper', dtype='float16')
     logger = MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel('WARNING')  # MMEngine tells the options of each parameter, in hundreds of lines.
+    logger.setLevel('ERROR')  # MMEngine says of each parameter what its options are or that it is frozen.
     optim_wrapper = build_optim_wrapper(model, wrapper_cfg)
     logger.setLevel(level)
     samples = []

@@ -37,9 +37,12 @@ def _folded(
     conv: nn.Conv2d, norm: _BatchNorm, tensors: tuple[Tensor | None, ...], layout: torch.memory_format
 ) -> tuple[Tensor, Tensor]:
     """Weights and bias of the folded convolution, kept with the convolution."""
-    if torch.compiler.is_compiling():  # Compilers and exporters know no versions, and keep constants themselves.
+    # Compilers and exporters know no versions, and keep constants themselves; what FSDP has gathered for a moment is no
+    # parameter, and not to be kept.
+    if torch.compiler.is_compiling() or not isinstance(conv.weight, nn.Parameter):
         return _fold(conv, norm, layout)
-    version = [layout, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors if tensor is not None)]
+    present = [tensor for tensor in tensors if tensor is not None]
+    version = [layout, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in present)]
     kept = getattr(conv, '_kept_fold', None)
     if kept is None or kept[0] != version:
         with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.

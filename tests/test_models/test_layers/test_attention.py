@@ -97,21 +97,45 @@ def test_only_the_class_is_exchanged():
 @pytest.mark.parametrize('masks', MASKS.values(), ids=MASKS.keys())
 def test_dropout_some_queries_at_a_time_is_attention_over_what_was_kept(masks, monkeypatch):
     """With values of 1 and nothing after it, an output is the sum of the weights kept; on average that is 1."""
-    query, key = (randn(2, 2, 5, 4, seed=seed) for seed in range(2))
-    value = torch.ones(2, 2, 5, 4)
+    query, key = (randn(2, 2, 5, 4, seed=seed).repeat(2000, 1, 1, 1) for seed in range(2))
+    value = torch.ones(4000, 2, 5, 4)
     mask = None if not masks else attention_module._joined_mask(
         masks.get('key_padding_mask'), masks.get('attn_mask'), query.dtype)
-    monkeypatch.setattr(attention_module, 'WEIGHTS_AT_ONCE', 2 * 2 * 5 * 2)  # 2 of the 5 queries
+    if mask is not None and mask.ndim == 4:
+        mask = mask.repeat(2000, 1, 1, 1)
+    monkeypatch.setattr(attention_module, 'WEIGHTS_AT_ONCE', 4000 * 2 * 5 * 2)  # 2 of the 5 queries
     torch.manual_seed(0)
-    kept = torch.stack([attention_module._attend(query, key, value, mask, 0.5) for _ in range(2000)])
+    kept = attention_module._attend(query, key, value, mask, 0.5).unflatten(0, (2000, 2))
     assert kept.std(0).amax() > 0.3
-    torch.testing.assert_close(kept.mean(0), value, rtol=0, atol=0.15)
+    torch.testing.assert_close(kept.mean(0), value[:2], rtol=0, atol=0.15)
     calls = []
-    monkeypatch.setattr(attention_module.F, 'scaled_dot_product_attention',
+    monkeypatch.setattr(attention_module, '_attend_by_weights',
                         lambda q, k, v, m, p: calls.append((q.shape[2], None if m is None else m.shape[-2])) or q)
     attention_module._attend(query, key, value, mask, 0.5)
     rows = None if mask is None else mask.shape[-2]
     assert calls == [(2, rows and min(rows, 2)), (2, rows and min(rows, 2)), (1, rows and 1)]
+
+
+@pytest.mark.parametrize('masks', MASKS.values(), ids=MASKS.keys())
+def test_attention_by_its_weights_without_dropout_is_torchs(masks):
+    query, key, value = (randn(2, 2, 5, 4, seed=seed) for seed in range(3))
+    mask = None if not masks else attention_module._joined_mask(
+        masks.get('key_padding_mask'), masks.get('attn_mask'), query.dtype)
+    torch.testing.assert_close(
+        attention_module._attend_by_weights(query, key, value, mask, 0.0),
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, mask))
+
+
+@pytest.mark.parametrize('dropout', [0.1, 0.5])
+def test_the_share_of_dropped_weights_is_the_one_asked_for(dropout):
+    torch.manual_seed(0)
+    query = torch.zeros(1, 1, 300, 4)  # equal weights: 1 / 400 each
+    one_hot = torch.eye(400)[None, None]
+    kept = attention_module._attend_by_weights(query, torch.zeros(1, 1, 400, 4), one_hot, None, dropout)
+    values, counts = kept.unique(return_counts=True)
+    assert len(values) == 2 and values[0] == 0
+    assert values[1] == pytest.approx(1 / 400 / (1 - dropout), rel=1e-3)
+    assert counts[0] / counts.sum() == pytest.approx(dropout, abs=0.01)
 
 
 def test_dropout_some_queries_at_a_time_has_the_gradients_of_its_own_draw(monkeypatch):

@@ -75,6 +75,20 @@ def test_a_model_first_used_in_inference_mode_can_be_trained_through():
     assert x.grad.abs().sum() > 0
 
 
+def test_weights_that_are_there_for_a_moment_are_not_kept():
+    conv, norm = layers()
+    x = randn(1, 3, 5, 6)
+    for factor in (1, 2):  # The same memory each time, as FSDP has it.
+        gathered = dict(weight=conv.weight.detach() * factor)
+        expected = norm(torch.func.functional_call(conv, gathered, x))
+        weight = conv._parameters.pop('weight')
+        conv.weight = gathered['weight']
+        torch.testing.assert_close(conv_norm(conv, norm, x), expected)
+        del conv.weight
+        conv.weight = weight
+    assert not hasattr(conv, '_kept_fold')
+
+
 def test_nothing_is_added_to_the_state_dict_and_copies_go_their_own_way():
     conv, norm = layers()
     x = randn(1, 3, 5, 6)

@@ -13,7 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmetris.utils.command_line import runner_settings
+from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.param_count import count_parameters
 from tests import toy
 
 ROOT = Path(__file__).parents[1]
@@ -95,12 +96,14 @@ def test_it_starts_as_the_base_model_and_trains(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_readmes_parameter_count_is_the_bridgers(name):
-    cfg = load(name).model.backbone
-    cfg.class_text.clip_checkpoint = None
-    count = sum(value.numel() for value in toy.build(cfg).bridger.parameters())
+    model = build_without_weights(load(name))
+    counts = count_parameters(model)
+    assert counts['bridger'] == sum(value.numel() for value in model.backbone.bridger.parameters())
+    assert counts['backbone_tunable'] == sum(value.numel() for value in model.backbone.backbone.parameters())
+    assert counts['total'] == sum(value.numel() for value in model.parameters())
     lines = (ROOT / 'configs' / 'bridger' / 'README.md').read_text(encoding='utf-8').split('\n')
     row = next(line for line in lines if f'`{name}`' in line)
-    assert re.findall(r'([\d.]+) M', row) == [f'{count / 1e6:.2f}']
+    assert re.findall(r'([\d.]+) M', row) == [f'{counts["bridger"] / 1e6:.2f}']
 
 
 def test_the_bridgers_rate_is_its_own():

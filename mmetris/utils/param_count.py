@@ -27,35 +27,31 @@ def _count(parameters: Iterable[nn.Parameter], tunable: bool) -> int:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Count the parameters of a :class:`ReferringSegmentor` in the columns of the paper's Table 2.
+    """Count the parameters of a segmentor in the columns of the paper's Table 2.
 
     Args:
-        model: The model; it may live on the meta device.
+        model: A :class:`ReferringSegmentor`, or an ``EncoderDecoder`` of MMSeg's, with a :class:`BridgedBackbone` or
+            without; it may live on the meta device.
 
     Returns:
-        ``bridger``, ``head``: tunable parameters of neck and decode head. ``prompt``: tunable parameters of prompt
-            learners (modules called
-        ``prompt``). ``backbone_tunable``: tunable parameters inside the encoders: adapters, or all of them in full
-        tuning. ``frozen``: all that is not tuned. ``total``: the sum of these.
+        ``bridger``: tunable parameters of the Bridger (of the neck, in a model without). ``head``: those of the heads
+        and whatever else is no encoder. ``prompt``: those of prompt learners (modules called ``prompt``).
+        ``backbone_tunable``: those inside the encoders: adapters, or all of them in full tuning. ``frozen``: all that
+        is not tuned. ``total``: the sum of these.
     """
-    prompts = {
-        id(parameter)
-        for name, module in model.named_modules()
-        if name.split('.')[-1] == 'prompt'
-        for parameter in module.parameters()
-    }
-    encoders = [
-        parameter
-        for part in ('backbone', 'text_encoder')
-        if getattr(model, part, None) is not None
-        for parameter in getattr(model, part).parameters()
-        if id(parameter) not in prompts
-    ]
+    def of(*modules: nn.Module | None) -> dict[int, nn.Parameter]:
+        return {id(value): value for module in modules if module is not None for value in module.parameters()}
+
+    bridger = of(getattr(model.backbone, 'bridger', None)) or of(getattr(model, 'neck', None))
+    prompts = of(*(module for name, module in model.named_modules() if name.split('.')[-1] == 'prompt'))
+    encoders = of(model.backbone, getattr(model, 'text_encoder', None))
+    encoders = {key: value for key, value in encoders.items() if key not in bridger and key not in prompts}
+    others = {key: value for key, value in of(model).items() if key not in bridger | prompts | encoders}
     counts = dict(
-        bridger=_count(model.neck.parameters(), tunable=True),
-        head=_count(model.decode_head.parameters(), tunable=True),
-        prompt=_count((parameter for parameter in model.parameters() if id(parameter) in prompts), tunable=True),
-        backbone_tunable=_count(encoders, tunable=True),
+        bridger=_count(bridger.values(), tunable=True),
+        head=_count(others.values(), tunable=True),
+        prompt=_count(prompts.values(), tunable=True),
+        backbone_tunable=_count(encoders.values(), tunable=True),
         frozen=_count(model.parameters(), tunable=False),
     )
     counts['total'] = sum(counts.values())

@@ -6,6 +6,7 @@
 - each sentence has its image encoded anew;
 - gradients run through every block of both encoders, also those before the first Bridger (``graph_from_stem``);
 - BatchNorm has a pass of its own after each convolution;
+- the decoder enlarges its map before each convolution, which then has four times the pixels;
 - resized positions, sine encodings, coordinates and the features of class names are made again each time.
 
 It is kinder than the released code, which also turns cuDNN off and makes the sine encodings on the CPU in each layer.
@@ -20,15 +21,19 @@ from typing import Any
 
 import torch
 from open_clip.modified_resnet import Bottleneck
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmetris.models.backbones.clip_resnet import CLIPResNet
 from mmetris.models.backbones.staged import StagedImageEncoder
+from mmetris.models.decode_heads.projector import Projector
 from mmetris.models.layers import coord_conv, position_encoding
 from mmetris.models.layers.bridged_features import BridgedFeatures
+from mmetris.models.layers.enlarged_conv import EnlargedConvNormReLU
 from mmetris.models.layers.folded_norm import FoldedBottleneck
 from mmetris.models.layers.position_embedding import PositionCache, resize_position_embedding
+from mmetris.models.layers.quick_gelu import FusedQuickGELU
 from mmetris.models.necks.bridger import Bridger, ImagePrefix
 from mmetris.models.text_encoders.class_text import ClassText
 from mmetris.models.text_encoders.clip_text import CLIPTextEncoder
@@ -74,8 +79,12 @@ def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
         literal['_positions'] = _NoCache()
     if isinstance(module, ClassText):
         literal['stage_features'] = module._encode
+    if isinstance(module, FusedQuickGELU):
+        literal['forward'] = partial(QuickGELU.forward, module)
     if isinstance(module, FoldedBottleneck):
         literal['forward'] = partial(Bottleneck.forward, module)
+    if isinstance(module, (EnlargedConvNormReLU, Projector)):
+        literal['forward'] = module.literal_forward
     if isinstance(module, CLIPResNet):
         literal['stem'] = module.tower.stem
     if graph_from_stem and isinstance(module, StagedImageEncoder):

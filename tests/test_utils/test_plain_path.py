@@ -118,6 +118,21 @@ def test_the_plain_path_makes_weights_and_encodes_an_image_for_each_sentence(mon
     assert rows == [2, 3]
 
 
+def test_the_plain_path_convolves_the_enlarged_maps_and_the_fast_one_the_small_ones(monkeypatch):
+    model = model_without_dropout('vit').eval()
+    first, second, last = model.decode_head.projector.pixel_projection
+    grids = []
+    for conv in (first.conv, second.conv, last):
+        monkeypatch.setattr(
+            conv, 'forward', lambda x, forward=conv.forward: grids.append(tuple(x.shape[2:])) or forward(x))
+    with torch.no_grad():
+        height, width = model.forward_logits(images(), TOKENS, INDEX).shape[2:]
+        assert grids == []
+        with plain_path(model):
+            model.forward_logits(images(), TOKENS, INDEX)
+    assert grids == [(height // 2, width // 2), (height, width), (height, width)]
+
+
 def test_the_plain_path_keeps_no_tables_and_the_fast_one_does():
     model = model_without_dropout('vit')
     for make in (lambda: sine_encoding_2d((3, 4), 8), lambda: coordinate_maps((3, 4))):

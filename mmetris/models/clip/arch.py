@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import open_clip
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import LayerNorm, QuickGELU, TextTransformer, VisionTransformer
+from open_clip.transformer import LayerNorm, TextTransformer, VisionTransformer
 from torch import nn
 
 from ..layers.attention import fuse_attention
 from ..layers.folded_norm import fold_norms
+from ..layers.quick_gelu import FusedQuickGELU
 
 ArchLike = str | Mapping
 
@@ -86,7 +87,7 @@ def resolve_arch(arch: ArchLike, quick_gelu: bool | None = None) -> ClipArch:
 
 
 def _activation(arch: ClipArch) -> type[nn.Module]:
-    return QuickGELU if arch.quick_gelu else nn.GELU
+    return FusedQuickGELU if arch.quick_gelu else nn.GELU
 
 
 def build_image_tower(arch: ClipArch) -> VisionTransformer | ModifiedResNet:

@@ -21,8 +21,8 @@ class ClipEncoder(BaseModule):
     """Base of CLIP's image and text encoders.
 
     Frozen means: no parameter asks for a gradient, dropout and BatchNorm stay in evaluation mode through
-        :meth:`train`, so that
-    BatchNorm statistics never move. Gradients still pass through to whatever was added to the features before.
+    :meth:`train`, so that BatchNorm statistics never move. Gradients still pass through to whatever was
+    added to the features before.
 
     Args:
         arch: CLIP architecture, see :func:`mmetris.models.clip.resolve_arch`.

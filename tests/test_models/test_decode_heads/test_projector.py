@@ -42,6 +42,36 @@ def test_several_sentences_share_the_pixels_of_a_projector(projector):
     torch.testing.assert_close(projector(feature_map, sentences), torch.cat(apart, dim=1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('sentences', [(2, 8), (2, 3, 8)], ids=['one each', 'several each'])
+@pytest.mark.parametrize('side', [1, 3, 5])
+def test_projector_computes_what_its_layers_do_in_their_turn(side, sentences):
+    """Logits, at the border too, and the gradients of map, sentence and every parameter."""
+    torch.manual_seed(0)
+    projector = Projector(8, 16, side).double()
+    results = []
+    for forward in (projector, projector.literal_forward):
+        inputs = [randn(2, 16, 3, 5).double().requires_grad_(), randn(*sentences, seed=1).double().requires_grad_()]
+        logits = forward(*inputs)
+        wanted = dict(projector.named_parameters()) | dict(map=inputs[0], sentence=inputs[1])
+        gradients = torch.autograd.grad((logits * randn(*logits.shape, seed=2)).sum(), list(wanted.values()))
+        results.append(dict(zip(wanted, gradients), logits=logits))
+    torch.testing.assert_close(*results)
+
+
+def test_what_was_put_on_the_last_convolution_takes_part():
+    projector, inputs = Projector(8, 16).eval(), (randn(2, 16, 3, 5), randn(2, 8, seed=1))
+    before = projector(*inputs)
+    projector.pixel_projection[-1].register_forward_hook(lambda module, args, output: 2 * output)
+    assert (projector(*inputs) - before).abs().max() > 0.01
+    torch.testing.assert_close(projector(*inputs), projector.literal_forward(*inputs))
+
+
+def test_the_last_convolution_does_not_work_on_the_pixels():
+    projector = Projector(8, 16).eval()
+    projector.pixel_projection[-1].forward = None
+    assert projector(randn(1, 16, 3, 5), randn(1, 8)).shape == (1, 1, 12, 20)
+
+
 def test_dot_product_by_hand():
     """Sentence (1, 2) projected by ((1, 0), (0, 1), (1, 1), (0, 0)) is (1, 2, 3, 0); over sqrt(4)."""
     projector = DotProductProjector(sentence_channels=2, channels=4)

@@ -1,0 +1,109 @@
+"""Bilinear enlargement followed by a convolution, with the convolution's products made before the enlargement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .conv_norm import BATCH_NORM, ConvNormReLU
+
+
+def enlarged_conv(feature_map: Tensor, weight: Tensor, scale: int = 2, align_corners: bool = False) -> Tensor:
+    """``conv2d(interpolate(feature_map, scale), weight, padding=side // 2)`` with ``1 / scale ** 2`` of its products.
+
+    Both steps are linear, and the enlargement treats every channel alike. So each of the kernel's taps is a 1x1
+    convolution of the small map, followed by enlargement and by the tap's shift. Of a row, the latter two are one small
+    matrix, with the zero padding in it. Autograd keeps the small map, where the literal order keeps the large one.
+
+    Args:
+        feature_map: (B, C, H, W).
+        weight: (C_out, C, S, S), S odd.
+        scale: How many times the sides grow. Defaults to 2.
+        align_corners: How the bilinear enlargement places the grid's corners, see
+            :func:`torch.nn.functional.interpolate`. Defaults to False.
+
+    Returns:
+        (B, C_out, scale * H, scale * W).
+    """
+    batch, channels, height, width = feature_map.shape
+    out_channels, _, side, _ = weight.shape
+    options = side, scale, align_corners, feature_map.dtype
+    down = _enlarge_and_shift(height, *options).transpose(0, 1).flatten(1)  # (scale * H, S * H)
+    across = _enlarge_and_shift(width, *options).transpose(1, 2)  # (S, W, scale * W)
+    pixels = feature_map.flatten(2)
+    rows = None
+    for tap in range(side):  # One of the kernel's columns at a time takes a third of the memory.
+        column = weight[..., tap].transpose(1, 2).reshape(-1, channels)  # (C_out * S, C)
+        products = (column @ pixels).view(-1, width)
+        rows = products @ across[tap] if rows is None else rows.addmm_(products, across[tap])
+    return (down @ rows.view(batch * out_channels, side * height, -1)).view(batch, out_channels, scale * height, -1)
+
+
+@lru_cache(maxsize=16)
+def _enlarge_and_shift(length: int, side: int, scale: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
+    """Enlargement of a row of that length, then each tap's shift, zeros moving in: (side, scale * length, length)."""
+    with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.
+        unit_rows = torch.eye(length, dtype=dtype)[:, None]
+        enlarged = F.interpolate(unit_rows, scale_factor=scale, mode='linear', align_corners=align_corners)[:, 0].T
+        padded = F.pad(enlarged, (0, 0, side // 2, side // 2))
+        return torch.stack([padded[tap:tap + scale * length] for tap in range(side)])
+
+
+class EnlargedConvNormReLU(ConvNormReLU):
+    """Bilinear enlargement, a bias-free convolution that keeps the grid, a normalisation and ReLU.
+
+    Args:
+        in_channels: Width of the map.
+        out_channels: Width of the result.
+        kernel_size: Odd side of the convolution's kernel. Defaults to 3.
+        scale: How many times the sides grow. Defaults to 2.
+        align_corners: How the enlargement places the grid's corners, see :func:`torch.nn.functional.interpolate`.
+        norm_cfg: Normalisation layer. Defaults to batch normalisation.
+
+    Shape:
+        (B, in_channels, H, W) -> (B, out_channels, scale * H, scale * W)
+
+    Raises:
+        ValueError: If ``kernel_size`` is even.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, scale: int = 2,
+                 align_corners: bool = False, norm_cfg: Mapping = BATCH_NORM) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd, but it is {kernel_size}')
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False), norm_cfg)
+        self.scale = scale
+        self.align_corners = align_corners
+
+    def forward(self, feature_map: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, scale * H, scale * W)."""
+        if not self._can_reorder(feature_map):
+            return self.literal_forward(feature_map)
+        rows = enlarged_conv(feature_map, self.conv.weight, self.scale, self.align_corners)
+        return self.relu(self.norm(rows))
+
+    def literal_forward(self, feature_map: Tensor) -> Tensor:
+        """The same, each layer in its turn."""
+        return super().forward(
+            F.interpolate(feature_map, scale_factor=self.scale, mode='bilinear', align_corners=self.align_corners))
+
+    def _can_reorder(self, feature_map: Tensor) -> bool:
+        # In low precision the reordered sums would round twice; compilers and exporters have patterns for the layers.
+        return (feature_map.device.type == 'cpu' and feature_map.dtype in (torch.float32, torch.float64)
+                and not _autocasts_on_cpu() and not torch.compiler.is_compiling() and not is_altered(self.conv))
+
+
+def is_altered(conv: nn.Module) -> bool:
+    """Whether something was put on a convolution (LoRA, a hook), so that it has to be called."""
+    return type(conv) is not nn.Conv2d or bool(conv._forward_hooks or conv._forward_pre_hooks)
+
+
+def _autocasts_on_cpu() -> bool:
+    if hasattr(torch, 'get_autocast_dtype'):  # torch 2.4 and newer
+        return torch.is_autocast_enabled('cpu')
+    return torch.is_autocast_cpu_enabled()

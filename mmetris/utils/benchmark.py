@@ -35,13 +35,14 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmetris.models.segmentors.prefix_cache import PrefixCache
 from mmetris.registry import DATASETS, MODELS
 from mmetris.structures import RefDataSample
 from mmetris.utils.plain_path import plain_path
 from mmetris.utils.tokenizer import tokenize
 
 TASKS = ('infer', 'multi', 'train', 'data', 'semseg')
-PATHS = ('fast', 'plain')
+PATHS = ('fast', 'plain', 'cached')
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 SENTENCES = ('the man in the red coat', 'left person', 'the second dog from the right', 'a blue cup on the table')
 PHOTO_HW = (480, 640)  # what most of COCO's images have
@@ -107,7 +108,8 @@ class Measurement:
     """What was measured of one path.
 
     Args:
-        path: ``'fast'`` or ``'plain'``.
+        path: ``'fast'``, ``'plain'``, or ``'cached'``: fast, and the frozen prefix is read from files (in the page
+            cache).
         seconds: Of each repetition.
         images: Images of one repetition (of task ``'data'``: samples).
         sentences: Sentences of one repetition.
@@ -177,19 +179,29 @@ def measure(cfg: Config, setting: Setting, paths: tuple[str, ...] = ('fast',), r
         One for each of ``paths``.
 
     Raises:
-        ValueError: If the config does not suit the task.
+        ValueError: If the config does not suit the task, or its image encoder is tuned and ``paths`` has ``'cached'``.
     """
     if setting.task == 'data':
         return [_measure_data(cfg, setting, repeats)]
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory()) if 'cached' in paths else None
+        return _measure_model(cfg, setting, paths, repeats, with_memory, folder)
+
+
+def _measure_model(cfg: Config, setting: Setting, paths: tuple[str, ...], repeats: int, with_memory: bool,
+                   folder: str | None) -> list[Measurement]:
     task = build_task(cfg, setting)
-    calls = {path: _on_path(path, task, setting) for path in paths}
+    calls = {path: _on_path(path, task, setting, folder) for path in paths}
+    if folder is not None:
+        calls['cached']()  # What it writes is there in every later epoch.
     flops = {path: count_flops(call) for path, call in calls.items()}
     if setting.compiled:
         _compile(task.model)
     device, dtype = torch.device(setting.device), DTYPES[setting.dtype]
     product, product_flops = matrix_product(device, dtype, setting.matmul_side)
     seconds = time_in_turns(calls | dict(matmul=product), repeats, device)
-    peaks = {path: peak_memory(cfg, setting, path, calls[path]) if with_memory else None for path in paths}
+    peaks = {path: peak_memory(cfg, setting, path, calls[path]) if with_memory and path != 'cached' else None
+             for path in paths}
     rate = product_flops / statistics.median(seconds['matmul'])
     return [
         Measurement(path, tuple(seconds[path]), setting.batch, setting.sentences, flops[path], rate, peaks[path])
@@ -240,9 +252,12 @@ def count_flops(call: Callable) -> int:
     return counter.get_total_flops()
 
 
-def _on_path(path: str, task: Task, setting: Setting) -> Callable[[], Any]:
+def _on_path(path: str, task: Task, setting: Setting, folder: str | None = None) -> Callable[[], Any]:
+    cache = PrefixCache(folder, max_gb=100) if path == 'cached' else None
+
     def call() -> Any:
         plain = plain_path(task.model, setting.graph_from_stem) if path == 'plain' else nullcontext()
+        task.model.prefix_cache = cache
         with plain, setting.autocast():
             return task.call()
 
@@ -286,6 +301,7 @@ def build_model(cfg: Config, setting: Setting) -> nn.Module:
         raise ValueError(f'task {setting.task!r} cannot be measured on a {kind}: "semseg" takes a ClassNameSegmentor, '
                          'the other tasks a ReferringSegmentor')
     model_cfg = cfg.model.copy()
+    model_cfg.pop('prefix_cache', None)
     model_cfg.train_cfg = dict(model_cfg.get('train_cfg') or {}, share_images=setting.expressions > 1)
     model = MODELS.build(model_cfg)  # Constructors read no weights.
     model = model.to(setting.device).train(setting.task == 'train')
@@ -346,7 +362,7 @@ def peak_memory(cfg: Config, setting: Setting, path: str, call: Callable) -> int
     Args:
         cfg: Config of the model, to build it anew in a fresh process (CPU).
         setting: What is measured.
-        path: ``'fast'`` or ``'plain'``.
+        path: One of ``PATHS``.
         call: The call, to be repeated here (CUDA).
     """
     device = torch.device(setting.device)

@@ -75,6 +75,8 @@ def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
     if isinstance(module, Bridger):
         literal['forward'] = partial(_encode_each_anew, module)
         literal['image_prefix'] = _nothing_shared
+    if getattr(module, 'prefix_cache', None) is not None:
+        literal['prefix_cache'] = None
     if isinstance(getattr(module, '_positions', None), PositionCache):
         literal['_positions'] = _NoCache()
     if isinstance(module, ClassText):

@@ -1,14 +1,18 @@
 """The benchmark's counts are what can be worked out by hand; its times are never tested against a limit."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
 from torch import nn
 
 from mmetris.utils.benchmark import (
+    PATHS,
     Measurement,
     Setting,
     _on_path,
+    build_model,
     build_task,
     count_flops,
     draw_photos,
@@ -17,6 +21,7 @@ from mmetris.utils.benchmark import (
     resident_growth,
     time_in_turns,
 )
+from mmetris.utils.plain_path import plain_path
 from tests import toy
 
 OPTIM = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))
@@ -66,11 +71,15 @@ def test_sharing_an_image_saves_exactly_the_flops_before_the_first_bridger(kind)
         pixels = toy.randn(3, 16, *((8, 8) if kind == 'vit' else (4, 4)))
         projected = task.model.decode_head.text_projection(text[:, 0])
         single_key = count_flops(lambda: gates[0](pixels, projected))
-        channels, count = 16, pixels[0, 0].numel()
+        projector = task.model.decode_head.projector
+        reordered = count_flops(lambda: projector(pixels, text[:, 0]))
+        with plain_path(projector):
+            literal = count_flops(lambda: projector(pixels, text[:, 0]))
+    channels, count = 16, pixels[0, 0].numel()
     # Queries, keys, scores, mixing, and the projection of a result that is the same for every pixel.
     all_keys = 2 * 3 * channels * (channels * (2 * count + 2) + 2 * count)
     assert single_key == 2 * 3 * 2 * channels**2
-    assert plain - fast == 2 * prefix + len(gates) * (all_keys - single_key)
+    assert plain - fast == 2 * prefix + len(gates) * (all_keys - single_key) + literal - reordered
 
 
 def test_a_training_step_moves_the_tunable_part_on_both_paths():
@@ -101,6 +110,18 @@ def test_every_task_of_a_referring_model_is_measured(options):
     for row in rows:
         assert len(row.seconds) == 2 and row.flops > 0 and row.matmul_share > 0 and row.peak_bytes is None
         assert row.sentences == options.get('batch', 1) * options.get('expressions', 1)
+
+
+@pytest.mark.parametrize('kind', ['vit', 'resnet'])
+def test_reading_the_prefix_saves_exactly_the_flops_before_the_first_bridger(kind):
+    cfg = config(kind)
+    cfg.model.prefix_cache = dict(dir='not/used', max_gb=1)
+    fast, plain, cached = measure(cfg, setting('train', batch=2), PATHS, repeats=1, with_memory=False)
+    model = build_model(cfg, setting('infer'))
+    images = torch.randn(2, 3, 64, 64)
+    assert fast.flops - cached.flops == count_flops(lambda: model.encode_images(images)) > 0
+    assert [row.path for row in (fast, plain, cached)] == ['fast', 'plain', 'cached']
+    assert not Path('not/used').exists()
 
 
 def test_class_names_are_measured_and_other_models_refused():

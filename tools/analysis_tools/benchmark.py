@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from prettytable import PrettyTable
 
-from mmetris.utils.benchmark import DTYPES, PATHS, TASKS, Measurement, Setting, describe_machine, measure
+from mmetris.utils.benchmark import DTYPES, TASKS, Measurement, Setting, describe_machine, measure
 from mmetris.utils.command_line import add_config_arguments, load_config
 
 
@@ -32,6 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--plain', action='store_true', help='measure the literal computation instead')
     which.add_argument('--compare', action='store_true', help='measure both in turns')
+    parser.add_argument('--prefix-cache', action='store_true',
+                        help='measure in turns also with a prefix_cache that holds all images')
     parser.add_argument('--plain-graph', choices=['stem', 'bridger'], default='stem',
                         help='where the gradients of the literal computation end; default stem')
     parser.add_argument('--compile', action='store_true', help='torch.compile on the fast path')
@@ -56,6 +58,8 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error('--batch, --expressions, --repeats and --matmul-side are 1 or more')
     if args.expressions is not None and args.task not in ('multi', 'train'):
         parser.error(f'--expressions is for the tasks multi and train, not for {args.task}')
+    if args.prefix_cache and args.task not in ('infer', 'multi', 'train'):
+        parser.error(f'--prefix-cache is for the tasks infer, multi and train, not for {args.task}')
     if args.task == 'data' and (args.plain or args.compare or args.compile or args.dtype != 'float32'):
         parser.error('--task data has no model: --plain, --compare, --compile and --dtype do not apply')
 
@@ -77,13 +81,13 @@ def table_of(rows: Sequence[Measurement]) -> PrettyTable:
     return table
 
 
-def ratios_of(fast: Measurement, plain: Measurement) -> dict[str, float | None]:
-    """Plain over fast: seconds, FLOPs, peak memory."""
+def ratios_of(fast: Measurement, slow: Measurement) -> dict[str, float | None]:
+    """One path over a faster one: seconds, FLOPs, peak memory."""
     def over(one: float | None, other: float | None) -> float | None:
         return one / other if one and other else None
 
-    return dict(seconds=over(plain.median, fast.median), flops=over(plain.flops, fast.flops),
-                peak_bytes=over(plain.peak_bytes, fast.peak_bytes))
+    return dict(seconds=over(slow.median, fast.median), flops=over(slow.flops, fast.flops),
+                peak_bytes=over(slow.peak_bytes, fast.peak_bytes))
 
 
 def main() -> None:
@@ -92,16 +96,20 @@ def main() -> None:
     args = parser.parse_args()
     check(parser, args)
     cfg, setting = load_config(parser, args), setting_of(args)
-    paths = PATHS if args.compare else ('plain',) if args.plain else ('fast',)
+    paths = ('fast', 'plain') if args.compare else ('plain',) if args.plain else ('fast',)
+    paths += ('cached',) if args.prefix_cache else ()
     try:
         rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
     except ValueError as error:
         parser.error(str(error))
     machine = describe_machine(args.device)
-    ratios = ratios_of(*rows) if args.compare else None
+    by_path = {row.path: row for row in rows}
+    ratios = ratios_of(by_path['fast'], by_path['plain']) if args.compare else None
+    cached = ratios_of(by_path['cached'], by_path['fast']) if {'fast', 'cached'} <= set(by_path) else None
     if args.json:
         print(json.dumps(dict(config=args.config, **vars(setting), sentences=setting.sentences, machine=machine,
-                              measurements=[row.as_dict() for row in rows], plain_over_fast=ratios)))
+                              measurements=[row.as_dict() for row in rows], plain_over_fast=ratios,
+                              fast_over_cached=cached)))
         return
     print(f'{args.config}: {setting.task}, {setting.batch} x {setting.expressions}, '
           f'{setting.hw[0]} x {setting.hw[1]}, {setting.dtype}')
@@ -109,9 +117,10 @@ def main() -> None:
     print(table_of(rows))
     if rows[0].matmul_rate is not None:
         print(f'matrix product: {rows[0].matmul_rate / 1e9:.1f} GFLOP/s')
-    if ratios is not None:
-        print('plain / fast: ' + ', '.join(
-            f'{name} {value:.2f}' for name, value in ratios.items() if value is not None))
+    for title, ratio in (('plain / fast', ratios), ('fast / cached', cached)):
+        if ratio is not None:
+            print(f'{title}: ' + ', '.join(
+                f'{name} {value:.2f}' for name, value in ratio.items() if value is not None))
 
 
 if __name__ == '__main__':

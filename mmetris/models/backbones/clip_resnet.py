@@ -83,15 +83,21 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
 
     def stem(self, images: Tensor) -> Tensor:
         self.check_size(images)
-        out, tower = images, self.tower
-        if images.device.type != 'cpu' or not torch.is_grad_enabled():
-            # The layout goes on from convolution to convolution, the decoder's included. It saves time, but not in a
-            # backward pass on a CPU, where the gradients of weights take twice as long.
-            out = images.contiguous(memory_format=torch.channels_last)
+        out, tower = self._laid_out(images), self.tower
         out = tower.act1(conv_norm(tower.conv1, tower.bn1, out))
         out = tower.act2(conv_norm(tower.conv2, tower.bn2, out))
         out = tower.act3(conv_norm(tower.conv3, tower.bn3, out))
         return tower.avgpool(out)
+
+    @staticmethod
+    def _laid_out(x: Tensor) -> Tensor:
+        """In channels_last, a layout that goes on from convolution to convolution, the decoder's included.
+
+        It saves time, but not in a backward pass on a CPU, where the gradients of weights take twice as long.
+        """
+        if x.device.type == 'cpu' and torch.is_grad_enabled():
+            return x
+        return x.contiguous(memory_format=torch.channels_last)
 
     def stage(self, index: int, state: Tensor) -> Tensor:
         return getattr(self.tower, f'layer{index}')(state)
@@ -104,6 +110,12 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
 
     def select(self, state: Tensor, index: Tensor) -> Tensor:
         return state[index]
+
+    def pack(self, state: Tensor) -> dict[str, Tensor]:
+        return dict(map=state)
+
+    def unpack(self, tensors: dict[str, Tensor], image_hw: tuple[int, int]) -> Tensor:
+        return self._laid_out(tensors['map'])
 
     def tail(self, state: Tensor) -> Tensor:
         pooled = self._attend_everywhere(self.tower.attnpool, state)

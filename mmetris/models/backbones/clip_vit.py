@@ -111,6 +111,12 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
     def select(self, state: TokenGrid, index: Tensor) -> TokenGrid:
         return TokenGrid(state.tokens[index], state.grid_hw)
 
+    def pack(self, state: TokenGrid) -> dict[str, Tensor]:
+        return dict(tokens=state.tokens)
+
+    def unpack(self, tensors: dict[str, Tensor], image_hw: tuple[int, int]) -> TokenGrid:
+        return TokenGrid(tensors['tokens'], tuple(size // self.size_divisor for size in image_hw))
+
     def tail(self, state: TokenGrid) -> Tensor:
         # The class token plays no part in a map, and LayerNorm and projection treat every token by itself.
         return tokens_to_map(self.tower.ln_post(state.tokens[:, 1:]) @ self.tower.proj, state.grid_hw)

@@ -106,6 +106,14 @@ class StagedImageEncoder(ABC):
         """Rows ``index`` (B',) of the state: one image's features for each of its sentences."""
 
     @abstractmethod
+    def pack(self, state: Any) -> dict[str, Tensor]:
+        """The state as tensors (B, ...) by name, to be kept in a file."""
+
+    @abstractmethod
+    def unpack(self, tensors: dict[str, Tensor], image_hw: tuple[int, int]) -> Any:
+        """The inverse of :meth:`pack`, for images of that height and width."""
+
+    @abstractmethod
     def tail(self, state: Any) -> Tensor:
         """What follows the last stage, kept as a map (B, C', H / stride, W / stride) in CLIP's shared space."""
 

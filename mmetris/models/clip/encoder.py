@@ -110,6 +110,11 @@ class ClipEncoder(BaseModule):
             self._fingerprint = (version, fingerprint(f'{self.part} encoder {self.arch.name} from {source}', weights))
         return self._fingerprint[1]
 
+    @property
+    def weights_are_spread(self) -> bool:
+        """Whether :meth:`remember_clip` was called, by a wrapper that spreads the weights over processes."""
+        return self._remembered is not None
+
     def remember_clip(self) -> None:
         """Keep keys and fingerprint of the frozen CLIP as they are now, since its weights will not be at hand.
 

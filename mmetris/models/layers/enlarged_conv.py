@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmetris.utils.autocast import autocast_dtype
+
 from .conv_norm import BATCH_NORM, ConvNormReLU
 
 
@@ -95,15 +97,9 @@ class EnlargedConvNormReLU(ConvNormReLU):
     def _can_reorder(self, feature_map: Tensor) -> bool:
         # In low precision the reordered sums would round twice; compilers and exporters have patterns for the layers.
         return (feature_map.device.type == 'cpu' and feature_map.dtype in (torch.float32, torch.float64)
-                and not _autocasts_on_cpu() and not torch.compiler.is_compiling() and not is_altered(self.conv))
+                and autocast_dtype('cpu') is None and not torch.compiler.is_compiling() and not is_altered(self.conv))
 
 
 def is_altered(conv: nn.Module) -> bool:
     """Whether something was put on a convolution (LoRA, a hook), so that it has to be called."""
     return type(conv) is not nn.Conv2d or bool(conv._forward_hooks or conv._forward_pre_hooks)
-
-
-def _autocasts_on_cpu() -> bool:
-    if hasattr(torch, 'get_autocast_dtype'):  # torch 2.4 and newer
-        return torch.is_autocast_enabled('cpu')
-    return torch.is_autocast_cpu_enabled()

@@ -296,6 +296,10 @@ class Bridger(BaseModule):
             raise ValueError(f'strides {strides} cannot all be brought to {middle} by halving or doubling; give scales')
         return scales
 
+    def prefix_stage(self, image_encoder: StagedImageEncoder) -> int:
+        """The last stage that :meth:`image_prefix` runs: that of the first Bridger, without any the encoder's last."""
+        return min(self.stages, default=image_encoder.out_stages[-1])
+
     def image_prefix(self, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
         """Run the image encoder up to the first Bridger, or to its end where there is none.
 
@@ -308,7 +312,7 @@ class Bridger(BaseModule):
         Raises:
             ValueError: If the image size does not suit the encoder.
         """
-        last = min(self.stages, default=image_encoder.out_stages[-1])
+        last = self.prefix_stage(image_encoder)
         state, maps = image_encoder.stem(images), []
         for index in range(1, last + 1):
             state = image_encoder.stage(index, state)

@@ -84,6 +84,9 @@ class ClassNameSegmentor(ReferringSegmentor):
         kind = text_encoder['type']
         if not issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, ClassText):
             raise ValueError(f'text_encoder.type={kind!r}: class names need a ClassText')
+        if kwargs.get('prefix_cache') is not None:
+            raise ValueError('prefix_cache is for a ReferringSegmentor: images with labels are cropped at random, so '
+                             'that none repeats')
         super().__init__(
             text_encoder=dict(text_encoder, vocabulary=vocabulary),
             decode_head=dict(loss_decode=DEFAULT_LOSS) | dict(decode_head),

@@ -19,6 +19,7 @@ from mmetris.utils.tokenizer import tokenize
 
 from ..layers.bridged_features import BridgedFeatures
 from ..necks.bridger import ImagePrefix
+from .prefix_cache import PrefixCache
 from .sharing import distinct_images
 
 
@@ -42,6 +43,9 @@ class ReferringSegmentor(BaseSegmentor):
         context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not
             masked, as in the released variant: there the length belongs to the model. Defaults to None: as long as the
             batch's longest sentence.
+        prefix_cache: ``dir`` and ``max_gb`` of a :class:`PrefixCache`, which keeps on disk what the frozen image
+            encoder computes before the first Bridger; training and evaluation read it from the second epoch on.
+            Defaults to None: computed each time.
         test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut
             in windows.
 
@@ -61,6 +65,7 @@ class ReferringSegmentor(BaseSegmentor):
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
         context_length: int | None = None,
+        prefix_cache: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -69,6 +74,7 @@ class ReferringSegmentor(BaseSegmentor):
             raise ValueError(f'test_cfg.mode={mode!r}: a ReferringSegmentor looks at whole images only')
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
         self.context_length = context_length
+        self.prefix_cache = None if prefix_cache is None else PrefixCache(**prefix_cache)
         self.backbone = MODELS.build(backbone)
         self.text_encoder = MODELS.build(text_encoder)
         if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
@@ -116,6 +122,8 @@ class ReferringSegmentor(BaseSegmentor):
         self, inputs: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None
     ) -> BridgedFeatures:
         """Bridged features of images (B, 3, H, W) and tokens (B, L); see :meth:`Bridger.forward`."""
+        if self.prefix_cache is not None and isinstance(inputs, Tensor) and not torch.compiler.is_compiling():
+            inputs = self.prefix_cache.image_prefix(self.neck, self.backbone, inputs)
         return self.neck(self.backbone, self.text_encoder, inputs, tokens, image_index)
 
     def forward_logits(

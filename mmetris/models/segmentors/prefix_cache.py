@@ -1,0 +1,226 @@
+"""What a frozen image encoder computes before the first Bridger, kept on disk: it is the same in every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmetris.utils.autocast import autocast_dtype
+
+from ..backbones.staged import StagedImageEncoder
+from ..clip.fingerprint import fingerprint
+from ..necks.bridger import Bridger, ImagePrefix
+
+FORMAT = 1  # Files of another number are not read.
+SUFFIX = '.safetensors'
+UNFINISHED = '.unfinished'
+ABANDONED_AFTER = 3600  # Seconds after which an unfinished file belongs to a process that was killed.
+LOOKS = 32  # How many times the folder's size is read anew while a process fills it.
+
+
+class PrefixCache:
+    """A folder with the :class:`ImagePrefix` of images, one file for each.
+
+    A file is found by the pixels as the encoder gets them, by all weights of the encoder, and by the stage and type of
+    the computation. So nothing stale is ever read, and an image that is flipped or cropped is another one: with random
+    transforms of many outcomes there is nothing to gain. Several processes may share a folder. When it is full, what is
+    in it stays in use and nothing is added; files of weights that no longer exist are left for you to remove, a
+    subfolder for each (its ``about.json`` says what it holds).
+
+    Args:
+        dir: The folder, made when the first image is kept.
+        max_gb: How large it may become, in GB (1e9 bytes), all subfolders included. Processes that fill it at the same
+            time may exceed it by 3 %.
+
+    Raises:
+        ValueError: If ``dir`` is a file, or ``max_gb`` is not positive.
+    """
+
+    def __init__(self, dir: str, max_gb: float) -> None:
+        self.dir, self.max_bytes = Path(dir), int(max_gb * 1e9)
+        if self.dir.exists() and not self.dir.is_dir():
+            raise ValueError(f'prefix_cache.dir={dir!r} must be a folder, but it is a file')
+        if self.max_bytes <= 0:
+            raise ValueError(f'prefix_cache.max_gb must be positive, but it is {max_gb}')
+        self.hits = self.misses = 0
+        self._used: int | None = None  # bytes in the folder, as far as known
+        self._added = 0  # of them, since it was last looked at
+        self._closed = False
+        self._hashed: tuple[list, str] | None = None
+
+    def image_prefix(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
+        """:meth:`Bridger.image_prefix`, of which only what is not there yet is computed.
+
+        Args:
+            bridger: The Bridger.
+            image_encoder: Frozen image encoder in stages.
+            images: (I, 3, H, W) normalised images.
+
+        Raises:
+            ValueError: If the encoder is tuned, or its weights are spread over processes.
+        """
+        check_frozen(image_encoder)
+        about = self._about(bridger, image_encoder, images)
+        folder = self.dir / hashlib.sha256(about.encode()).hexdigest()[:16]
+        paths = [folder / key[:2] / (key + SUFFIX) for key in map(_key_of, images.detach().cpu())]
+        kept = [self._read(path) for path in paths]
+        missing = [row for row, tensors in enumerate(kept) if tensors is None]
+        self.hits, self.misses = self.hits + len(kept) - len(missing), self.misses + len(missing)
+        if missing:
+            everything = len(missing) == len(kept)
+            computed = bridger.image_prefix(image_encoder, images if everything else images[missing])
+            for row, tensors in zip(missing, _rows(image_encoder, computed)):
+                kept[row] = tensors
+                self._write(paths[row], tensors, folder / 'about.json', about)
+            if everything:
+                return computed
+        stacked = {name: torch.stack([tensors[name].to(images.device) for tensors in kept]) for name in kept[0]}
+        maps = tuple(stacked.pop(f'map.{index}') for index in range(sum(name.startswith('map.') for name in stacked)))
+        state = {name.removeprefix('state.'): tensor for name, tensor in stacked.items()}
+        return ImagePrefix(
+            image_encoder.unpack(state, tuple(images.shape[-2:])), bridger.prefix_stage(image_encoder), maps, len(kept))
+
+    def _about(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> str:
+        """All that what is kept depends on, but the pixels."""
+        return json.dumps(dict(
+            format=FORMAT,
+            encoder=type(image_encoder).__name__,
+            arch=image_encoder.arch.name,
+            weights=self._weights(image_encoder),
+            modules=hashlib.sha256(repr(image_encoder).encode()).hexdigest(),
+            pool_mean_key=getattr(image_encoder, 'pool_mean_key', None),
+            num_stages=image_encoder.num_stages,
+            out_stages=image_encoder.out_stages,
+            bridged_stages=bridger.stages,
+            dtype=str(autocast_dtype(images.device.type) or images.dtype),
+        ), indent=1)
+
+    def _weights(self, image_encoder: StagedImageEncoder) -> str:
+        """Hash of all of the encoder's weights, made anew only after one of them has changed."""
+        state = {key: value for key, value in image_encoder.state_dict().items()
+                 if not key.endswith('num_batches_tracked')}
+        version = [(value.data_ptr(), value._version, value.dtype) for value in state.values()]
+        if self._hashed is None or self._hashed[0] != version:
+            self._hashed = version, fingerprint('', state).sha256
+        return self._hashed[1]
+
+    def _read(self, path: Path) -> dict[str, Tensor] | None:
+        try:
+            return load_file(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            _warn(f'{path} cannot be read ({error}); what it held is computed and written again')
+            return None
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], about_path: Path, about: str) -> None:
+        """Keep one image, whole or not at all."""
+        num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if self._closed or not self._has_room(num_bytes):
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not about_path.exists():
+                _put(about_path, lambda unfinished: unfinished.write_text(about + '\n'))
+            _put(path, lambda unfinished: save_file(
+                {name: tensor.cpu() for name, tensor in tensors.items()}, unfinished))
+        except (SafetensorError, OSError) as error:
+            self._closed = True
+            _warn(f'nothing more is added to the prefix cache {self.dir}: {error}')
+            return
+        self._used, self._added = self._used + num_bytes, self._added + num_bytes
+
+    def _has_room(self, num_bytes: int) -> bool:
+        if self._used is None or self._added > self.max_bytes / LOOKS:  # Others may be adding too.
+            first = self._used is None
+            self._used, self._added = _bytes_in(self.dir), 0
+            if first:
+                MMLogger.get_current_instance().info(
+                    f'Prefix cache {self.dir}: {self._used / 1e9:.2f} of {self.max_bytes / 1e9:g} GB are in use')
+        if self._used + num_bytes <= self.max_bytes:
+            return True
+        self._closed = True
+        _warn(f'the prefix cache {self.dir} is full ({self._used / 1e9:.2f} of {self.max_bytes / 1e9:g} GB): what it '
+              'holds stays in use, other images are encoded each time. Raise prefix_cache.max_gb, or remove subfolders '
+              'of former models')
+        return False
+
+
+def check_frozen(image_encoder: nn.Module) -> None:
+    """Check that an encoder computes the same of an image in every epoch, and in every process by itself.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    spread = getattr(image_encoder, 'weights_are_spread', False)
+    if spread or any(hasattr(parameter, 'ds_id') for parameter in image_encoder.parameters()):
+        raise ValueError('prefix_cache does not go with FSDP and ZeRO-3, whose processes can only encode together: '
+                         'leave it out, or train with DDP')
+    for name, parameter in image_encoder.named_parameters():
+        if parameter.requires_grad:
+            raise ValueError(f'prefix_cache keeps what a frozen image encoder computes, but backbone.{name} is tuned: '
+                             'freeze it (frozen=True, no tunable_parameters), or leave prefix_cache out')
+    for name, module in image_encoder.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError('prefix_cache keeps what a frozen image encoder computes, but the statistics of '
+                             f'backbone.{name} move: set norm_eval=True, or leave prefix_cache out')
+
+
+def _key_of(image: Tensor) -> str:
+    """Name of one image (3, H, W), by its pixels."""
+    image = image.contiguous()
+    digest = hashlib.sha256(f'{tuple(image.shape)} {image.dtype}'.encode())
+    digest.update(image.view(torch.uint8).numpy())
+    return digest.hexdigest()[:40]
+
+
+def _rows(image_encoder: StagedImageEncoder, prefix: ImagePrefix) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each image, by name; none shares memory with another."""
+    batch = {f'state.{name}': tensor for name, tensor in image_encoder.pack(prefix.state).items()}
+    batch |= {f'map.{index}': tensor for index, tensor in enumerate(prefix.maps)}
+    for row in range(prefix.num_images):
+        yield {name: tensor[row].detach().clone(memory_format=torch.contiguous_format)
+               for name, tensor in batch.items()}
+
+
+def _put(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under another name, then give it its own in one step."""
+    unfinished = path.with_name(f'{path.name}.{uuid.uuid4().hex}{UNFINISHED}')
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _bytes_in(folder: Path) -> int:
+    """Size of the files in a folder; unfinished ones that a killed process left are removed."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            try:
+                status = path.stat()
+                if name.endswith(UNFINISHED) and time.time() - status.st_mtime > ABANDONED_AFTER:
+                    path.unlink()
+                else:
+                    total += status.st_size
+            except FileNotFoundError:
+                pass  # Another process has renamed or removed it.
+    return total
+
+
+def _warn(message: str) -> None:
+    MMLogger.get_current_instance().warning(message)

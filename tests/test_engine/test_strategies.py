@@ -35,9 +35,11 @@ model = dict(_delete_=True, **MODEL)
 loading = dict(batch_size=3, num_workers=0, persistent_workers=False, dataset=dict(data_root=DATA_ROOT))
 train_dataloader = val_dataloader = test_dataloader = loading
 train_cfg = dict(max_epochs=2, val_interval=1)
-# A norm that every step exceeds, and groups of parameters as the published ViT has them.
+# A norm that every step exceeds, and groups of parameters as the published ViT has them. A bias before BatchNorm has a
+# gradient of zero, of which rounding leaves something that Adam would make whole steps of: its eps is above that.
 optim_wrapper = dict(
-    optimizer=dict(lr=1e-4), clip_grad=dict(max_norm=0.05), paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=10))))
+    optimizer=dict(lr=1e-4, eps=1e-6), clip_grad=dict(max_norm=0.05),
+    paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=10))))
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, milestones=[1], gamma=0.5)]
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1), logger=dict(interval=1))
 """
@@ -100,14 +102,14 @@ def test_sharded_training_ends_where_ddp_ends(folder, others, epoch):
     """With clipped gradients, several learning rates, BatchNorm and a validation between the steps."""
     plain, sharded = weights(folder, 'ddp', epoch), weights(folder, 'fsdp', epoch)
     assert plain.keys() == sharded.keys()
-    assert max((plain[key].float() - sharded[key].float()).abs().max() for key in plain) < 1e-5
+    assert max((plain[key].float() - sharded[key].float()).abs().max() for key in plain) < 1e-6
 
 
 @pytest.mark.processes
 @pytest.mark.parametrize('name', ['fsdp_after_fsdp', 'fsdp_after_ddp', 'ddp_after_fsdp'])
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, others, name):
     whole, resumed = weights(folder, 'ddp'), weights(folder, name)
-    assert max((whole[key].float() - resumed[key].float()).abs().max() for key in whole) < 1e-5
+    assert max((whole[key].float() - resumed[key].float()).abs().max() for key in whole) < 1e-6
 
 
 @pytest.mark.processes

@@ -1,9 +1,13 @@
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
 
 from .epoch_seed_hook import EpochSeedHook
+from .main_process_logger_hook import MainProcessLoggerHook
 from .slim_checkpoint_hook import SlimCheckpointHook
 from .tunable_report_hook import TunableReportHook
 from .visualization_hook import RefSegVisualizationHook
 from .vocabulary_check_hook import VocabularyCheckHook
 
-__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'SlimCheckpointHook', 'TunableReportHook', 'VocabularyCheckHook']
+__all__ = [
+    'EpochSeedHook', 'MainProcessLoggerHook', 'RefSegVisualizationHook', 'SlimCheckpointHook', 'TunableReportHook',
+    'VocabularyCheckHook'
+]

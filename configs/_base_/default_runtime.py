@@ -6,7 +6,8 @@ custom_imports = dict(imports=['mmetris.registry', 'mmetris.engine.loops'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='MainProcessLoggerHook', interval=50, log_metric_by_epoch=True),
+    # With its scope, since semseg_runtime.py hands it on to configs that may be in MMSeg's.
+    logger=dict(type='mmetris.MainProcessLoggerHook', interval=50, log_metric_by_epoch=True),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # The best epoch is picked on val, never on a test split.
     checkpoint=dict(

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import DefaultScope
 
 from mmetris.engine.hooks import main_process_logger_hook
 from mmetris.registry import HOOKS
@@ -32,5 +34,8 @@ def test_only_the_main_process_writes_scores(main, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', ['etris/etris_vitb16_refcoco', 'semseg/etris_vitb16_ade20k-512x512',
                                   'bridger/deeplabv3plus_r50_ade20k-512x512'])
-def test_configs_use_it(name):
-    assert Config.fromfile(ROOT / f'configs/{name}.py').default_hooks.logger.type == 'MainProcessLoggerHook'
+@pytest.mark.parametrize('scope', ['mmetris', 'mmseg'])
+def test_configs_use_it_and_build_it_in_either_scope(name, scope):
+    logger = Config.fromfile(ROOT / f'configs/{name}.py').default_hooks.logger
+    with DefaultScope.overwrite_default_scope(scope):
+        assert type(MMENGINE_HOOKS.build(logger)) is main_process_logger_hook.MainProcessLoggerHook

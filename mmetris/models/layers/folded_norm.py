@@ -7,6 +7,8 @@ from open_clip.modified_resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmetris.utils.autocast import autocast_dtype
+
 
 def conv_norm(conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
     """``norm(conv(x))``, in one step where the BatchNorm is a fixed scale and shift.
@@ -14,7 +16,7 @@ def conv_norm(conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
     It is where nothing of both asks for a gradient and BatchNorm uses its statistics (evaluation mode, as in a frozen
     encoder also in training). Then the scale is multiplied into the convolution's weights once, and again only after
     one of the tensors has changed; neither the pass over the features nor their copy for the backward pass is needed.
-    The price is a second copy of these weights, in no state dict.
+    The price is a second copy of these weights, in no state dict. Autocast finds it in its own type already.
 
     Args:
         conv: Convolution.
@@ -42,11 +44,13 @@ def _folded(
     if torch.compiler.is_compiling() or not isinstance(conv.weight, nn.Parameter):
         return _fold(conv, norm, layout)
     present = [tensor for tensor in tensors if tensor is not None]
-    version = [layout, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in present)]
+    dtype = autocast_dtype(conv.weight.device.type) or conv.weight.dtype
+    version = [layout, dtype, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in present)]
     kept = getattr(conv, '_kept_fold', None)
     if kept is None or kept[0] != version:
         with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.
-            kept = conv._kept_fold = version, _fold(conv, norm, layout)
+            weight, bias = _fold(conv, norm, layout)
+            kept = conv._kept_fold = version, (weight.to(dtype), bias.to(dtype))
     return kept[1]
 
 

@@ -1,5 +1,7 @@
 """Products before the enlargement, against enlargement and convolution in the order they are written."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,9 +64,34 @@ def called(unit, feature_map):
 def test_the_layers_are_called_where_reordering_is_not_known_to_help():
     unit, feature_map = EnlargedConvNormReLU(3, 4).eval(), randn(1, 3, 5, 7)
     assert not called(unit, feature_map)
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast('cpu', torch.float16):
         assert called(unit, feature_map)
-    assert called(unit.bfloat16(), feature_map.bfloat16())
+    assert called(unit.half(), feature_map.half())
+
+
+@pytest.mark.parametrize('align_corners', [False, True])
+@pytest.mark.parametrize('by_autocast', [False, True])
+def test_in_bfloat16_errors_are_little_larger_than_those_of_the_literal_order(by_autocast, align_corners):
+    torch.manual_seed(0)
+    unit = EnlargedConvNormReLU(64, 32, align_corners=align_corners).train()
+    feature_map = randn(2, 64, 13, 13).requires_grad_()
+    inputs = feature_map, unit.conv.weight
+    exact = unit.literal_forward(feature_map)
+    shift = randn(*exact.shape, seed=3)
+    exact = exact, *torch.autograd.grad((exact * shift).sum(), inputs)
+
+    def errors(name):
+        """Root mean squares of what is wrong with result and gradients, over those of the exact ones."""
+        used = unit if by_autocast else copy.deepcopy(unit).bfloat16()
+        used_map = feature_map if by_autocast else feature_map.detach().bfloat16().requires_grad_()
+        with torch.autocast('cpu', torch.bfloat16, enabled=by_autocast):
+            out = getattr(used, name)(used_map)
+        found = out, *torch.autograd.grad((out * shift).sum(), (used_map, used.conv.weight))
+        return [float((one - other).detach().norm() / other.detach().norm()) for one, other in zip(found, exact)]
+
+    assert not called(unit, feature_map)
+    for reordered, literal in zip(errors('forward'), errors('literal_forward')):
+        assert 0 < reordered < 1.6 * literal < 0.1
 
 
 def test_what_was_put_on_the_convolution_takes_part():

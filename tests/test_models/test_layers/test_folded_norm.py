@@ -53,6 +53,17 @@ def test_changed_weights_and_statistics_are_seen(change):
     torch.testing.assert_close(after, norm(conv(x)))
 
 
+def test_under_autocast_the_weights_are_kept_in_its_type():
+    conv, norm = layers()
+    x = randn(2, 3, 5, 6)
+    exact = conv_norm(conv, norm, x)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = conv_norm(conv, norm, x)
+        assert [value.dtype for value in conv._kept_fold[1]] == [torch.bfloat16] * 2
+    assert found.dtype == torch.bfloat16 and 0 < (found - exact).abs().max() < 0.05
+    torch.testing.assert_close(conv_norm(conv, norm, x), exact, rtol=0, atol=0)
+
+
 def test_statistics_still_move_in_training():
     conv, norm = layers()
     before = norm.running_mean.clone()

@@ -289,34 +289,6 @@ def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> d
     return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
 
 
-def has_no_area(segmentation: list | dict, height: int, width: int) -> bool:
-    """Whether a mask covers no pixel.
-
-    Drawing a mask takes a while, so polygons that are plainly large (on average more than four pixels wide)
-    are not drawn.
-
-    Args:
-        segmentation: As for :func:`segmentation_to_rle`, which also says what is raised.
-        height: Image height in pixels.
-        width: Image width in pixels.
-    """
-    if isinstance(segmentation, list):
-        for polygon in segmentation:
-            xs, ys = polygon[0::2], polygon[1::2]
-            if not 6 <= len(polygon) == 2 * len(ys):
-                continue
-            in_image = min(xs) >= 0 and min(ys) >= 0 and max(xs) <= width and max(ys) <= height
-            area = outline = 0.0
-            x0, y0 = xs[-1], ys[-1]
-            for x1, y1 in zip(xs, ys):
-                area += x0 * y1 - x1 * y0
-                outline += abs(x1 - x0) + abs(y1 - y0)
-                x0, y0 = x1, y1
-            if in_image and abs(area) > 4 * outline:
-                return False
-    return int(coco_mask.area(segmentation_to_rle(segmentation, height, width))) == 0
-
-
 def image_key(img_path: str) -> str:
     """Name under which an image is recognised in several data sets.
 

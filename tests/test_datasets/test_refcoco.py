@@ -4,13 +4,15 @@ import copy
 import multiprocessing
 import pickle
 
+import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
+from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from mmetris.datasets import RefCocoDataset, refcoco
 from mmetris.registry import DATASETS
-from tests.toy_refer import IMAGES, REFS, file_name, write_toy_refer
+from tests.toy_refer import IMAGES, REFS, decode, file_name, segmentations, write_toy_refer
 
 MANY_SENTENCES = [f'sentence {index}' for index in range(40)]
 
@@ -115,6 +117,41 @@ class TestSamples:
         assert dataset.data_list == [] and dataset.data_bytes.nbytes > 0
 
 
+class TestMasks:
+    @pytest.mark.parametrize('serialize_data', [True, False])
+    @pytest.mark.parametrize('split', ['train', 'val', 'testA', 'testB'])
+    def test_a_record_has_the_drawn_mask_as_compressed_rle(self, root, split, serialize_data):
+        dataset = RefCocoDataset(root, split=split, test_mode=True, serialize_data=serialize_data)
+        for idx in range(len(dataset)):
+            record = dataset.get_data_info(idx)
+            height_and_width = IMAGES[record['img_id']]
+            assert record['segmentation']['size'] == list(height_and_width)
+            assert isinstance(record['segmentation']['counts'], bytes)
+            expected = decode(segmentations()[record['ann_id']], *height_and_width)
+            np.testing.assert_array_equal(coco_mask.decode(record['segmentation']), expected)
+
+    @pytest.fixture
+    def drawings(self, monkeypatch):
+        """Arguments of each call that draws, as a list that grows."""
+        calls, draw = [], coco_mask.frPyObjects
+        monkeypatch.setattr(coco_mask, 'frPyObjects', lambda *args: calls.append(args) or draw(*args))
+        return calls
+
+    def test_masks_are_drawn_while_reading_and_never_again(self, root, drawings):
+        dataset = RefCocoDataset(root, pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')])
+        # Refs 1 and 2 have polygons; 3 and 4 have compressed RLE already.
+        assert [args[0] for args in drawings] == [segmentations()[101], segmentations()[102]]
+        samples = [dataset[idx] for _ in range(2) for idx in range(len(dataset))]
+        assert len(drawings) == 2
+        for sample in samples:
+            expected = decode(segmentations()[sample['ann_id']], *IMAGES[sample['img_id']])
+            np.testing.assert_array_equal(sample['gt_seg_map'], expected)
+
+    def test_a_mask_is_drawn_once_for_all_sentences_of_its_object(self, root, drawings):
+        assert len(RefCocoDataset(root, split='val', text_mode='original')) == 3
+        assert len(drawings) == 1
+
+
 class TestDraw:
     @pytest.fixture
     def dataset(self, tmp_path):
@@ -161,8 +198,6 @@ class TestDraw:
         assert all(150 < count < 250 for count in counts.values()), counts
 
     def test_without_an_epoch_numpy_s_state_decides(self, dataset):
-        import numpy as np
-
         np.random.seed(3)
         first = [drawn(dataset) for _ in range(6)]
         np.random.seed(3)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-# Weights in memory at a time where PyTorch has to make them: 4 M, 16 MB in float32.
-WEIGHTS_AT_ONCE = 1 << 22
+from .dropout_attention import DropoutAttention
 
 
 class Attention(nn.MultiheadAttention):
@@ -81,33 +79,11 @@ class Attention(nn.MultiheadAttention):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """``scaled_dot_product_attention``: (B, heads, N, c), (B, heads, M, c), (B, heads, M, c) -> (B, heads, N, c).
-
-    Dropout of weights has fused kernels on GPUs only. Elsewhere PyTorch makes all weights and keeps three tensors of
-    their size for the backward pass, so they are made for some queries at a time and again in the backward pass.
-    """
-    rows = max(1, WEIGHTS_AT_ONCE // (query.shape[0] * query.shape[1] * key.shape[2]))
-    fused = not dropout or query.device.type != 'cpu' or torch.compiler.is_compiling()
-    if fused or rows >= query.shape[2]:
-        return F.scaled_dot_product_attention(query, key, value, mask, dropout)
-    parts = []
-    for start in range(0, query.shape[2], rows):
-        asked = slice(start, start + rows)
-        mask_part = mask[..., asked, :] if mask is not None and mask.shape[-2] > 1 else mask
-        parts.append(checkpoint(_attend_by_weights, query[:, :, asked], key, value, mask_part, dropout,
-                                use_reentrant=False))
-    return torch.cat(parts, dim=2)
-
-
-def _attend_by_weights(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
-    """The same by its definition, with a cheaper draw: most of PyTorch's time goes into random numbers."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-    if mask is not None:
-        scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, float('-inf'))
-    dropped = round(dropout * 2**16)  # of 2 ** 16: a random number of 64 bits decides about four weights
-    bits = torch.empty(-(-scores.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    keep = bits[:scores.numel()].view(scores.shape) >= dropped - 2**15
-    return (scores.softmax(-1) * keep) @ value / (1 - dropped / 2**16)
+    """``scaled_dot_product_attention``: (B, heads, N, c), (B, heads, M, c), (B, heads, M, c) -> (B, heads, N, c)."""
+    # With dropout of weights there are fused kernels on GPUs only.
+    if 0 < dropout < 1 and query.device.type == 'cpu' and not torch.compiler.is_compiling():
+        return DropoutAttention.apply(query, key, value, mask, dropout)
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout)
 
 
 def _joined_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype) -> Tensor:

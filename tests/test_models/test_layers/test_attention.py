@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from mmetris.models.layers import attention as attention_module
 from mmetris.models.layers.attention import Attention, fuse_attention
 from tests.toy import randn
 
@@ -94,66 +93,12 @@ def test_only_the_class_is_exchanged():
     assert type(ours) is Attention and list(ours.state_dict()) == list(plain.state_dict())
 
 
-@pytest.mark.parametrize('masks', MASKS.values(), ids=MASKS.keys())
-def test_dropout_some_queries_at_a_time_is_attention_over_what_was_kept(masks, monkeypatch):
-    """With values of 1 and nothing after it, an output is the sum of the weights kept; on average that is 1."""
-    query, key = (randn(2, 2, 5, 4, seed=seed).repeat(2000, 1, 1, 1) for seed in range(2))
-    value = torch.ones(4000, 2, 5, 4)
-    mask = None if not masks else attention_module._joined_mask(
-        masks.get('key_padding_mask'), masks.get('attn_mask'), query.dtype)
-    if mask is not None and mask.ndim == 4:
-        mask = mask.repeat(2000, 1, 1, 1)
-    monkeypatch.setattr(attention_module, 'WEIGHTS_AT_ONCE', 4000 * 2 * 5 * 2)  # 2 of the 5 queries
-    torch.manual_seed(0)
-    kept = attention_module._attend(query, key, value, mask, 0.5).unflatten(0, (2000, 2))
-    assert kept.std(0).amax() > 0.3
-    torch.testing.assert_close(kept.mean(0), value[:2], rtol=0, atol=0.15)
-    calls = []
-    monkeypatch.setattr(attention_module, '_attend_by_weights',
-                        lambda q, k, v, m, p: calls.append((q.shape[2], None if m is None else m.shape[-2])) or q)
-    attention_module._attend(query, key, value, mask, 0.5)
-    rows = None if mask is None else mask.shape[-2]
-    assert calls == [(2, rows and min(rows, 2)), (2, rows and min(rows, 2)), (1, rows and 1)]
-
-
-@pytest.mark.parametrize('masks', MASKS.values(), ids=MASKS.keys())
-def test_attention_by_its_weights_without_dropout_is_torchs(masks):
-    query, key, value = (randn(2, 2, 5, 4, seed=seed) for seed in range(3))
-    mask = None if not masks else attention_module._joined_mask(
-        masks.get('key_padding_mask'), masks.get('attn_mask'), query.dtype)
-    torch.testing.assert_close(
-        attention_module._attend_by_weights(query, key, value, mask, 0.0),
-        torch.nn.functional.scaled_dot_product_attention(query, key, value, mask))
-
-
-@pytest.mark.parametrize('dropout', [0.1, 0.5])
-def test_the_share_of_dropped_weights_is_the_one_asked_for(dropout):
-    torch.manual_seed(0)
-    query = torch.zeros(1, 1, 300, 4)  # equal weights: 1 / 400 each
-    one_hot = torch.eye(400)[None, None]
-    kept = attention_module._attend_by_weights(query, torch.zeros(1, 1, 400, 4), one_hot, None, dropout)
-    values, counts = kept.unique(return_counts=True)
-    assert len(values) == 2 and values[0] == 0
-    assert values[1] == pytest.approx(1 / 400 / (1 - dropout), rel=1e-3)
-    assert counts[0] / counts.sum() == pytest.approx(dropout, abs=0.01)
-
-
-def test_dropout_some_queries_at_a_time_has_the_gradients_of_its_own_draw(monkeypatch):
-    monkeypatch.setattr(attention_module, 'WEIGHTS_AT_ONCE', 2 * 2 * 5 * 2)
-    inputs = [randn(2, 2, 5, 4, seed=seed).double().requires_grad_() for seed in range(3)]
-
-    def attend(*heads):
-        torch.manual_seed(0)
-        return attention_module._attend(*heads, None, 0.5)
-
-    assert torch.autograd.gradcheck(attend, inputs)
-
-
-def test_dropout_on_a_cpu_keeps_no_matrix_of_weights():
+def test_dropout_on_a_cpu_keeps_a_byte_for_each_weight():
     _, ours = pair(dropout=0.5)
     kept = []
-    tokens = randn(1, 3000, 8).requires_grad_()
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+    tokens = randn(1, 300, 8).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t):
         out = ours.train()(tokens, tokens, tokens)[0]
     out.sum().backward()
-    assert max(kept) < 3000 * 3000 / 10 and tokens.grad.abs().sum() > 0
+    large = [(tensor.numel(), tensor.element_size()) for tensor in kept if tensor.numel() >= 300 * 300]
+    assert large == [(2 * 300 * 300, 1)] and tokens.grad.abs().sum() > 0

@@ -21,6 +21,7 @@ from mmetris.version import __version__
 
 MODEL_HELP = ('Config file, name of a model ("mmetris models" lists them), or folder of a training. '
               'Default: the demo model, which knows drawn shapes only.')
+DTYPES = ('float32', 'bfloat16', 'float16')  # As in mmetris.utils.autocast, which would import PyTorch.
 FORMATS = dict(mp4='mp4v', mov='mp4v', mkv='mp4v', avi='MJPG')
 
 
@@ -83,6 +84,8 @@ _model_options = _with(
     click.option('--model', metavar='MODEL', help=MODEL_HELP),
     click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'),
     click.option('--device', metavar='DEVICE', help='cpu, cuda:0, ... Default: a GPU if there is one, else the CPU.'),
+    click.option('--dtype', type=click.Choice(DTYPES),
+                 help="What the model computes in; float16 needs a GPU. Default: what its config says, or float32."),
     click.option('--threshold', type=float, metavar='P',
                  help="Pixels of a higher probability belong to the mask, 0 to 1. Default: the model's own, 0.35."),
     click.option('--max-pixels', type=click.IntRange(1), metavar='N',

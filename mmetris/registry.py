@@ -27,6 +27,8 @@ TRANSFORMS = _child('transform', mmseg_registry.TRANSFORMS, 'mmetris.datasets.tr
 METRICS = _child('metric', mmseg_registry.METRICS, 'mmetris.evaluation')
 # The tunable-parameter report and resumable seeding.
 HOOKS = _child('hook', mmseg_registry.HOOKS, 'mmetris.engine.hooks')
+# Training in bfloat16.
+OPTIM_WRAPPERS = _child('optim_wrapper', mmseg_registry.OPTIM_WRAPPERS, 'mmetris.engine.optim_wrappers')
 # Pictures of image, sentence, predicted and true mask.
 VISUALIZERS = _child('visualizer', mmseg_registry.VISUALIZERS, 'mmetris.visualization')
 
@@ -41,7 +43,6 @@ DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS)
 MODEL_WRAPPERS = _child('model_wrapper', mmseg_registry.MODEL_WRAPPERS, 'mmetris.models')
 WEIGHT_INITIALIZERS = _child('weight initializer', mmseg_registry.WEIGHT_INITIALIZERS, 'mmetris.models')
 OPTIMIZERS = _child('optimizer', mmseg_registry.OPTIMIZERS, 'mmseg.engine.optimizers')
-OPTIM_WRAPPERS = _child('optim_wrapper', mmseg_registry.OPTIM_WRAPPERS, 'mmseg.engine.optimizers')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optimizer wrapper constructor', mmseg_registry.OPTIM_WRAPPER_CONSTRUCTORS, 'mmseg.engine.optimizers'
 )

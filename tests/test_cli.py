@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmetris.cli import mmetris_command, run
+from mmetris.cli import DTYPES, mmetris_command, run
+from mmetris.utils import autocast
 from tests.toy_inference import picture, save_toy_model
 
 
@@ -59,6 +60,18 @@ def test_a_folder_becomes_masks_pictures_and_json(mmetris, tmp_path):
     assert len(list((tmp_path / 'out').rglob('*.png'))) == len(list((tmp_path / 'out').rglob('*.jpg'))) == 3
 
 
+def test_the_type_that_the_model_computes_in_can_be_given(mmetris):
+    assert DTYPES == autocast.DTYPES
+    printed = {}
+    for dtype in ('float32', 'bfloat16'):
+        status, printed[dtype], err = mmetris('segment', 'picture.png', 'the left dog', '--dtype', dtype)
+        assert (status, err) == (0, '')
+    # Whole pixels and two digits of the score: the model's own default is float32, and bfloat16 is close to it.
+    assert printed['float32'] == mmetris('segment', 'picture.png', 'the left dog')[1]
+    scores = [float(line.split('score ')[1].split(',')[0]) for line in printed.values()]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
+
+
 def test_class_names_give_each_pixel_a_class(mmetris, files, tmp_path):
     options = ('--threshold', '0.4', '--out-dir', tmp_path / 'out')
     status, out, err = mmetris('segment', 'picture.png', '--classes', 'dog, cat', *options)
@@ -106,6 +119,8 @@ def test_an_unreadable_picture_of_a_folder_can_be_left_out(mmetris, files, tmp_p
     (('segment', 'picture.png', 'a dog', '--out-file', 'x.xyz'), 'x.xyz needs the ending'),
     (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png'), 'picture.png'),
     (('segment', 'picture.png', 'a dog', '--threshold', '35'), 'between 0 and 1'),
+    (('segment', 'picture.png', 'a dog', '--dtype', 'half'), 'bfloat16'),
+    (('segment', 'picture.png', 'a dog', '--dtype', 'float16'), 'float16 is for GPUs'),
     (('segment', 'picture.png', 'a dog', '--max-pixels', '100'), 'too large: 80 x 48'),
     (('segment', 'picture.png', 'a dog', '--batch-size', '0'), 'batch-size'),
     (('segment', 'picture.png', 'a dog', '--weights', 'none.pth'), 'missing: none.pth'),

@@ -8,11 +8,14 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmetris.registry import RUNNERS
+from mmetris.utils.autocast import DTYPES, set_test_dtype
 from mmetris.utils.command_line import (
+    add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
     drop_strategy,
+    has_referring_segmentor,
     is_main_process,
     load_config,
     prepare_processes,
@@ -34,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--show-dir', metavar='DIR',
                         help='folder in <work dir>/<time stamp> for pictures of image, sentence and both masks')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown picture stays; default 2')
+    parser.add_argument('--dtype', choices=DTYPES,
+                        help="what the model computes in (its test_cfg.dtype); default the config's, or float32")
+    parser.add_argument('--compile', action='store_true', help='torch.compile for Bridger, both encoders and decoder')
     parser.add_argument('--tta', action='store_true', help="augment by the config's tta_model and tta_pipeline")
     add_launcher_arguments(parser)
     return parser
@@ -64,6 +70,14 @@ def choose_splits(parser: argparse.ArgumentParser, cfg: Config, args: argparse.N
         cfg.test_dataloader.dataset.split = args.split[0]
     else:
         parser.error(f"--split: several splits need test_cfg = dict(type='SplitTestLoop', ...) in {args.config}")
+
+
+def choose_dtype(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Make the model predict in ``args.dtype``."""
+    if not has_referring_segmentor(cfg):
+        parser.error(f'--dtype is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
+                     f'{cfg.model.type}; test_cfg.fp16=True of MMEngine\'s test loop is for any model')
+    set_test_dtype(cfg, args.dtype)
 
 
 def save_masks(cfg: Config, folder: str) -> None:
@@ -100,6 +114,10 @@ def main() -> None:
         draw_predictions(parser, cfg, args)
     if args.out:
         save_masks(cfg, args.out)
+    if args.dtype:
+        choose_dtype(parser, cfg, args)
+    if args.compile:
+        add_compile_hook(parser, cfg, args)
     if args.tta:
         if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
             parser.error(f'--tta needs tta_model and tta_pipeline in {args.config}')

@@ -9,11 +9,12 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmetris.registry import RUNNERS
 from mmetris.utils.command_line import (
+    add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
-    has_accelerator,
     load_config,
+    prepare_mixed_precision,
     prepare_processes,
     prepare_strategy,
     set_work_dir,
@@ -28,7 +29,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from this checkpoint; without a name, from the latest one in the work folder')
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)')
+    parser.add_argument('--amp', action='store_true',
+                        help='train with automatic mixed precision; in float16, which needs a GPU')
+    parser.add_argument('--amp-dtype', choices=['float16', 'bfloat16'],
+                        help='--amp in this type; bfloat16 runs on CPUs too')
+    parser.add_argument('--compile', action='store_true', help='torch.compile for Bridger, both encoders and decoder')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help="multiply the learning rate by the total batch / the config's base_batch_size")
     add_launcher_arguments(parser)
@@ -42,13 +47,8 @@ def main() -> None:
     cfg = load_config(parser, args)
     set_work_dir(cfg, args)
 
-    if args.amp:
-        if cfg.optim_wrapper.type not in ('OptimWrapper', 'AmpOptimWrapper'):
-            parser.error(f'--amp replaces an OptimWrapper, and {args.config} has a {cfg.optim_wrapper.type}')
-        if not has_accelerator():
-            parser.error('--amp needs a GPU, and none is visible')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.amp or args.amp_dtype:
+        prepare_mixed_precision(parser, cfg, args)
 
     if args.resume is not None:
         checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
@@ -67,6 +67,8 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
 
     prepare_strategy(parser, cfg, args)
+    if args.compile:
+        add_compile_hook(parser, cfg, args)
     prepare_processes(parser, cfg, args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()

@@ -17,6 +17,7 @@ from mmengine.infer import BaseInferencer
 from rich.progress import track
 from torch import nn
 
+from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
 from mmetris.visualization import draw_expressions, draw_labels
 
@@ -40,10 +41,12 @@ class RefSegInferencer(BaseInferencer):
         max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.
         scope: Registry scope of the config. Defaults to 'mmetris'.
         show_progress: Whether to show a progress bar. Defaults to True.
+        dtype: What the model computes in: ``'float32'``, ``'bfloat16'``, or on a GPU ``'float16'``. Defaults to None:
+            what the config says, float32 if nothing.
 
     Raises:
         FileNotFoundError: If model or weights are missing.
-        ValueError: If the weights do not belong to the model.
+        ValueError: If the weights do not belong to the model, or ``dtype`` is another.
 
     Example:
         >>> inferencer = RefSegInferencer()
@@ -58,10 +61,13 @@ class RefSegInferencer(BaseInferencer):
                  threshold: float | None = None,
                  max_pixels: int = MAX_PIXELS,
                  scope: str = 'mmetris',
-                 show_progress: bool = True) -> None:
+                 show_progress: bool = True,
+                 dtype: str | None = None) -> None:
         if threshold is not None:
             threshold = check_threshold(threshold)
+        check_dtype(dtype, 'dtype')
         files = find_model(model, weights)
+        set_test_dtype(files.config, dtype)
         super().__init__(files.config, files.weights, device, scope, show_progress)
         self.own_threshold = self.model.decode_head.threshold
         self.threshold = self.own_threshold if threshold is None else threshold

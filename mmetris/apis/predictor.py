@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 
+from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, read_image
 
 from .asking import Asker, Classes, EncodedImages, answer_of, check_threshold
@@ -30,10 +31,11 @@ class RefSegPredictor:
         device: ``'cpu'``, ``'cuda:0'``... Defaults to None: the first GPU if there is one, else the CPU.
         threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
         max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.
+        dtype: See :class:`RefSegInferencer`. Defaults to None: what the config says, or that of the inferencer.
 
     Raises:
         FileNotFoundError: If model or weights are missing.
-        ValueError: If the weights do not belong to the model.
+        ValueError: If the weights do not belong to the model, or ``dtype`` is another or given beside an inferencer.
 
     Example:
         >>> predictor = RefSegPredictor()
@@ -46,11 +48,16 @@ class RefSegPredictor:
                  weights: str | os.PathLike | None = None,
                  device: str | torch.device | None = None,
                  threshold: float | None = None,
-                 max_pixels: int = MAX_PIXELS) -> None:
+                 max_pixels: int = MAX_PIXELS,
+                 dtype: str | None = None) -> None:
+        check_dtype(dtype, 'dtype')
         asker = getattr(model, 'asker', None)
         if asker is None:
             files = find_model(model, weights)
+            set_test_dtype(files.config, dtype)
             asker = Asker(init_model(files.config, files.weights, device), files.config)
+        elif dtype is not None:
+            raise ValueError(f'dtype={dtype!r}: the model is shared with an inferencer, so give it to that')
         self.asker = asker
         self.own_threshold = self.asker.model.decode_head.threshold
         self.threshold = self.own_threshold if threshold is None else check_threshold(threshold)

@@ -33,6 +33,7 @@ from mmetris.apis.asking import Asker
 from mmetris.apis.model import init_model
 from mmetris.apis.model_zoo import find_model
 from mmetris.models import ReferringSegmentor
+from mmetris.utils.autocast import set_test_dtype
 from mmetris.utils.tokenizer import EOS_TOKEN, PAD_TOKEN, SOS_TOKEN, tokenize
 from mmetris.version import __version__
 
@@ -125,6 +126,7 @@ def export_model(model: str | os.PathLike | Config | None,
     _check_packages(formats, check)
     _check_target(out_dir, force)
     files = find_model(model, weights)
+    set_test_dtype(files.config, 'float32')  # Whoever runs the file chooses its precision.
     network = init_model(files.config, files.weights, device='cpu')
     asker = Asker(network, files.config)
     if asker.by_class or not isinstance(network, ReferringSegmentor):

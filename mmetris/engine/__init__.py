@@ -1,8 +1,11 @@
-"""Hooks and loops of training and testing."""
+"""Hooks, loops and optimizer wrappers of training and testing."""
 
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks and optimizer parts
 
 from .hooks import EpochSeedHook, RefSegVisualizationHook, TunableReportHook
 from .loops import SplitTestLoop
+from .optim_wrappers import BFloat16OptimWrapper
 
-__all__ = ['EpochSeedHook', 'RefSegVisualizationHook', 'SplitTestLoop', 'TunableReportHook']
+__all__ = [
+    'BFloat16OptimWrapper', 'EpochSeedHook', 'RefSegVisualizationHook', 'SplitTestLoop', 'TunableReportHook'
+]

@@ -1,8 +1,13 @@
-"""What autocast is set to, by every release of torch."""
+"""Computing in a lower precision: autocast by the name of a type, and what it is set to."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
+from mmengine.config import Config
+
+DTYPES = ('float32', 'bfloat16', 'float16')
 
 
 def autocast_dtype(device_type: str) -> torch.dtype | None:
@@ -16,3 +21,50 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     if device_type == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def check_dtype(dtype: str | None, setting: str) -> None:
+    """Check that a type is one that models compute in.
+
+    Args:
+        dtype: One of ``DTYPES``, or None.
+        setting: What the setting is called, for the message.
+
+    Raises:
+        ValueError: If it is another.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f'{setting}={dtype!r} must be one of {DTYPES}, or None, which is float32')
+
+
+def is_lowered(dtype: str | None) -> bool:
+    """Whether a type, one of ``DTYPES`` or None, is less precise than float32."""
+    return dtype not in (None, 'float32')
+
+
+def autocast_to(dtype: str | None, device_type: str) -> AbstractContextManager:
+    """Autocast to a type; None and ``'float32'`` leave everything as it is.
+
+    Args:
+        dtype: One of ``DTYPES``, or None.
+        device_type: ``'cpu'``, ``'cuda'``, ...
+
+    Raises:
+        ValueError: If it is float16 on a CPU.
+    """
+    if not is_lowered(dtype):
+        return nullcontext()
+    if dtype == 'float16' and device_type == 'cpu':
+        raise ValueError('float16 is for GPUs; on a CPU compute in bfloat16 or float32')
+    return torch.autocast(device_type, getattr(torch, dtype))
+
+
+def set_test_dtype(cfg: Config, dtype: str | None) -> None:
+    """Let the model that is built from a config predict in another type.
+
+    Args:
+        cfg: The config, whose ``model.test_cfg`` is changed; without a ``model``, whoever builds it says so.
+        dtype: One of ``DTYPES``; None changes nothing.
+    """
+    if dtype is not None and 'model' in cfg:
+        cfg.model.test_cfg = dict(cfg.model.get('test_cfg') or {}, dtype=dtype)

@@ -135,6 +135,62 @@ def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
 
 
+def prepare_mixed_precision(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Let the optimizer's wrapper compute in mixed precision.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config; ``optim_wrapper`` becomes MMEngine's ``AmpOptimWrapper`` for float16, and
+            :class:`mmetris.engine.BFloat16OptimWrapper` for bfloat16.
+        args: ``config`` and ``amp_dtype``, which may be None: float16, unless the config has bfloat16 already.
+    """
+    wrapper = cfg.optim_wrapper
+    kind = wrapper.type.rpartition('.')[2]
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper'):
+        own = ', whose type is set in strategy.bf16 or strategy.fp16' if kind == 'DeepSpeedOptimWrapper' else ''
+        parser.error(f'--amp replaces an OptimWrapper, and {args.config} has a {wrapper.type}{own}')
+    if (args.amp_dtype or ('bfloat16' if kind == 'BFloat16OptimWrapper' else 'float16')) == 'float16':
+        if not has_accelerator():
+            parser.error('--amp in float16 needs a GPU, and none is visible; --amp-dtype bfloat16 runs on CPUs too')
+        wrapper.type = 'AmpOptimWrapper'
+        wrapper.setdefault('loss_scale', 'dynamic')
+        if args.amp_dtype:
+            wrapper.dtype = args.amp_dtype
+        return
+    if torch.cuda.is_available() and not has_bfloat16():
+        parser.error(f'--amp-dtype bfloat16: {torch.cuda.get_device_name()} does not compute in bfloat16; '
+                     'take --amp-dtype float16')
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):  # An AmpOptimWrapper's own.
+        wrapper.pop(key, None)
+    wrapper.type = 'mmetris.BFloat16OptimWrapper'
+
+
+def has_referring_segmentor(cfg: Config) -> bool:
+    """Whether a config's model is a :class:`ReferringSegmentor` or of a class that is derived from it."""
+    from mmetris.models import ReferringSegmentor  # Not at the top: that takes seconds, and not every tool needs it.
+
+    init_default_scope(cfg.get('default_scope', 'mmetris'))
+    return issubclass(MODELS.get(cfg.model.type), ReferringSegmentor)
+
+
+def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Let the run compile what costs time, unless the config does so already.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config; ``custom_hooks`` gets a :class:`mmetris.engine.hooks.CompileHook`.
+        args: ``config``.
+    """
+    if not has_referring_segmentor(cfg):
+        parser.error(f'--compile is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
+                     f'{cfg.model.type}; compile=True of MMEngine is for any model')
+    if 'strategy' in cfg:
+        parser.error(f'--compile does not go with the strategy of {args.config}; train with DDP, or leave it out')
+    hooks = list(cfg.get('custom_hooks') or [])
+    if all(hook['type'].rpartition('.')[2] != 'CompileHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='mmetris.CompileHook')]
+
+
 def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
     """Check that the config's ``strategy`` can run, or leave it out where there is nothing to spread.
 
@@ -234,6 +290,12 @@ def is_main_process() -> bool:
 def has_accelerator() -> bool:
     """Whether mixed precision can run: CUDA or one of the accelerators MMEngine knows."""
     return torch.cuda.is_available() or _other_accelerator()
+
+
+def has_bfloat16() -> bool:
+    """Whether the current GPU computes in bfloat16 itself; newer releases of PyTorch emulate it, slowly, elsewhere."""
+    supported = torch.cuda.is_bf16_supported
+    return supported(including_emulation=False) if inspect.signature(supported).parameters else supported()
 
 
 def _other_accelerator() -> bool:

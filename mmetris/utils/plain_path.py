@@ -37,6 +37,7 @@ from mmetris.models.layers.quick_gelu import FusedQuickGELU
 from mmetris.models.necks.bridger import Bridger, ImagePrefix
 from mmetris.models.text_encoders.class_text import ClassText
 from mmetris.models.text_encoders.clip_text import CLIPTextEncoder
+from mmetris.utils.compiling import eager
 
 
 @contextmanager
@@ -54,6 +55,7 @@ def plain_path(model: nn.Module, graph_from_stem: bool = True) -> Iterator[nn.Mo
         The model.
     """
     with ExitStack() as stack:
+        stack.enter_context(eager(model))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_without_mha_fastpath())
         for module in model.modules():
@@ -68,8 +70,6 @@ def plain_path(model: nn.Module, graph_from_stem: bool = True) -> Iterator[nn.Mo
 def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
     """Attributes of a module that differ on the plain path."""
     literal: dict[str, Any] = {}
-    if getattr(module, '_compiled_call_impl', None) is not None:  # Module.compile() was called: run the eager one.
-        literal['_compiled_call_impl'] = None
     if isinstance(module, nn.MultiheadAttention):
         literal['forward'] = partial(_attend_with_weights, module)
     if isinstance(module, Bridger):

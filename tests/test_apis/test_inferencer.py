@@ -232,6 +232,27 @@ def test_a_config_without_a_test_pipeline_letterboxes_to_its_input_size(model_fi
         RefSegInferencer(Config(dict(model=inferencer.cfg.model.to_dict())), model_files[1], device='cpu')
 
 
+def test_it_computes_in_another_type(model_files, inferencer, folder):
+    lowered = RefSegInferencer(*model_files, device='cpu', show_progress=False, dtype='bfloat16')
+    kinds = []
+    lowered.model.neck.bridges['2'].words_in.register_forward_hook(
+        lambda module, inputs, output: kinds.append(output.dtype))
+    probs, plain = (np.array(one(folder / '0.png', TEXTS)['probabilities']) for one in (lowered, inferencer))
+    assert set(kinds) == {torch.bfloat16} and probs.dtype == np.float32
+    assert 0 < np.abs(probs - plain).max() < 0.1
+    with pytest.raises(ValueError, match="dtype='half' must be one of"):
+        RefSegInferencer(*model_files, device='cpu', dtype='half')
+
+
+def test_the_type_of_the_config_counts_where_none_is_given(model_files, inferencer):
+    cfg = inferencer.cfg.copy()
+    cfg.model.test_cfg = dict(dtype='bfloat16', corner_aligned=True)
+    own, given = (RefSegInferencer(cfg, model_files[1], device='cpu', show_progress=False, dtype=dtype)
+                  for dtype in (None, 'float32'))
+    assert own.model.test_cfg == dict(dtype='bfloat16', corner_aligned=True)
+    assert given.model.test_cfg == dict(dtype='float32', corner_aligned=True)
+
+
 def test_the_progress_bar_counts_images(model_files, folder, capsys):
     RefSegInferencer(*model_files, device='cpu')(folder, 'dog')
     assert 'Inference' in capsys.readouterr().out

@@ -80,6 +80,24 @@ def test_an_inferencers_model_is_shared(model_files, predictor):
     assert RefSegPredictor(inferencer).model is inferencer.model
 
 
+def test_it_computes_in_another_type(predictor, model_files):
+    lowered = RefSegPredictor(*model_files, device='cpu', dtype='bfloat16')
+    inferencer = RefSegInferencer(*model_files, device='cpu', show_progress=False, dtype='bfloat16')
+    kinds = []
+    lowered.model.decode_head.register_forward_hook(lambda module, inputs, output: kinds.append(output.dtype))
+    probs, plain = [], []
+    for one, found in ((predictor, plain), (lowered, probs)):
+        one.set_image(picture())
+        found.extend(one.predict(TEXTS)['probabilities'])
+    assert kinds[-1].itemsize == 2 and probs[0].dtype == np.float32
+    assert all(map(np.array_equal, probs, inferencer(picture(), TEXTS)['probabilities']))
+    assert 0 < np.abs(np.subtract(probs, plain)).max() < 0.1
+    with pytest.raises(ValueError, match="dtype='half' must be one of"):
+        RefSegPredictor(*model_files, device='cpu', dtype='half')
+    with pytest.raises(ValueError, match='shared with an inferencer, so give it to that'):
+        RefSegPredictor(inferencer, dtype='bfloat16')
+
+
 def test_bad_sentences_and_thresholds_are_refused(predictor):
     predictor.set_image(picture())
     for texts in ('', [], ['a', ' ']):

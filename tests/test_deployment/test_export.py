@@ -59,6 +59,16 @@ def test_small_deviations_pass_and_are_told(toy_files, tmp_path, fake_files):
     assert [path.name for path in (tmp_path / 'deep').iterdir()] == ['out']
 
 
+def test_what_a_config_computes_in_plays_no_part(toy_files, tmp_path, monkeypatch):
+    dtypes = []
+    monkeypatch.setattr(export, 'make_parts', lambda network, *args: dtypes.append(network.test_cfg['dtype']) or [])
+    cfg = Config.fromfile(toy_files[0])
+    cfg.model.test_cfg = dict(dtype='bfloat16')
+    cfg.dump(tmp_path / 'low.py')
+    export_model(tmp_path / 'low.py', tmp_path / 'out', toy_files[1], formats=['torch'])
+    assert dtypes == ['float32']
+
+
 def test_a_folder_is_replaced_by_force_and_only_if_it_is_an_export(toy_files, tmp_path, fake_files):
     out = tmp_path / 'out'
     out.mkdir()  # An empty one may be filled.

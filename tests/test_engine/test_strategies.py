@@ -83,13 +83,16 @@ def sharded(folder) -> str:
 
 
 @pytest.fixture(scope='module')
-def others(folder, sharded) -> None:
-    """Two epochs with DDP, and second epochs with FSDP after both first ones, with DDP after that with FSDP."""
+def others(folder, sharded) -> str:
+    """Output of two epochs with DDP, second ones with FSDP after both first ones and with DDP after that with FSDP; and
+    of two epochs with either in bfloat16, a step for every second batch."""
     ddp, fsdp = (f'{folder / kind}.py --work-dir {folder}' for kind in ('toy_ddp', 'toy_fsdp'))
     after_ddp, after_fsdp = (f'--resume {folder / kind / "epoch_1.pth"}' for kind in ('ddp', 'fsdp'))
-    run('bash', '-c', 'tools=$0/tools; source "$tools/launch.sh"; launch 2 "$@"', ROOT, folder / 'several.py',
-        TOOLS / 'train.py', f'{ddp}/ddp', ',', f'{fsdp}/fsdp_after_fsdp {after_fsdp}', ',',
-        f'{fsdp}/fsdp_after_ddp {after_ddp}', ',', f'{ddp}/ddp_after_fsdp {after_fsdp}', timeout=150)
+    lowered = '--amp-dtype bfloat16 --cfg-options optim_wrapper.accumulative_counts=2'
+    return run('bash', '-c', 'tools=$0/tools; source "$tools/launch.sh"; launch 2 "$@"', ROOT, folder / 'several.py',
+               TOOLS / 'train.py', f'{ddp}/ddp', ',', f'{fsdp}/fsdp_after_fsdp {after_fsdp}', ',',
+               f'{fsdp}/fsdp_after_ddp {after_ddp}', ',', f'{ddp}/ddp_after_fsdp {after_fsdp}', ',',
+               f'{ddp}/ddp_bfloat16 {lowered}', ',', f'{fsdp}/fsdp_bfloat16 {lowered}', timeout=240)
 
 
 def weights(folder: Path, run_name: str, epoch: int = 2) -> dict[str, torch.Tensor]:
@@ -110,6 +113,16 @@ def test_sharded_training_ends_where_ddp_ends(folder, others, epoch):
 def test_a_resumed_run_equals_an_uninterrupted_one(folder, others, name):
     whole, resumed = weights(folder, 'ddp'), weights(folder, name)
     assert max((whole[key].float() - resumed[key].float()).abs().max() for key in whole) < 1e-6
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize('epoch', [1, 2])
+def test_sharded_training_in_bfloat16_ends_where_that_with_ddp_ends(folder, others, epoch):
+    """With accumulated gradients too; parameters are gathered in float32 and cast where they are used."""
+    plain, sharded = weights(folder, 'ddp_bfloat16', epoch), weights(folder, 'fsdp_bfloat16', epoch)
+    assert max((plain[key].float() - sharded[key].float()).abs().max() for key in plain) < 1e-6
+    in_float32, *lowered = re.findall(r'Epoch\(train\) +\[1\]\[1/2\].* loss: ([\d.]+)', others)
+    assert len(lowered) == 2 and lowered[0] == lowered[1] != in_float32
 
 
 @pytest.mark.processes

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmetris.utils.command_line import (
+    add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
     load_config,
+    prepare_mixed_precision,
     prepare_processes,
     set_work_dir,
     unknown_key,
@@ -109,9 +112,75 @@ def test_the_work_folder_is_the_command_lines_then_the_configs_then_its_name(par
     assert cfg.work_dir == 'given'
 
 
+def mixed(parser, monkeypatch, amp_dtype: str | None, gpu: bool, has_bfloat16: bool = True, **wrapper) -> dict:
+    """The optimizer's wrapper after --amp, on a machine that is pretended."""
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: (
+        has_bfloat16 or including_emulation))
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Old GPU')
+    cfg = Config(dict(optim_wrapper=dict(dict(type='OptimWrapper', accumulative_counts=2), **wrapper)))
+    prepare_mixed_precision(parser, cfg, argparse.Namespace(config='some.py', amp_dtype=amp_dtype))
+    return dict(cfg.optim_wrapper)
+
+
+FLOAT16 = dict(type='AmpOptimWrapper', accumulative_counts=2, loss_scale='dynamic')
+BFLOAT16 = dict(type='mmetris.BFloat16OptimWrapper', accumulative_counts=2)
+
+
+def test_mixed_precision_is_float16_unless_told_otherwise(parser, monkeypatch):
+    assert mixed(parser, monkeypatch, None, gpu=True) == FLOAT16
+    assert mixed(parser, monkeypatch, 'float16', gpu=True) == FLOAT16 | dict(dtype='float16')
+    assert mixed(parser, monkeypatch, None, gpu=True, type='AmpOptimWrapper', dtype='bfloat16')['dtype'] == 'bfloat16'
+    assert mixed(parser, monkeypatch, 'float16', gpu=True, **BFLOAT16)['type'] == 'AmpOptimWrapper'
+
+
+@pytest.mark.parametrize('gpu', [False, True])
+def test_bfloat16_is_for_any_machine_and_keeps_the_wrappers_other_settings(parser, monkeypatch, gpu):
+    assert mixed(parser, monkeypatch, 'bfloat16', gpu) == BFLOAT16
+    assert mixed(parser, monkeypatch, 'bfloat16', gpu, **FLOAT16 | dict(dtype='float16')) == BFLOAT16
+    assert mixed(parser, monkeypatch, None, gpu, **BFLOAT16) == BFLOAT16
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(amp_dtype=None, gpu=False), 'needs a GPU, and none is visible; --amp-dtype bfloat16 runs on CPUs too'),
+    (dict(amp_dtype='bfloat16', gpu=True, has_bfloat16=False), 'Old GPU does not compute in bfloat16; take'),
+    (dict(amp_dtype='bfloat16', gpu=True, type='DeepSpeedOptimWrapper'), 'is set in strategy.bf16'),
+    (dict(amp_dtype='bfloat16', gpu=False, type='ApexOptimWrapper'), 'some.py has a ApexOptimWrapper'),
+])
+def test_mixed_precision_that_cannot_be_is_one_line(parser, monkeypatch, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        mixed(parser, monkeypatch, **arguments)
+    assert message in capsys.readouterr().err
+
+
 def test_the_pytorch_launcher_needs_a_launcher_around_it(parser, path, capsys, monkeypatch):
     monkeypatch.delenv('RANK', raising=False)
     monkeypatch.setenv('LOCAL_RANK', '0')
     with pytest.raises(SystemExit):
         prepare_processes(parser, Config(dict()), parser.parse_args([path, '--launcher', 'pytorch']))
     assert 'tools/dist_train.sh' in capsys.readouterr().err
+
+
+def compiled(parser, path, **settings) -> list[str]:
+    """Types of the hooks that a config has after ``--compile``."""
+    cfg = Config(dict(model=dict(type='ClassNameSegmentor'), **settings))
+    add_compile_hook(parser, cfg, argparse.Namespace(config=path))
+    return [hook['type'] for hook in cfg.custom_hooks]
+
+
+def test_compiling_adds_one_hook_and_keeps_the_others(parser, path):
+    assert compiled(parser, path) == ['mmetris.CompileHook']
+    assert compiled(parser, path, custom_hooks=[dict(type='EMAHook')]) == ['EMAHook', 'mmetris.CompileHook']
+    own = [dict(type='CompileHook', options=dict(dynamic=True))]
+    assert compiled(parser, path, custom_hooks=own) == ['CompileHook']
+
+
+@pytest.mark.parametrize('settings, message', [
+    (dict(model=dict(type='EncoderDecoder')), 'has a EncoderDecoder; compile=True of MMEngine'),
+    (dict(model=dict(type='ReferringSegmentor'), strategy=dict(type='mmetris.RefSegFSDPStrategy')),
+     'does not go with the strategy'),
+])
+def test_what_cannot_be_compiled_ends_with_one_line(parser, path, capsys, settings, message):
+    with pytest.raises(SystemExit):
+        add_compile_hook(parser, Config(settings), argparse.Namespace(config=path))
+    assert message in capsys.readouterr().err.splitlines()[-1]

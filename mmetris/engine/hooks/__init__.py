@@ -1,5 +1,6 @@
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
 
+from .compile_hook import CompileHook
 from .epoch_seed_hook import EpochSeedHook
 from .main_process_logger_hook import MainProcessLoggerHook
 from .slim_checkpoint_hook import SlimCheckpointHook
@@ -8,6 +9,6 @@ from .visualization_hook import RefSegVisualizationHook
 from .vocabulary_check_hook import VocabularyCheckHook
 
 __all__ = [
-    'EpochSeedHook', 'MainProcessLoggerHook', 'RefSegVisualizationHook', 'SlimCheckpointHook', 'TunableReportHook',
-    'VocabularyCheckHook'
+    'CompileHook', 'EpochSeedHook', 'MainProcessLoggerHook', 'RefSegVisualizationHook', 'SlimCheckpointHook',
+    'TunableReportHook', 'VocabularyCheckHook'
 ]

@@ -17,6 +17,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
+from mmetris.utils.autocast import autocast_to, check_dtype, is_lowered
 from mmetris.utils.vocabulary import Vocabulary
 
 from ..text_encoders.class_text import ClassText
@@ -52,7 +53,8 @@ class ClassNameSegmentor(ReferringSegmentor):
         held_out: First names of classes that training never sees: they are not among the negatives, and their pixels
             are ignored. For zero-shot experiments; tests use the whole vocabulary.
         test_cfg: MMSeg's: ``dict(mode='whole')``, the default, or ``dict(mode='slide', crop_size=..., stride=...)``
-            with sides that suit the encoder (multiples of the data preprocessor's ``size_divisor``).
+            with sides that suit the encoder (multiples of the data preprocessor's ``size_divisor``). And ``dtype``, see
+            :class:`ReferringSegmentor`; what a frozen :class:`ClassText` keeps of the names stays float32.
         **kwargs: ``backbone``, ``neck`` and the other arguments of :class:`ReferringSegmentor`.
 
     Attributes:
@@ -60,7 +62,7 @@ class ClassNameSegmentor(ReferringSegmentor):
             logit itself is 0. Learnt, and 0 at first: half a probability, for models trained on masks.
 
     Raises:
-        ValueError: If vocabulary, mode, sizes or ``held_out`` make no sense.
+        ValueError: If vocabulary, mode, type, sizes or ``held_out`` make no sense.
     """
 
     predict = EncoderDecoder.predict
@@ -109,6 +111,7 @@ class ClassNameSegmentor(ReferringSegmentor):
             raise ValueError(f'test_cfg.mode={self.test_cfg.mode!r} must be one of {TEST_MODES}')
         if self.test_cfg.mode == 'slide' and not {'crop_size', 'stride'} <= set(self.test_cfg):
             raise ValueError(f'test_cfg={dict(self.test_cfg)} needs crop_size and stride, (H, W) each, to slide')
+        check_dtype(self.test_cfg.get('dtype'), 'test_cfg.dtype')
         has_background = self.vocabulary.background is not None
         self.background_logit = nn.Parameter(torch.zeros(())) if has_background else None
 
@@ -156,10 +159,11 @@ class ClassNameSegmentor(ReferringSegmentor):
         """What a ReferringSegmentor says of each prompt, mean over the templates: (B, M, h, w)."""
         prompts = [SegDataSample(metainfo=dict(expression=prompt)) for prompt in vocabulary.prompts]
         tokens = self.tokens_of(prompts, images.device)
-        prefix = self.encode_images(images)
+        # Not by encode_images and forward_logits, which follow test_cfg.dtype: training comes here too.
+        prefix = self.neck.image_prefix(self.backbone, images)
         pairs = torch.arange(len(images) * len(tokens), device=images.device)
         chunks = [
-            self.forward_logits(prefix, tokens[chunk % len(tokens)], chunk // len(tokens))
+            self.decode_head(self.extract_feat(prefix, tokens[chunk % len(tokens)], chunk // len(tokens)))
             for chunk in pairs.split(self.chunk_size)
         ]
         logits = torch.cat(chunks).squeeze(1)
@@ -167,7 +171,10 @@ class ClassNameSegmentor(ReferringSegmentor):
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence | None = None) -> Tensor:
         """Logits (B, K, H, W) of images (B, 3, H, W)."""
-        return self._at_full_size(self.class_logits(inputs), inputs)
+        dtype = self.test_cfg.get('dtype')
+        with autocast_to(dtype, inputs.device.type):
+            logits = self.class_logits(inputs)
+        return self._at_full_size(logits.float() if is_lowered(dtype) else logits, inputs)
 
     def _at_full_size(self, logits: Tensor, inputs: Tensor) -> Tensor:
         # Bilinear, as MMSeg does it: with many classes, bicubic takes as long as the decoder. Each cell's value goes

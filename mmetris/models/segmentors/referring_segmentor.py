@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmetris.registry import MODELS
+from mmetris.utils.autocast import autocast_to, check_dtype, is_lowered
 from mmetris.utils.letterbox import LetterboxGeometry, undo_letterbox
 from mmetris.utils.tokenizer import tokenize
 
@@ -47,10 +48,11 @@ class ReferringSegmentor(BaseSegmentor):
             encoder computes before the first Bridger; training and evaluation read it from the second epoch on.
             Defaults to None: computed each time.
         test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut
-            in windows.
+            in windows. ``dtype`` is what predictions are computed in, by autocast: ``'bfloat16'``, ``'float16'`` (GPUs
+            only) or ``'float32'``, the default. Logits are float32 in any case, and training does not heed it.
 
     Raises:
-        ValueError: If ``test_cfg`` asks for another mode, or encoders and Bridger do not fit together.
+        ValueError: If ``test_cfg`` asks for another mode or type, or encoders and Bridger do not fit together.
     """
 
     out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
@@ -72,6 +74,7 @@ class ReferringSegmentor(BaseSegmentor):
         test_cfg = dict(test_cfg or {})
         if (mode := test_cfg.get('mode', 'whole')) != 'whole':
             raise ValueError(f'test_cfg.mode={mode!r}: a ReferringSegmentor looks at whole images only')
+        check_dtype(test_cfg.get('dtype'), 'test_cfg.dtype')
         self.train_cfg, self.test_cfg = train_cfg, test_cfg
         self.context_length = context_length
         self.prefix_cache = None if prefix_cache is None else PrefixCache(**prefix_cache)
@@ -116,7 +119,8 @@ class ReferringSegmentor(BaseSegmentor):
 
         :meth:`forward_logits` takes the result instead of the images.
         """
-        return self.neck.image_prefix(self.backbone, images)
+        with autocast_to(self.test_cfg.get('dtype'), images.device.type):
+            return self.neck.image_prefix(self.backbone, images)
 
     def extract_feat(
         self, inputs: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None
@@ -140,8 +144,14 @@ class ReferringSegmentor(BaseSegmentor):
 
         Returns:
             (B, 1, H / 4, W / 4) logits (a quarter of the decoder's stride, which is 16 for the published models).
+
+        Raises:
+            ValueError: If ``test_cfg.dtype`` is float16, on a CPU.
         """
-        return self.decode_head(self.extract_feat(images, tokens, image_index))
+        dtype = self.test_cfg.get('dtype')
+        with autocast_to(dtype, tokens.device.type):
+            logits = self.decode_head(self.extract_feat(images, tokens, image_index))
+        return logits.float() if is_lowered(dtype) else logits
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Losses of a batch.

@@ -12,6 +12,7 @@ from mmetris import tokenize
 from mmetris.apis.model import load_weights
 from mmetris.registry import MODELS
 from tests import toy
+from tests.test_models.test_segmentors.test_referring_segmentor import seen_types
 
 CLASSES = ['background', 'cat', ['sofa', 'the couch'], 'traffic light']
 VOCABULARY = dict(classes=CLASSES[1:])
@@ -140,6 +141,29 @@ def test_sliding_over_one_window_is_whole_inference_and_windows_are_averaged():
     torch.testing.assert_close(logits[:, :, 32:64], (left[0, :, :, 32:] + right[0, :, :, :32]) / 2)
 
 
+@pytest.mark.parametrize('text_mode', ['joint', 'per_class'])
+@pytest.mark.parametrize('test_cfg', [dict(), dict(mode='slide', crop_size=(64, 64), stride=(32, 32))])
+def test_predictions_are_computed_in_the_type_of_test_cfg(text_mode, test_cfg):
+    images = toy.randn(1, 3, 64, 96)
+    expected = build(text_mode=text_mode, test_cfg=test_cfg).eval().inference(images, [dict(ori_shape=(64, 96))])
+    model = build(text_mode=text_mode, test_cfg=dict(test_cfg, dtype='bfloat16')).eval()
+    # The names of mode 'joint' are encoded once and kept, in full precision whatever surrounds the first call.
+    model.text_encoder.stage_features()
+    seen = seen_types(model)
+    logits = model.inference(images, [dict(ori_shape=(64, 96))])
+    assert set(seen.values()) == {torch.bfloat16} and {name.split('.')[0] for name in seen} >= {
+        'backbone', 'neck', 'decode_head'}
+    assert logits.dtype == torch.float32 and 0 < (logits - expected).abs().max() < 0.25 * expected.std()
+
+
+@pytest.mark.parametrize('text_mode', ['joint', 'per_class'])
+def test_losses_do_not_heed_the_type_of_predictions(text_mode):
+    images, samples = toy.randn(1, 3, 64, 48), [sample(striped_labels([0, 2]))]
+    expected, lowered = (build(text_mode=text_mode, test_cfg=dict(dtype=dtype)).eval().loss(images, samples)
+                         for dtype in (None, 'bfloat16'))
+    assert torch.equal(lowered['loss_ce'], expected['loss_ce'])
+
+
 def test_mmsegs_test_time_augmentation_takes_the_model():
     init_default_scope('mmetris')
     model = build().eval()
@@ -226,6 +250,7 @@ def test_a_label_beyond_the_vocabulary_is_named():
     (dict(held_out=['cat', 'sofa']), 'fewer than two classes'),
     (dict(test_cfg=dict(mode='windows')), "test_cfg.mode='windows'"),
     (dict(test_cfg=dict(mode='slide')), 'crop_size and stride'),
+    (dict(test_cfg=dict(dtype='half')), "test_cfg.dtype='half' must be one of"),
     (dict(vocabulary=dict(classes='ade21k')), 'ade21k'),
 ])
 def test_settings_that_make_no_sense_are_refused(wrong, message):

@@ -88,7 +88,7 @@ def test_what_is_there_and_what_is_not_keep_their_places_in_a_batch(kind, tmp_pa
     assert rows == [3] and (model.prefix_cache.hits, model.prefix_cache.misses) == (2, 5)
 
 
-@pytest.mark.parametrize('change', ['pixels', 'weights', 'stage', 'autocast', 'double', 'size'])
+@pytest.mark.parametrize('change', ['pixels', 'weights', 'stage', 'autocast', 'test_cfg', 'double', 'size'])
 def test_another_computation_reads_nothing_of_this_one(change, tmp_path):
     model, images = cached_model(tmp_path).eval(), randn(1, 3, 64, 64)
     tokens = model.tokens_of(batch()[1][:1], images.device)
@@ -108,6 +108,8 @@ def test_another_computation_reads_nothing_of_this_one(change, tmp_path):
             model, images = model.double(), images.double()
         elif change == 'size':
             images = images.reshape(1, 3, 32, 128)
+        if change == 'test_cfg':
+            model.test_cfg['dtype'] = 'bfloat16'
         with torch.autocast('cpu', torch.bfloat16, enabled=change == 'autocast'):
             logits = model.forward_logits(images, tokens)
             hits, model.prefix_cache = model.prefix_cache.hits, None

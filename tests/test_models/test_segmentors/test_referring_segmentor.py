@@ -169,6 +169,68 @@ def test_slide_inference_is_refused():
         build(model_cfg('vit') | dict(test_cfg=dict(mode='slide')))
 
 
+def seen_types(model):
+    """Types of what each layer with weights computes from now on, by its name."""
+    seen = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.dtype}))
+    return seen
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_predictions_are_computed_in_the_type_of_test_cfg(kind):
+    from tests.toy import build, model_cfg
+
+    plain, model = build_model(kind).eval(), build(model_cfg(kind) | dict(test_cfg=dict(dtype='bfloat16'))).eval()
+    with torch.no_grad():
+        expected, seen = plain(**plain.data_preprocessor(batch()), mode='tensor'), seen_types(model)
+        data = model.data_preprocessor(batch())
+        logits = model(**data, mode='tensor')
+        assert set(seen.values()) == {torch.bfloat16}
+        assert {name.split('.')[0] for name in seen} == {'backbone', 'text_encoder', 'neck', 'decode_head'}
+        assert logits.dtype == torch.float32
+        assert 0 < (logits - expected).abs().max() < 0.25 * expected.std()
+        tokens = model.tokens_of(data['data_samples'], data['inputs'].device)
+        assert torch.equal(model.forward_logits(model.encode_images(data['inputs']), tokens), logits)
+        assert model.predict(**data)[0].seg_logits.data.dtype == torch.float32
+
+
+@pytest.mark.parametrize('dtype', [None, 'float32'])
+def test_float32_is_what_there_is_without_a_type(dtype):
+    model = build_model().eval()
+    images, tokens = randn(1, 3, 64, 64), tokenize('dog', 17)
+    with torch.no_grad():
+        expected = model.forward_logits(images, tokens)
+        model.test_cfg['dtype'] = dtype
+        assert torch.equal(model.forward_logits(images, tokens), expected)
+        with torch.autocast('cpu', torch.bfloat16):  # As around MMEngine's test loop with fp16=True.
+            assert model.forward_logits(images, tokens).dtype == torch.bfloat16
+
+
+def test_losses_do_not_heed_the_type_of_predictions():
+    model = build_model().eval()
+    data = model.data_preprocessor(batch(), training=True)
+    expected = model.loss(**data)
+    model.test_cfg['dtype'] = 'bfloat16'
+    seen = seen_types(model)
+    assert {name: torch.equal(value, expected[name]) for name, value in model.loss(**data).items()} == dict(
+        loss_text_to_pixel=True, iou=True)
+    assert set(seen.values()) == {torch.float32}
+
+
+def test_types_that_cannot_be_are_refused():
+    from tests.toy import build, model_cfg
+
+    with pytest.raises(ValueError, match=r"test_cfg.dtype='bf16' must be one of \('float32', 'bfloat16', 'float16'\)"):
+        build(model_cfg() | dict(test_cfg=dict(dtype='bf16')))
+    model = build(model_cfg() | dict(test_cfg=dict(dtype='float16'))).eval()
+    with pytest.raises(ValueError, match='float16 is for GPUs; on a CPU compute in bfloat16'):
+        model.forward_logits(randn(1, 3, 64, 64), tokenize('dog', 17))
+    with pytest.raises(ValueError, match='float16 is for GPUs'):
+        model.encode_images(randn(1, 3, 64, 64))
+
+
 def test_encoders_with_other_numbers_of_stages_are_refused():
     with pytest.raises(ValueError, match='must be equally many'):
         build_model('vit', backbone=dict(out_stages=(3, 4)))

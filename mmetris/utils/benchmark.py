@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,18 +33,26 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from mmengine.structures import PixelData
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from mmetris.models.segmentors.prefix_cache import PrefixCache
 from mmetris.registry import DATASETS, MODELS
 from mmetris.structures import RefDataSample
+from mmetris.utils.compiling import compile_parts, eager
 from mmetris.utils.plain_path import plain_path
 from mmetris.utils.tokenizer import tokenize
 
 TASKS = ('infer', 'multi', 'train', 'data', 'semseg')
-PATHS = ('fast', 'plain', 'cached')
+PATHS = ('fast', 'plain', 'unshared', 'cached', 'compiled')
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16)
 SENTENCES = ('the man in the red coat', 'left person', 'the second dog from the right', 'a blue cup on the table')
+# torch's own formulas, which some of its releases do not apply to the kernels of CPUs.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda query, key, value, *args, **kwargs: sdpa_flop_count(query, key, value),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, query, key, value, *args, **kwargs: sdpa_backward_flop_count(grad, query, key, value),
+}
 PHOTO_HW = (480, 640)  # what most of COCO's images have
 
 
@@ -62,8 +70,8 @@ class Setting:
         dtype: Name of a type in ``DTYPES``; other than float32, autocast to it surrounds the call. Defaults to
             ``'float32'``.
         device: Defaults to ``'cpu'``.
+        plain_dtype: Type of the literal computation. Defaults to None: ``dtype``.
         channels_last: Whether convolutions work on that layout. Defaults to False.
-        compiled: Whether Bridger (with both encoders) and decoder of the fast path are compiled. Defaults to False.
         graph_from_stem: See :func:`plain_path`. Defaults to True.
         own_data: Task ``'data'``: read the config's own data set, not drawn photographs. Defaults to False.
         matmul_side: Side of the square matrix product. Defaults to None: 8192 on a GPU, 2048 elsewhere.
@@ -74,9 +82,9 @@ class Setting:
     expressions: int = 1
     hw: tuple[int, int] = (416, 416)
     dtype: str = 'float32'
+    plain_dtype: str | None = None
     device: str = 'cpu'
     channels_last: bool = False
-    compiled: bool = False
     graph_from_stem: bool = True
     own_data: bool = False
     matmul_side: int | None = None
@@ -86,9 +94,10 @@ class Setting:
         """Sentences of one repetition."""
         return self.batch * self.expressions
 
-    def autocast(self) -> torch.autocast:
-        """The context of a call."""
-        return torch.autocast(self.device.split(':')[0], DTYPES[self.dtype], enabled=self.dtype != 'float32')
+    def autocast(self, path: str = 'fast') -> torch.autocast:
+        """The context of a call on one of ``PATHS``."""
+        dtype = self.plain_dtype or self.dtype if path == 'plain' else self.dtype
+        return torch.autocast(self.device.split(':')[0], DTYPES[dtype], enabled=dtype != 'float32')
 
 
 class Task(NamedTuple):
@@ -96,11 +105,13 @@ class Task(NamedTuple):
 
     Args:
         call: One repetition.
-        model: The model it runs, None for task ``'data'``.
+        model: The model it runs.
+        unshared: The same with each sentence's image encoded by itself, None where there is one sentence for each.
     """
 
     call: Callable[[], Any]
-    model: nn.Module | None
+    model: nn.Module
+    unshared: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,8 +119,9 @@ class Measurement:
     """What was measured of one path.
 
     Args:
-        path: ``'fast'``, ``'plain'``, or ``'cached'``: fast, and the frozen prefix is read from files (in the page
-            cache).
+        path: ``'fast'``; ``'plain'``; or the fast one but for one thing: ``'unshared'``: each sentence has its image
+            encoded anew; ``'cached'``: the frozen prefix is read from files (in the page cache); ``'compiled'``:
+            Bridger (with both encoders) and decoder are compiled.
         seconds: Of each repetition.
         images: Images of one repetition (of task ``'data'``: samples).
         sentences: Sentences of one repetition.
@@ -179,7 +191,8 @@ def measure(cfg: Config, setting: Setting, paths: tuple[str, ...] = ('fast',), r
         One for each of ``paths``.
 
     Raises:
-        ValueError: If the config does not suit the task, or its image encoder is tuned and ``paths`` has ``'cached'``.
+        ValueError: If the config does not suit the task, its image encoder is tuned and ``paths`` has ``'cached'``, or
+            there is nothing to share and ``paths`` has ``'unshared'``.
     """
     if setting.task == 'data':
         return [_measure_data(cfg, setting, repeats)]
@@ -191,16 +204,21 @@ def measure(cfg: Config, setting: Setting, paths: tuple[str, ...] = ('fast',), r
 def _measure_model(cfg: Config, setting: Setting, paths: tuple[str, ...], repeats: int, with_memory: bool,
                    folder: str | None) -> list[Measurement]:
     task = build_task(cfg, setting)
+    if 'unshared' in paths and task.unshared is None:
+        raise ValueError(f"path 'unshared' is for tasks 'multi' and 'train' with several sentences for each image, not "
+                         f'for {setting.task!r} with {setting.expressions}')
     calls = {path: _on_path(path, task, setting, folder) for path in paths}
     if folder is not None:
         calls['cached']()  # What it writes is there in every later epoch.
-    flops = {path: count_flops(call) for path, call in calls.items()}
-    if setting.compiled:
-        _compile(task.model)
+    flops = {path: count_flops(calls['fast'] if path == 'compiled' else call) for path, call in calls.items()}
+    if 'compiled' in paths:
+        compile_parts(task.model)
     device, dtype = torch.device(setting.device), DTYPES[setting.dtype]
     product, product_flops = matrix_product(device, dtype, setting.matmul_side)
     seconds = time_in_turns(calls | dict(matmul=product), repeats, device)
-    peaks = {path: peak_memory(cfg, setting, path, calls[path]) if with_memory and path != 'cached' else None
+    # A compiler needs memory of its own, which a CPU's measurement cannot tell from the model's.
+    unknown = {'cached'} if device.type == 'cuda' else {'cached', 'compiled'}
+    peaks = {path: peak_memory(cfg, setting, path, calls[path]) if with_memory and path not in unknown else None
              for path in paths}
     rate = product_flops / statistics.median(seconds['matmul'])
     return [
@@ -247,7 +265,7 @@ def matrix_product(device: torch.device, dtype: torch.dtype, side: int | None = 
 
 def count_flops(call: Callable) -> int:
     """FLOPs of matrix products, convolutions and attention in a call, by torch's counter; a multiply-add is two."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         call()
     return counter.get_total_flops()
 
@@ -258,8 +276,8 @@ def _on_path(path: str, task: Task, setting: Setting, folder: str | None = None)
     def call() -> Any:
         plain = plain_path(task.model, setting.graph_from_stem) if path == 'plain' else nullcontext()
         task.model.prefix_cache = cache
-        with plain, setting.autocast():
-            return task.call()
+        with nullcontext() if path == 'compiled' else eager(task.model), plain, setting.autocast(path):
+            return task.unshared() if path == 'unshared' else task.call()
 
     return call
 
@@ -282,11 +300,13 @@ def build_task(cfg: Config, setting: Setting) -> Task:
         return Task(_without_gradients(lambda: model.predict(images)), model)
     tokens = _sentences(setting, cfg.get('context_length', 17))
     if setting.task == 'train':
-        return Task(_training_step(cfg, setting, model, images, tokens), model)
-    index = None
-    if setting.task == 'multi':
-        index = torch.arange(setting.batch, device=setting.device).repeat_interleave(setting.expressions)
-    return Task(_without_gradients(lambda: model.forward_logits(images, tokens, index)), model)
+        step = _training_step(cfg, setting, model, images, tokens)
+        return Task(step, model, _without_sharing(model, step) if setting.expressions > 1 else None)
+    if setting.expressions == 1:
+        return Task(_without_gradients(lambda: model.forward_logits(images, tokens)), model)
+    index = torch.arange(setting.batch, device=setting.device).repeat_interleave(setting.expressions)
+    return Task(_without_gradients(lambda: model.forward_logits(images, tokens, index)), model,
+                _without_gradients(lambda: model.forward_logits(images[index], tokens)))
 
 
 def build_model(cfg: Config, setting: Setting) -> nn.Module:
@@ -322,6 +342,17 @@ def _without_gradients(call: Callable) -> Callable:
     return torch.no_grad()(call)
 
 
+def _without_sharing(model: nn.Module, step: Callable) -> Callable:
+    def call() -> None:
+        model.train_cfg['share_images'] = False
+        try:
+            step()
+        finally:
+            model.train_cfg['share_images'] = True
+
+    return call
+
+
 def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tensor, tokens: Tensor) -> Callable:
     """Losses, gradients and an optimizer step, as the runner does them."""
     wrapper_cfg = cfg.optim_wrapper.copy()
@@ -350,12 +381,6 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
     return step
 
 
-def _compile(model: nn.Module) -> None:
-    """Compile what costs time: the Bridger, which walks both encoders, and the decoder."""
-    model.neck.compile()
-    model.decode_head.compile()
-
-
 def peak_memory(cfg: Config, setting: Setting, path: str, call: Callable) -> int:
     """Peak memory of a task in bytes; see :class:`Measurement`.
 
@@ -371,11 +396,8 @@ def peak_memory(cfg: Config, setting: Setting, path: str, call: Callable) -> int
         call()
         _synchronize(device)
         return torch.cuda.max_memory_allocated(device)
-    # Fresh, since a process keeps what it once had; eager, since a compiler needs memory of its own.
-    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:
-        job = pool.submit(_growth_of_path, cfg.to_dict(), replace(setting, compiled=False), path,
-                          torch.get_num_threads())
-        return job.result()
+    with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:  # A process keeps what it once had.
+        return pool.submit(_growth_of_path, cfg.to_dict(), setting, path, torch.get_num_threads()).result()
 
 
 def _growth_of_path(cfg: dict, setting: Setting, path: str, threads: int) -> int:

@@ -32,6 +32,8 @@ def test_a_comparison_in_json_has_both_paths_and_their_ratio():
 @pytest.mark.processes
 @pytest.mark.parametrize('arguments, message', [
     (['--task', 'infer', '--expressions', '2'], 'multi and train'),
+    (['--task', 'infer', '--unshared'], 'needs several sentences'),
+    (['--task', 'infer', '--plain-dtype', 'float32'], 'for --plain and --compare'),
     (['--task', 'data', '--compare'], 'has no model'),
     (['--task', 'semseg'], 'takes a ClassNameSegmentor'),
 ])

@@ -7,8 +7,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmetris.utils import benchmark
 from mmetris.utils.benchmark import (
-    PATHS,
     Measurement,
     Setting,
     _on_path,
@@ -21,6 +21,7 @@ from mmetris.utils.benchmark import (
     resident_growth,
     time_in_turns,
 )
+from mmetris.utils.compiling import compile_parts
 from mmetris.utils.plain_path import plain_path
 from tests import toy
 
@@ -57,6 +58,15 @@ def test_a_multiply_add_counts_as_two_flops():
     product, flops = matrix_product(torch.device('cpu'), torch.float32, 8)
     assert count_flops(product) == flops == 2 * 8**3
     assert count_flops(lambda: nn.Linear(3, 5)(torch.ones(7, 3))) == 2 * 7 * 3 * 5
+
+
+def test_attention_on_a_cpu_counts():
+    query, key = torch.ones(2, 3, 5, 4, requires_grad=True), torch.ones(2, 3, 7, 4)
+    products = 2 * 2 * 3 * 5 * 7 * 4  # FLOPs of the scores, and of the mixing of values
+    attend = nn.functional.scaled_dot_product_attention
+    assert count_flops(lambda: attend(query.detach(), key, key)) == 2 * products
+    # Scores once more, and a product for the gradients of each of queries, keys, values and weights.
+    assert count_flops(lambda: attend(query, key, key).sum().backward()) == 7 * products
 
 
 @pytest.mark.parametrize('kind', ['vit', 'resnet'])
@@ -116,12 +126,45 @@ def test_every_task_of_a_referring_model_is_measured(options):
 def test_reading_the_prefix_saves_exactly_the_flops_before_the_first_bridger(kind):
     cfg = config(kind)
     cfg.model.prefix_cache = dict(dir='not/used', max_gb=1)
-    fast, plain, cached = measure(cfg, setting('train', batch=2), PATHS, repeats=1, with_memory=False)
+    paths = ('fast', 'plain', 'cached')
+    fast, plain, cached = measure(cfg, setting('train', batch=2), paths, repeats=1, with_memory=False)
     model = build_model(cfg, setting('infer'))
     images = torch.randn(2, 3, 64, 64)
     assert fast.flops - cached.flops == count_flops(lambda: model.encode_images(images)) > 0
     assert [row.path for row in (fast, plain, cached)] == ['fast', 'plain', 'cached']
     assert not Path('not/used').exists()
+
+
+@pytest.mark.parametrize('task', ['multi', 'train'])
+def test_encoding_each_image_anew_costs_exactly_the_flops_before_the_first_bridger(task):
+    cfg, options = config(), setting(task, batch=2, expressions=3)
+    fast, unshared = measure(cfg, options, ('fast', 'unshared'), repeats=1, with_memory=False)
+    model = build_model(cfg, setting('infer'))
+    one_image = count_flops(lambda: model.encode_images(torch.randn(1, 3, 64, 64)))
+    assert unshared.flops - fast.flops == (2 * 3 - 2) * one_image > 0
+    with pytest.raises(ValueError, match="'unshared' is for tasks"):
+        measure(cfg, setting(task), ('unshared',), repeats=1)
+
+
+def test_both_paths_may_compute_in_types_of_their_own():
+    options = setting('infer', dtype='bfloat16', plain_dtype='float32')
+    task = build_task(config(), options)
+    logits = {path: _on_path(path, task, options)() for path in ('fast', 'plain')}
+    assert {path: value.dtype for path, value in logits.items()} == dict(fast=torch.bfloat16, plain=torch.float32)
+
+
+def test_only_the_compiled_path_calls_what_was_compiled(monkeypatch):
+    calls = []
+
+    def backend(graph, inputs):
+        return lambda *args: calls.append(1) or graph(*args)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(benchmark, 'compile_parts', lambda model: compile_parts(model, backend=backend))
+    rows = measure(config(), setting('infer'), ('fast', 'compiled', 'plain'), repeats=2, with_memory=False)
+    assert [row.path for row in rows] == ['fast', 'compiled', 'plain']
+    assert len(calls) == 2 * 3  # Bridger and decoder, after a round that warms up.
+    assert rows[0].flops == rows[1].flops
 
 
 def test_class_names_are_measured_and_other_models_refused():

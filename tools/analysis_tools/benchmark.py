@@ -17,6 +17,9 @@ from prettytable import PrettyTable
 from mmetris.utils.benchmark import DTYPES, TASKS, Measurement, Setting, describe_machine, measure
 from mmetris.utils.command_line import add_config_arguments, load_config
 
+# Slower and faster path of each ratio that is printed.
+COMPARED = (('plain', 'fast'), ('unshared', 'fast'), ('fast', 'cached'), ('fast', 'compiled'))
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -32,11 +35,14 @@ def build_parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument('--plain', action='store_true', help='measure the literal computation instead')
     which.add_argument('--compare', action='store_true', help='measure both in turns')
+    parser.add_argument('--plain-dtype', choices=list(DTYPES), help="of the literal computation; default --dtype's")
+    parser.add_argument('--unshared', action='store_true',
+                        help="measure in turns also with each sentence's image encoded by itself")
     parser.add_argument('--prefix-cache', action='store_true',
                         help='measure in turns also with a prefix_cache that holds all images')
+    parser.add_argument('--compile', action='store_true', help='measure in turns also what torch.compile makes of it')
     parser.add_argument('--plain-graph', choices=['stem', 'bridger'], default='stem',
                         help='where the gradients of the literal computation end; default stem')
-    parser.add_argument('--compile', action='store_true', help='torch.compile on the fast path')
     parser.add_argument('--channels-last', action='store_true', help='memory layout of convolutions, on both paths')
     parser.add_argument('--own-data', action='store_true', help='data: the config\'s own files, not drawn ones')
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
@@ -48,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
 def setting_of(args: argparse.Namespace) -> Setting:
     """What the command line asks to measure."""
     expressions = args.expressions or (8 if args.task == 'multi' else 1)
-    return Setting(args.task, args.batch, expressions, tuple(args.size), args.dtype, args.device, args.channels_last,
-                   args.compile, args.plain_graph == 'stem', args.own_data, args.matmul_side)
+    return Setting(args.task, args.batch, expressions, tuple(args.size), args.dtype, args.plain_dtype, args.device,
+                   args.channels_last, args.plain_graph == 'stem', args.own_data, args.matmul_side)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -60,6 +66,10 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f'--expressions is for the tasks multi and train, not for {args.task}')
     if args.prefix_cache and args.task not in ('infer', 'multi', 'train'):
         parser.error(f'--prefix-cache is for the tasks infer, multi and train, not for {args.task}')
+    if args.unshared and not (args.task == 'multi' or (args.expressions or 1) > 1):
+        parser.error('--unshared needs several sentences for each image: --task multi, or train with --expressions')
+    if args.plain_dtype and not (args.plain or args.compare):
+        parser.error('--plain-dtype is for --plain and --compare')
     if args.task == 'data' and (args.plain or args.compare or args.compile or args.dtype != 'float32'):
         parser.error('--task data has no model: --plain, --compare, --compile and --dtype do not apply')
 
@@ -97,30 +107,30 @@ def main() -> None:
     check(parser, args)
     cfg, setting = load_config(parser, args), setting_of(args)
     paths = ('fast', 'plain') if args.compare else ('plain',) if args.plain else ('fast',)
-    paths += ('cached',) if args.prefix_cache else ()
+    paths += tuple(path for path, asked in (('unshared', args.unshared), ('cached', args.prefix_cache),
+                                            ('compiled', args.compile)) if asked)
     try:
         rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
     except ValueError as error:
         parser.error(str(error))
     machine = describe_machine(args.device)
     by_path = {row.path: row for row in rows}
-    ratios = ratios_of(by_path['fast'], by_path['plain']) if args.compare else None
-    cached = ratios_of(by_path['cached'], by_path['fast']) if {'fast', 'cached'} <= set(by_path) else None
+    ratios = {f'{slow}_over_{fast}': ratios_of(by_path[fast], by_path[slow])
+              for slow, fast in COMPARED if {slow, fast} <= set(by_path)}
     if args.json:
         print(json.dumps(dict(config=args.config, **vars(setting), sentences=setting.sentences, machine=machine,
-                              measurements=[row.as_dict() for row in rows], plain_over_fast=ratios,
-                              fast_over_cached=cached)))
+                              measurements=[row.as_dict() for row in rows], **ratios)))
         return
     print(f'{args.config}: {setting.task}, {setting.batch} x {setting.expressions}, '
-          f'{setting.hw[0]} x {setting.hw[1]}, {setting.dtype}')
+          f'{setting.hw[0]} x {setting.hw[1]}, {setting.dtype}'
+          + (f', plain {setting.plain_dtype}' if setting.plain_dtype else ''))
     print(', '.join(f'{name} {value}' for name, value in machine.items() if value is not None))
     print(table_of(rows))
     if rows[0].matmul_rate is not None:
         print(f'matrix product: {rows[0].matmul_rate / 1e9:.1f} GFLOP/s')
-    for title, ratio in (('plain / fast', ratios), ('fast / cached', cached)):
-        if ratio is not None:
-            print(f'{title}: ' + ', '.join(
-                f'{name} {value:.2f}' for name, value in ratio.items() if value is not None))
+    for title, ratio in ratios.items():
+        print(f'{title.replace("_over_", " / ")}: ' + ', '.join(
+            f'{name} {value:.2f}' for name, value in ratio.items() if value is not None))
 
 
 if __name__ == '__main__':

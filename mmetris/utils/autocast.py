@@ -17,6 +17,8 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
         device_type: ``'cpu'``, ``'cuda'``, ...
     """
     if hasattr(torch, 'get_autocast_dtype'):  # torch 2.4 and newer
+        if not torch.amp.is_autocast_available(device_type):  # 'meta', which only counts
+            return None
         return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
     if device_type == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None

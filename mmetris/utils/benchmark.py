@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -373,9 +374,12 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
         samples.append(sample)
     images = images.repeat_interleave(setting.expressions, dim=0)
 
+    # The runner updates outside of autocast. Device 'meta', which only counts, has none.
+    outside = partial(torch.autocast, setting.device.split(':')[0], enabled=False)
+
     def step() -> None:
         loss, _ = model.parse_losses(model.loss(images, samples))
-        with torch.autocast(setting.device.split(':')[0], enabled=False):
+        with nullcontext() if setting.dtype == 'float32' else outside():
             optim_wrapper.update_params(loss)
 
     return step

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmetris.models.layers import enlarged_conv
 from mmetris.utils import benchmark
 from mmetris.utils.benchmark import (
     Measurement,
@@ -67,6 +68,15 @@ def test_attention_on_a_cpu_counts():
     assert count_flops(lambda: attend(query.detach(), key, key)) == 2 * products
     # Scores once more, and a product for the gradients of each of queries, keys, values and weights.
     assert count_flops(lambda: attend(query, key, key).sum().backward()) == 7 * products
+
+
+@pytest.mark.parametrize('kind', ['vit', 'resnet'])
+def test_device_meta_counts_what_gpus_compute(kind, monkeypatch):
+    """There convolutions are not reordered, as they are on CPUs."""
+    counts = [count_flops(build_task(config(kind), setting('infer', device=device)).call) for device in ('meta', 'cpu')]
+    monkeypatch.setattr(enlarged_conv, 'REORDERED', ())
+    assert counts[1] < counts[0] == count_flops(build_task(config(kind), setting('infer')).call)
+    assert count_flops(build_task(config(kind), setting('train', device='meta')).call) > counts[0]
 
 
 @pytest.mark.parametrize('kind', ['vit', 'resnet'])

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
+from mmseg.models import SegTTAModel
 from torch import nn
 
 from mmetris.engine.hooks import CompileHook
@@ -61,16 +62,17 @@ def test_a_run_without_a_graph_break_learns_and_scores_the_same(tmp_path):
     torch.testing.assert_close(compiled, eager, rtol=1e-4, atol=1e-4)
 
 
-def test_the_model_in_a_wrapper_is_compiled_with_the_options():
-    model = toy.build_model('vit')
+def data_parallel(model):
+    wrapper = nn.parallel.DataParallel.__new__(nn.parallel.DataParallel)
+    nn.Module.__init__(wrapper)
+    wrapper.module = model
+    return wrapper
 
-    class Wrapper(nn.parallel.DataParallel):
-        def __init__(self):
-            nn.Module.__init__(self)
-            self.module = model
 
-    said = []
-    runner = SimpleNamespace(model=Wrapper(), logger=SimpleNamespace(info=said.append))
+@pytest.mark.parametrize('wrap', [data_parallel, SegTTAModel, lambda model: data_parallel(SegTTAModel(model))])
+def test_the_model_in_a_wrapper_is_compiled(wrap):
+    model, said = toy.build_model('vit'), []
+    runner = SimpleNamespace(model=wrap(model), logger=SimpleNamespace(info=said.append))
     CompileHook(dict(backend='eager')).before_run(runner)
     assert all(part._compiled_call_impl is not None for part in (model.neck, model.decode_head))
     assert len(said) == 1 and 'first call' in said[0]

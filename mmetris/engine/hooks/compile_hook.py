@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmetris.registry import HOOKS
 from mmetris.utils.compiling import compile_parts
@@ -30,7 +30,9 @@ class CompileHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Mark the parts; the first iteration compiles them."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = runner.model
+        while not hasattr(model, 'neck') and isinstance(getattr(model, 'module', None), nn.Module):
+            model = model.module  # Of DDP, or of test-time augmentation.
         if any(getattr(part, 'weights_are_spread', False) for part in model.modules()):
             raise ValueError('CompileHook does not go with FSDP, which gathers weights in between: leave it out, or '
                              'train with DDP')

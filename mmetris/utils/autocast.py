@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from mmengine.config import Config
+from torch import Tensor
 
 DTYPES = ('float32', 'bfloat16', 'float16')
 
@@ -23,6 +24,16 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     if device_type == 'cpu':
         return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
+def dtype_of_products(tensor: Tensor) -> torch.dtype:
+    """Type that a convolution or matrix product of a tensor computes in at this place of the program.
+
+    Args:
+        tensor: One of its operands; autocast leaves float64 alone.
+    """
+    autocast = None if tensor.dtype == torch.float64 else autocast_dtype(tensor.device.type)
+    return autocast or tensor.dtype
 
 
 def check_dtype(dtype: str | None, setting: str) -> None:

@@ -19,7 +19,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -359,6 +358,9 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
     wrapper_cfg = cfg.optim_wrapper.copy()
     if setting.dtype == 'float16':  # bfloat16 has float32's range and needs no scaling of the loss
         wrapper_cfg.update(type='AmpOptimWrapper', dtype='float16')
+    counts_only = setting.device == 'meta'
+    if counts_only:  # Fused optimizers refuse it.
+        wrapper_cfg.optimizer = {key: value for key, value in wrapper_cfg.optimizer.items() if key != 'fused'}
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('ERROR')  # MMEngine says of each parameter what its options are or that it is frozen.
@@ -374,12 +376,10 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
         samples.append(sample)
     images = images.repeat_interleave(setting.expressions, dim=0)
 
-    # The runner updates outside of autocast. Device 'meta', which only counts, has none.
-    outside = partial(torch.autocast, setting.device.split(':')[0], enabled=False)
-
     def step() -> None:
         loss, _ = model.parse_losses(model.loss(images, samples))
-        with nullcontext() if setting.dtype == 'float32' else outside():
+        # As the runner does, outside of autocast, which there is none of on device 'meta'.
+        with nullcontext() if counts_only else torch.autocast(setting.device.split(':')[0], enabled=False):
             optim_wrapper.update_params(loss)
 
     return step
@@ -421,13 +421,18 @@ def resident_growth(call: Callable) -> int:
         Path('/proc/self/clear_refs').write_text('5')  # The peak so far becomes the present value.
     except OSError:
         pass  # Then the peak may be that of the time before the call, which is more.
-    before = _resident('VmRSS')
+    before = resident_bytes('VmRSS')
     for _ in range(2):  # The first step of an optimizer makes its state, the second has it beside the gradients.
         call()
-    return max(0, _resident('VmHWM') - before)
+    return max(0, resident_bytes('VmHWM') - before)
 
 
-def _resident(field: str) -> int:
+def resident_bytes(field: str) -> int:
+    """A field of this process's status in bytes: ``'VmRSS'``, resident memory now, or ``'VmHWM'``, its peak.
+
+    Raises:
+        OSError: If the system tells no such field; only Linux does.
+    """
     for line in Path('/proc/self/status').read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmetris.engine import BFloat16OptimWrapper
 from tests import toy
-from tests.test_models.test_segmentors.test_referring_segmentor import batch
+from tests.test_models.test_segmentors.test_referring_segmentor import batch, seen_types
 
 
 class Line(BaseModel):
@@ -51,10 +51,7 @@ def test_layers_see_bfloat16_and_what_lasts_is_float32(kind):
     model = toy.build_model(kind).train()
     wrapper = build_optim_wrapper(
         model, dict(type='BFloat16OptimWrapper', optimizer=dict(type='Adam', lr=1e-2), accumulative_counts=2))
-    seen = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)):
-            module.register_forward_hook(lambda module, inputs, output, name=name: seen.update({name: output.dtype}))
+    seen = seen_types(model)
     tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in tuned]
     loss = model.train_step(batch(), wrapper)['loss']

@@ -76,7 +76,10 @@ def test_device_meta_counts_what_gpus_compute(kind, monkeypatch):
     counts = [count_flops(build_task(config(kind), setting('infer', device=device)).call) for device in ('meta', 'cpu')]
     monkeypatch.setattr(enlarged_conv, 'REORDERED', ())
     assert counts[1] < counts[0] == count_flops(build_task(config(kind), setting('infer')).call)
-    assert count_flops(build_task(config(kind), setting('train', device='meta')).call) > counts[0]
+    cfg = config(kind)
+    cfg.optim_wrapper = dict(OPTIM, optimizer=dict(OPTIM['optimizer'], fused=True))
+    assert count_flops(build_task(cfg, setting('train', device='meta')).call) > counts[0]
+    assert cfg.optim_wrapper.optimizer.fused
 
 
 @pytest.mark.parametrize('kind', ['vit', 'resnet'])

@@ -26,7 +26,7 @@ from prettytable import PrettyTable
 
 from mmetris.datasets import RefCocoDataset, refer
 from mmetris.datasets.transforms import LoadAnnotations
-from mmetris.utils.benchmark import PHOTO_HW
+from mmetris.utils.benchmark import PHOTO_HW, resident_bytes
 
 WORDS = ('left', 'right', 'the', 'man', 'woman', 'in', 'red', 'shirt', 'dog', 'closest', 'to', 'us', 'behind', 'table')
 TURNS = 5  # timed rounds in which both ways to a mask take their turns
@@ -126,9 +126,10 @@ def read_once(source: dict[str, Any], reader: str) -> dict[str, float]:
 
 def _resident(field: str) -> int:
     # Not the resource module's ru_maxrss, which in a new process starts at what its parent had.
-    status = Path('/proc/self/status')
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
+    try:
+        return resident_bytes(field)
+    except OSError:
+        return 0
 
 
 def time_masks(source: dict[str, Any], masks: int) -> dict[str, float]:

@@ -54,8 +54,6 @@ def flops_of_a_sample(cfg: Config) -> int:
     """FLOPs of losses and gradients on one sample at the config's input size, by torch's counter, as on a GPU."""
     MMLogger.get_current_instance().setLevel('ERROR')  # not a line for each parameter of the optimizer
     size = next(step.size for step in cfg.train_dataloader.dataset.pipeline if step.type == 'Letterbox')
-    cfg = cfg.copy()
-    cfg.optim_wrapper.optimizer.pop('fused', None)  # not on device 'meta', which computes nothing
     return count_flops(build_task(cfg, Setting('train', hw=tuple(size), device='meta')).call)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmetris.utils.autocast import autocast_dtype
+from mmetris.utils.autocast import dtype_of_products
 
 from .conv_norm import BATCH_NORM, ConvNormReLU
 
@@ -53,10 +53,10 @@ def enlarged_conv(feature_map: Tensor, weight: Tensor, scale: int = 2, align_cor
 def _enlarge_and_shift(length: int, side: int, scale: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
     """Enlargement of a row of that length, then each tap's shift, zeros moving in: (side, scale * length, length)."""
     with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.
-        unit_rows = torch.eye(length, dtype=dtype)[:, None]
+        unit_rows = torch.eye(length, dtype=torch.float64)[:, None]  # which autocast leaves alone
         enlarged = F.interpolate(unit_rows, scale_factor=scale, mode='linear', align_corners=align_corners)[:, 0].T
         padded = F.pad(enlarged, (0, 0, side // 2, side // 2))
-        return torch.stack([padded[tap:tap + scale * length] for tap in range(side)])
+        return torch.stack([padded[tap:tap + scale * length] for tap in range(side)]).to(dtype)
 
 
 class EnlargedConvNormReLU(ConvNormReLU):
@@ -88,8 +88,9 @@ class EnlargedConvNormReLU(ConvNormReLU):
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, scale * H, scale * W)."""
-        dtype = _dtype_of_products(feature_map)
-        if dtype not in REORDERED or torch.compiler.is_compiling() or is_altered(self.conv):
+        dtype = dtype_of_products(feature_map)
+        known_to_gain = feature_map.device.type == 'cpu' and dtype in REORDERED
+        if not known_to_gain or torch.compiler.is_compiling() or is_altered(self.conv):
             return self.literal_forward(feature_map)
         rows = enlarged_conv(feature_map.to(dtype), self.conv.weight.to(dtype), self.scale, self.align_corners)
         return self.relu(self.norm(rows))
@@ -98,14 +99,6 @@ class EnlargedConvNormReLU(ConvNormReLU):
         """The same, each layer in its turn."""
         return super().forward(
             F.interpolate(feature_map, scale_factor=self.scale, mode='bilinear', align_corners=self.align_corners))
-
-
-def _dtype_of_products(feature_map: Tensor) -> torch.dtype | None:
-    """Type that a CPU's convolution of a map computes in; None on other devices."""
-    if feature_map.device.type != 'cpu':
-        return None
-    autocast = None if feature_map.dtype == torch.float64 else autocast_dtype('cpu')  # which leaves float64 alone
-    return autocast or feature_map.dtype
 
 
 def is_altered(conv: nn.Module) -> bool:

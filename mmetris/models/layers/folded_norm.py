@@ -7,7 +7,7 @@ from open_clip.modified_resnet import Bottleneck
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmetris.utils.autocast import autocast_dtype
+from mmetris.utils.autocast import dtype_of_products
 
 
 def conv_norm(conv: nn.Conv2d, norm: _BatchNorm, x: Tensor) -> Tensor:
@@ -42,25 +42,26 @@ def _folded(
     # Compilers and exporters know no versions, and keep constants themselves; what FSDP has gathered for a moment is no
     # parameter, and not to be kept.
     if torch.compiler.is_compiling() or not isinstance(conv.weight, nn.Parameter):
-        return _fold(conv, norm, layout)
+        return _fold(conv, norm, layout, conv.weight.dtype)
     present = [tensor for tensor in tensors if tensor is not None]
-    dtype = autocast_dtype(conv.weight.device.type) or conv.weight.dtype
+    dtype = dtype_of_products(conv.weight)
     version = [layout, dtype, *((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in present)]
     kept = getattr(conv, '_kept_fold', None)
     if kept is None or kept[0] != version:
         with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.
-            weight, bias = _fold(conv, norm, layout)
-            kept = conv._kept_fold = version, (weight.to(dtype), bias.to(dtype))
+            kept = conv._kept_fold = version, _fold(conv, norm, layout, dtype)
     return kept[1]
 
 
-def _fold(conv: nn.Conv2d, norm: _BatchNorm, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+def _fold(
+    conv: nn.Conv2d, norm: _BatchNorm, layout: torch.memory_format, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     weight = conv.weight * scale[:, None, None, None]
-    return weight.to(conv.weight.dtype, memory_format=layout), shift.to(conv.weight.dtype)
+    return weight.to(dtype, memory_format=layout), shift.to(dtype)
 
 
 class FoldedBottleneck(Bottleneck):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmetris.utils.autocast import autocast_dtype
+from mmetris.utils.autocast import dtype_of_products
 
 from ..backbones.staged import StagedImageEncoder
 from ..clip.fingerprint import fingerprint
@@ -104,7 +104,7 @@ class PrefixCache:
             num_stages=image_encoder.num_stages,
             out_stages=image_encoder.out_stages,
             bridged_stages=bridger.stages,
-            dtype=str(autocast_dtype(images.device.type) or images.dtype),
+            dtype=str(dtype_of_products(images)),
         ), indent=1)
 
     def _weights(self, image_encoder: StagedImageEncoder) -> str:

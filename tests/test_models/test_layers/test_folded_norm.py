@@ -64,6 +64,13 @@ def test_under_autocast_the_weights_are_kept_in_its_type():
     torch.testing.assert_close(conv_norm(conv, norm, x), exact, rtol=0, atol=0)
 
 
+def test_autocast_leaves_float64_alone():
+    conv, norm = (layer.double() for layer in layers())
+    x = randn(1, 3, 5, 6).double()
+    with torch.autocast('cpu', torch.bfloat16):
+        torch.testing.assert_close(conv_norm(conv, norm, x), norm(conv(x)))
+
+
 def test_statistics_still_move_in_training():
     conv, norm = layers()
     before = norm.running_mean.clone()

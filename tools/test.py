@@ -15,6 +15,7 @@ from mmetris.utils.command_line import (
     add_launcher_arguments,
     check_checkpoint,
     drop_strategy,
+    end_processes,
     has_referring_segmentor,
     is_main_process,
     load_config,
@@ -131,6 +132,7 @@ def main() -> None:
     scores = runner.test()
     if is_main_process():
         print_scores(scores)
+    end_processes()
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    end_processes,
     load_config,
     prepare_mixed_precision,
     prepare_processes,
@@ -72,6 +73,7 @@ def main() -> None:
     prepare_processes(parser, cfg, args)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     runner.train()
+    end_processes()
 
 
 if __name__ == '__main__':

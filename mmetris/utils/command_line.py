@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
+from torch import distributed as dist
 from torch import nn
 
 from mmetris.registry import MODELS
@@ -285,6 +286,17 @@ def build_without_weights(cfg: Config) -> nn.Module:
 def is_main_process() -> bool:
     """Whether this is the first of all processes, as the launchers' variables tell it before any group exists."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0
+
+
+def end_processes() -> None:
+    """Wait for the other processes, then leave the group, if there is one.
+
+    A process that exits inside the group may abort in the group's own threads; the launcher then stops the others, and
+    with them the main process, which may still be writing a checkpoint.
+    """
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 def has_accelerator() -> bool:

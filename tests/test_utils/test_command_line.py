@@ -13,6 +13,7 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    end_processes,
     load_config,
     prepare_mixed_precision,
     prepare_processes,
@@ -184,3 +185,10 @@ def test_what_cannot_be_compiled_ends_with_one_line(parser, path, capsys, settin
     with pytest.raises(SystemExit):
         add_compile_hook(parser, Config(settings), argparse.Namespace(config=path))
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_group_of_processes_is_left_if_there_is_one(tmp_path):
+    end_processes()
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
+    end_processes()
+    assert not torch.distributed.is_initialized()

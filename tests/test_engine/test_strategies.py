@@ -53,11 +53,14 @@ SEVERAL = """
 import runpy, sys
 from torch import distributed
 script, *commands = sys.argv[1:-2]
-join = distributed.init_process_group
-distributed.init_process_group = lambda *args: distributed.is_initialized() or join(*args)  # once is enough
+join, leave = distributed.init_process_group, distributed.destroy_process_group
+# One group for all: the store keeps the addresses of a group that was left, and the next would wait on those.
+distributed.init_process_group = lambda *args: distributed.is_initialized() or join(*args)
+distributed.destroy_process_group = lambda: None
 for command in ' '.join(commands).split(' , '):
     sys.argv = [script, *command.split(), *sys.argv[-2:]]
     runpy.run_path(script, run_name='__main__')
+leave()
 """
 
 

@@ -51,16 +51,17 @@ def main() -> None:
     if args.amp or args.amp_dtype:
         prepare_mixed_precision(parser, cfg, args)
 
-    if args.resume is not None:
-        checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else args.resume
+    resume = args.resume or ('auto' if cfg.get('resume') and not cfg.get('load_from') else None)
+    if resume is not None:
+        checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
         if checkpoint is None:
             # The first start of a job that restarts itself: the config's own load_from still counts.
             print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, training starts from the beginning')
         else:
-            if not uses_deepspeed(cfg):  # its checkpoints are folders, which DeepSpeed reads itself
-                check_checkpoint(parser, checkpoint, '--resume')
             cfg.resume = True
             cfg.load_from = checkpoint
+    if cfg.get('load_from') and not uses_deepspeed(cfg):  # its checkpoints are folders, which DeepSpeed reads itself
+        check_checkpoint(parser, cfg.load_from, '--resume' if resume else f'load_from of {args.config}')
 
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):

@@ -197,16 +197,21 @@ def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argpars
 
     Args:
         parser: Where errors are reported.
-        cfg: The config; without a launcher ``strategy`` and ``runner_type`` are taken out of it.
-        args: Parsed arguments of :func:`add_launcher_arguments`.
+        cfg: The config; without a launcher FSDP's ``strategy`` and its ``runner_type`` are taken out of it. DeepSpeed
+            is refused then: its optimizer's wrapper cannot train without its strategy.
+        args: ``config``, and the parsed arguments of :func:`add_launcher_arguments`.
     """
     kind = str((cfg.get('strategy') or {}).get('type', ''))
-    if kind and args.launcher == 'none':
+    if uses_deepspeed(cfg):
+        if problem := _deepspeed_problem():
+            parser.error(f'{args.config} trains with {kind}, and {problem}: `pip install deepspeed==0.16.9`, or take '
+                         "strategy=dict(type='mmetris.RefSegFSDPStrategy'), which needs PyTorch alone")
+        if args.launcher == 'none':
+            parser.error(f'{args.config} trains with {kind}, which needs a launcher, for one process too: '
+                         f'bash tools/dist_train.sh {args.config} 1')
+    elif kind and args.launcher == 'none':
         print_log(f'{kind} spreads a model over processes, and this is one: it is left out')
         drop_strategy(cfg)
-    elif uses_deepspeed(cfg) and (problem := _deepspeed_problem()):
-        parser.error(f'{args.config} trains with {kind}, and {problem}: `pip install deepspeed==0.16.9`, or take '
-                     "strategy=dict(type='mmetris.RefSegFSDPStrategy'), which needs PyTorch alone")
 
 
 def uses_deepspeed(cfg: Config) -> bool:

@@ -21,8 +21,8 @@ from mmetris.registry import OPTIM_WRAPPERS, STRATEGIES
 from mmetris.utils.command_line import prepare_strategy
 from mmetris.utils.param_count import count_parameters, remember_whole_sizes
 from tests import toy
+from tests.test_models.test_clip.test_slim_checkpoint import save_clip
 from tests.test_tools.test_tools import TOOLS, run, scores_of
-from tests.test_utils.test_slim_checkpoint import save_clip
 
 ROOT = Path(__file__).parents[2]
 # Two optimizer steps in an epoch of two processes with 3 samples each.
@@ -163,10 +163,16 @@ def prepared(name: str, launcher: str) -> Config:
     return cfg
 
 
-@pytest.mark.parametrize('name', ['etris_vitl14_fsdp_refcoco', 'etris_vitl14_deepspeed_refcoco'])
-def test_one_process_needs_no_strategy(name):
-    cfg = prepared(name, 'none')
+def test_one_process_needs_no_sharding():
+    cfg = prepared('etris_vitl14_fsdp_refcoco', 'none')
     assert 'strategy' not in cfg and 'runner_type' not in cfg
+
+
+def test_deepspeed_on_one_process_is_told_its_launcher(monkeypatch, capsys):
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: name)
+    with pytest.raises(SystemExit):
+        prepared('etris_vitl14_deepspeed_refcoco', 'none')
+    assert 'bash tools/dist_train.sh etris_vitl14_deepspeed_refcoco.py 1' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('missing, message', [

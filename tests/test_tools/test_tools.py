@@ -272,7 +272,8 @@ def test_a_malicious_or_damaged_checkpoint_is_refused_and_not_run(config, tmp_pa
     if spoil == 'cut':
         (tmp_path / 'bad.pth').write_bytes((tmp_path / 'bad.pth').read_bytes()[:-3000])
     for command in ([TOOLS / 'test.py', config, tmp_path / 'bad.pth'],
-                    [TOOLS / 'train.py', config, '--resume', tmp_path / 'bad.pth']):
+                    [TOOLS / 'train.py', config, '--resume', tmp_path / 'bad.pth'],
+                    [TOOLS / 'train.py', config, '--cfg-options', f'load_from={tmp_path / "bad.pth"}']):
         output = run(*command, '--work-dir', tmp_path / 'work', code=2, cwd=tmp_path)
         assert 'bad.pth cannot be read' in output and 'Traceback' not in output
     assert not (tmp_path / 'executed').exists()

@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from prettytable import PrettyTable
 
+from mmetris.benchmark.counters import resident_bytes
+from mmetris.benchmark.loading import PHOTO_HW
 from mmetris.datasets import RefCocoDataset, refer
 from mmetris.datasets.transforms import LoadAnnotations
-from mmetris.utils.benchmark import PHOTO_HW, resident_bytes
 
 WORDS = ('left', 'right', 'the', 'man', 'woman', 'in', 'red', 'shirt', 'dog', 'closest', 'to', 'us', 'behind', 'table')
 TURNS = 5  # timed rounds in which both ways to a mask take their turns

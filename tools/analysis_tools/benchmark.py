@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from prettytable import PrettyTable
 
-from mmetris.utils.benchmark import DTYPES, TASKS, Measurement, Setting, describe_machine, measure
+from mmetris.benchmark import Measurement, Setting, describe_machine, measure
+from mmetris.benchmark.tasks import DTYPES, TASKS
 from mmetris.utils.command_line import add_config_arguments, load_config
 
 # Slower and faster path of each ratio that is printed.

@@ -15,9 +15,10 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from prettytable import PrettyTable
 
-from mmetris.utils.benchmark import Setting, build_task, count_flops
+from mmetris.benchmark.counters import count_flops
+from mmetris.benchmark.epoch_cost import TRAIN_OBJECTS, Assumptions, EpochCost, epoch_cost
+from mmetris.benchmark.tasks import Setting, build_task
 from mmetris.utils.command_line import add_config_arguments, build_without_weights, load_config
-from mmetris.utils.epoch_cost import TRAIN_OBJECTS, Assumptions, EpochCost, epoch_cost
 from mmetris.utils.param_count import count_parameters
 
 DEFAULTS = Assumptions(samples=1, batch=1, samples_per_s=1, gradient_bytes=1)

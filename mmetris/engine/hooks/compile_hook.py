@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from mmetris.models.compiling import compile_parts
 from mmetris.registry import HOOKS
-from mmetris.utils.compiling import compile_parts
 
 
 @HOOKS.register_module()

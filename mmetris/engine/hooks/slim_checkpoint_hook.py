@@ -10,8 +10,8 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from mmetris.models.clip.slim_checkpoint import slim_state_dict, unknown_clips
 from mmetris.registry import HOOKS
-from mmetris.utils.slim_checkpoint import slim_state_dict, unknown_clips
 
 
 @HOOKS.register_module()

@@ -15,8 +15,8 @@ from torch import nn
 
 from mmetris.models.backbones import StageSpec, named_stages
 from mmetris.models.backbones.named_stages import NamedStage, find_stages, stage_paths, told_grid
+from mmetris.models.clip.slim_checkpoint import slim_state_dict
 from mmetris.registry import MODELS
-from mmetris.utils.slim_checkpoint import slim_state_dict
 from tests import toy
 
 BN = dict(type='BN', requires_grad=True)

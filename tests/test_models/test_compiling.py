@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmetris.utils.compiling import compile_parts, eager
-from mmetris.utils.plain_path import plain_path
+from mmetris.benchmark.plain_path import plain_path
+from mmetris.models.compiling import compile_parts, eager
 from tests import toy
 
 TOKENS = torch.tensor([[49406, 320, 49407, 0], [49406, 320, 2866, 49407]])

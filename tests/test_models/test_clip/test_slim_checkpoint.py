@@ -7,7 +7,7 @@ from open_clip import CLIP
 
 from mmetris import tokenize
 from mmetris.models.clip.fingerprint import ClipFingerprint
-from mmetris.utils.slim_checkpoint import is_slim, slim_state_dict
+from mmetris.models.clip.slim_checkpoint import is_slim, slim_state_dict
 from tests.toy import ARCHS, build, model_cfg, randn
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmetris.utils.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
+from mmetris.benchmark.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
 
 ROOT = Path(__file__).parents[2]
 # 100 samples/s; 80 MB of gradients; 10 GB/s inside a machine of 4 GPUs, 1 GB/s beyond; no latency; 50 samples/s a core.

@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmetris.models.backbones.clip_resnet import CLIPResNet
 from mmetris.models.backbones.staged import StagedImageEncoder
+from mmetris.models.compiling import eager
 from mmetris.models.decode_heads.projector import Projector
 from mmetris.models.layers import coord_conv, position_encoding
 from mmetris.models.layers.bridged_features import BridgedFeatures
@@ -37,7 +38,6 @@ from mmetris.models.layers.quick_gelu import FusedQuickGELU
 from mmetris.models.necks.bridger import Bridger, ImagePrefix
 from mmetris.models.text_encoders.class_text import ClassText
 from mmetris.models.text_encoders.clip_text import CLIPTextEncoder
-from mmetris.utils.compiling import eager
 
 
 @contextmanager

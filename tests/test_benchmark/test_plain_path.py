@@ -6,9 +6,9 @@ from mmengine.runner.activation_checkpointing import turn_on_activation_checkpoi
 from torch import nn
 
 from mmetris import tokenize
+from mmetris.benchmark.plain_path import plain_path
 from mmetris.models.layers.coord_conv import coordinate_maps
 from mmetris.models.layers.position_encoding import sine_encoding_2d
-from mmetris.utils.plain_path import plain_path
 from tests import toy
 
 KINDS = ('vit', 'resnet')

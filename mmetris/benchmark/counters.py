@@ -1,0 +1,93 @@
+"""Seconds of calls that take turns, their FLOPs, and the memory they need."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+# torch's own formulas, which some of its releases do not apply to the kernels of CPUs.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:
+        lambda query, key, value, *args, **kwargs: sdpa_flop_count(query, key, value),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward:
+        lambda grad, query, key, value, *args, **kwargs: sdpa_backward_flop_count(grad, query, key, value),
+}
+
+
+def time_in_turns(calls: Mapping[str, Callable], repeats: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each repetition of each call; the calls take turns, after a round that warms up.
+
+    On CUDA a call is timed from an idle device to an idle device.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            synchronize(device)
+            started = time.perf_counter()
+            call()
+            synchronize(device)
+            if turn > 0:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a CUDA device has done what it was given; others are never behind."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype, side: int | None = None) -> tuple[Callable, int]:
+    """A product of two square matrices, and its FLOPs.
+
+    Args:
+        device: Where.
+        dtype: Of the matrices.
+        side: Rows and columns. Defaults to None: 8192 on a GPU, 2048 elsewhere.
+    """
+    side = side or (8192 if device.type == 'cuda' else 2048)
+    left, right = (torch.randn(side, side, device=device, dtype=torch.float32).to(dtype) for _ in range(2))
+    out = torch.empty_like(left)
+    return (lambda: torch.mm(left, right, out=out)), 2 * side**3
+
+
+def count_flops(call: Callable) -> int:
+    """FLOPs of matrix products, convolutions and attention in a call, by torch's counter; a multiply-add is two."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def resident_growth(call: Callable) -> int:
+    """Bytes by which a call, made twice, raises this process's resident memory at its peak (Linux)."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # What was freed and is still held would take in the call's tensors unseen.
+    except (AttributeError, OSError):
+        pass  # Another C library than glibc.
+    try:
+        Path('/proc/self/clear_refs').write_text('5')  # The peak so far becomes the present value.
+    except OSError:
+        pass  # Then the peak may be that of the time before the call, which is more.
+    before = resident_bytes('VmRSS')
+    for _ in range(2):  # The first step of an optimizer makes its state, the second has it beside the gradients.
+        call()
+    return max(0, resident_bytes('VmHWM') - before)
+
+
+def resident_bytes(field: str) -> int:
+    """A field of this process's status in bytes: ``'VmRSS'``, resident memory now, or ``'VmHWM'``, its peak.
+
+    Raises:
+        OSError: If the system tells no such field; only Linux does.
+    """
+    for line in Path('/proc/self/status').read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f'/proc/self/status has no {field}')

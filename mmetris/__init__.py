@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
 
 from .version import __version__
 
@@ -18,6 +19,9 @@ SUPPORTED_VERSIONS = {
     'mmcv': ('2.0.1', '3.0.0'),
     'mmseg': ('1.2.0', '2.0.0'),
 }
+
+# mmcv without compiled ops says so when MMSegmentation imports its transformers; mmetris uses none of them.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -26,9 +26,6 @@ from torch import nn
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
 
-# mmcv without compiled ops says so at import; mmetris uses none of them.
-warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
-
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
     'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]"; quotation marks are needed, '

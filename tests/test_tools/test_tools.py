@@ -277,3 +277,7 @@ def test_a_malicious_or_damaged_checkpoint_is_refused_and_not_run(config, tmp_pa
         output = run(*command, '--work-dir', tmp_path / 'work', code=2, cwd=tmp_path)
         assert 'bad.pth cannot be read' in output and 'Traceback' not in output
     assert not (tmp_path / 'executed').exists()
+
+
+def test_models_are_imported_without_a_warning_of_ops_that_nobody_uses():
+    assert 'MultiScaleDeformableAttention' not in run(sys.executable, '-c', 'import mmetris.models')

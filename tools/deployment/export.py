@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import io
 import sys
-import warnings
 from pathlib import Path
 
 FORMATS = ('onnx', 'torch')
@@ -46,7 +45,6 @@ def main() -> None:
     args = parser.parse_args()
     if args.opset < OPSET:
         parser.error(f'--opset {args.opset}: PyTorch writes {OPSET} or newer')
-    warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
     with contextlib.redirect_stdout(io.StringIO()):  # MMSegmentation names optional packages that are not there.
         from mmetris.deployment import DeviationError, export_model
     try:

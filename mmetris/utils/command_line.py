@@ -165,10 +165,8 @@ def prepare_mixed_precision(parser: argparse.ArgumentParser, cfg: Config, args: 
 
 def has_referring_segmentor(cfg: Config) -> bool:
     """Whether a config's model is a :class:`ReferringSegmentor` or of a class that is derived from it."""
-    from mmetris.models import ReferringSegmentor  # Not at the top: that takes seconds, and not every tool needs it.
-
     init_default_scope(cfg.get('default_scope', 'mmetris'))
-    return issubclass(MODELS.get(cfg.model.type), ReferringSegmentor)
+    return issubclass(MODELS.get(cfg.model.type), MODELS.get('ReferringSegmentor'))
 
 
 def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:

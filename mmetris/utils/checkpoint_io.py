@@ -78,16 +78,25 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         else:  # Older ones know no such list and refuse files with histories of logged numbers.
             checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
-        raise ValueError(f'{path} cannot be read: {error}') from error
+        raise ValueError(f'{path} cannot be read, or its end is missing: {error}') from error
     except Exception as error:  # A damaged file raises whatever its broken bytes lead to.
-        reason = re.search(r'Unsupported (global|class|operand).*?(?= was not|$)', str(error), re.MULTILINE)
-        reason = reason[0] if reason else (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         kind = ('it holds Python objects other than tensors and plain values, or is damaged'
                 if isinstance(error, pickle.UnpicklingError) else 'it is damaged or no checkpoint')
-        raise ValueError(f'{path} cannot be read as a checkpoint: {kind}; nothing in it was run ({reason})') from error
+        raise ValueError(f'{path} cannot be read as a checkpoint: {kind}; nothing in it was run '
+                         f'({_reason(error)})') from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
     return dict(checkpoint)
+
+
+def _reason(error: Exception) -> str:
+    """What an error of ``torch.load`` is about, in a line, without its advice to load the file unrestrictedly."""
+    refused = re.search(r'unsupported (global|class|operand).*?(?= was not| whose|$)', str(error), re.MULTILINE | re.I)
+    if refused:
+        return refused[0]
+    text = str(error).rpartition('WeightsUnpickler error: ')[2].strip()
+    kind = type(error).__name__
+    return kind if not text or text.startswith('Weights only') else f'{kind}: {text.splitlines()[0][:120]}'
 
 
 def _check_sums(path: Path) -> None:

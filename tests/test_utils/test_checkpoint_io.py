@@ -1,5 +1,6 @@
 """Checkpoints are read without running what is inside, and files are written whole or not at all."""
 
+import argparse
 import os
 import pickle
 
@@ -50,6 +51,18 @@ def test_getattr_reaches_nothing_but_a_historys_methods(tmp_path):
     torch.save(dict(meta=Getattr()), tmp_path / 'bad.pth')
     with pytest.raises(ValueError, match='cannot be read'):
         read_checkpoint(tmp_path / 'bad.pth')
+
+
+@pytest.mark.parametrize('content, named', [
+    (Runs('was_run'), 'unsupported GLOBAL posix.mkdir'),  # in a module that PyTorch blocks
+    (argparse.Namespace(lr=1), 'Unsupported global: GLOBAL argparse.Namespace'),
+    (Getattr(), r'getattr\('),
+])
+def test_a_refusal_names_what_it_found_and_does_not_advise_to_load_it_anyway(tmp_path, content, named):
+    torch.save(dict(meta=content), tmp_path / 'bad.pth')
+    with pytest.raises(ValueError, match=named) as caught:
+        read_checkpoint(tmp_path / 'bad.pth')
+    assert 'weights_only' not in str(caught.value) and '\n' not in str(caught.value) and len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize('place', ['alone', 'in_state_dict', 'in_meta'])

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import barrier, is_distributed
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
-from torch import distributed as dist
 from torch import nn
 
 from mmetris.registry import MODELS
@@ -294,9 +294,9 @@ def end_processes() -> None:
     A process that exits inside the group may abort in the group's own threads; the launcher then stops the others, and
     with them the main process, which may still be writing a checkpoint.
     """
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    if is_distributed():
+        barrier()
+        torch.distributed.destroy_process_group()
 
 
 def has_accelerator() -> bool:

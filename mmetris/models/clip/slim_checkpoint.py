@@ -2,8 +2,8 @@
 
 A slim state dict lacks the weights that came from CLIP and stayed as they were; in their place stands one fingerprint
 for each encoder. The encoders complete it when it is loaded (:class:`mmetris.models.clip.encoder.ClipEncoder`), so
-every way of loading
-works: the runner's ``load_from`` and ``resume``, EMA, and :func:`torch.nn.Module.load_state_dict`.
+every way of loading works: the runner's ``load_from`` and ``resume``, EMA, and
+:func:`torch.nn.Module.load_state_dict`.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ $(STAMP): $(wildcard requirements/*.txt) setup.py pyproject.toml
 
 lint: $(STAMP)
 	$(PY) -m ruff check $(LINT_PATHS)
+	$(PY) -m ruff format --check $(LINT_PATHS)
 
 test: lint
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -12,8 +12,15 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # What OpenMMLab's package manager (MIM) expects to find inside the installed package, under `.mim`.
-MIM_FILES = ('configs', 'tools', 'demo', 'model-index.yml', 'pretrained/metafile.yml',
-             'pretrained/tiny_clip_resnet.safetensors', 'pretrained/etris_tiny_long-192px_shapes.pth')
+MIM_FILES = (
+    'configs',
+    'tools',
+    'demo',
+    'model-index.yml',
+    'pretrained/metafile.yml',
+    'pretrained/tiny_clip_resnet.safetensors',
+    'pretrained/etris_tiny_long-192px_shapes.pth',
+)
 
 
 class BuildWithMim(build_py):

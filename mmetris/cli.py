@@ -19,8 +19,10 @@ import click
 
 from mmetris.version import __version__
 
-MODEL_HELP = ('Config file, name of a model ("mmetris models" lists them), or folder of a training. '
-              'Default: the demo model, which knows drawn shapes only.')
+MODEL_HELP = (
+    'Config file, name of a model ("mmetris models" lists them), or folder of a training. '
+    'Default: the demo model, which knows drawn shapes only.'
+)
 DTYPES = ('float32', 'bfloat16', 'float16')  # As in mmetris.utils.autocast, which would import PyTorch.
 FORMATS = dict(mp4='mp4v', mov='mp4v', mkv='mp4v', avi='MJPG')
 
@@ -73,10 +75,12 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 
 def _with(*options: Callable) -> Callable:
     """Several options as one decorator."""
+
     def decorate(function: Callable) -> Callable:
         for option in reversed(options):
             function = option(function)
         return function
+
     return decorate
 
 
@@ -84,12 +88,23 @@ _model_options = _with(
     click.option('--model', metavar='MODEL', help=MODEL_HELP),
     click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'),
     click.option('--device', metavar='DEVICE', help='cpu, cuda:0, ... Default: a GPU if there is one, else the CPU.'),
-    click.option('--dtype', type=click.Choice(DTYPES),
-                 help="What the model computes in; float16 needs a GPU. Default: what its config says, or float32."),
-    click.option('--threshold', type=float, metavar='P',
-                 help="Pixels of a higher probability belong to the mask, 0 to 1. Default: the model's own, 0.35."),
-    click.option('--max-pixels', type=click.IntRange(1), metavar='N',
-                 help='Largest image that is read, width times height. Default: 67 million.'),
+    click.option(
+        '--dtype',
+        type=click.Choice(DTYPES),
+        help='What the model computes in; float16 needs a GPU. Default: what its config says, or float32.',
+    ),
+    click.option(
+        '--threshold',
+        type=float,
+        metavar='P',
+        help="Pixels of a higher probability belong to the mask, 0 to 1. Default: the model's own, 0.35.",
+    ),
+    click.option(
+        '--max-pixels',
+        type=click.IntRange(1),
+        metavar='N',
+        help='Largest image that is read, width times height. Default: 67 million.',
+    ),
     click.option('--progress/--no-progress', default=True, help='Progress bar, on a terminal only. Default: on.'),
 )
 
@@ -114,17 +129,38 @@ def mmetris_command() -> None:
 @click.argument('image')
 @click.argument('texts', nargs=-1, metavar='SENTENCE...')
 @click.option('--out-file', metavar='FILE', help='Write one picture: the image, its masks and the sentences.')
-@click.option('--out-dir', metavar='DIR',
-              help='Write masks/*.png (0 and 1), overlays/*.jpg and predictions.json (masks in COCO run lengths).')
-@click.option('--classes', metavar='NAMES',
-              help='Instead of sentences: give each pixel one of these classes. Names separated by commas, a data set '
-                   'that MMSeg knows (ade20k), or a text file with a class in each line.')
-@click.option('--batch-size', type=click.IntRange(1), default=8, show_default=True,
-              help='Pairs of image and sentence at a time; fewer take less memory.')
+@click.option(
+    '--out-dir',
+    metavar='DIR',
+    help='Write masks/*.png (0 and 1), overlays/*.jpg and predictions.json (masks in COCO run lengths).',
+)
+@click.option(
+    '--classes',
+    metavar='NAMES',
+    help='Instead of sentences: give each pixel one of these classes. Names separated by commas, a data set '
+    'that MMSeg knows (ade20k), or a text file with a class in each line.',
+)
+@click.option(
+    '--batch-size',
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help='Pairs of image and sentence at a time; fewer take less memory.',
+)
 @click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
 @_model_options
-def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: str | None, classes: str | None,
-            batch_size: int, skip_unreadable: bool, progress: bool, max_pixels: int | None, **model: Any) -> None:
+def segment(
+    image: str,
+    texts: tuple[str, ...],
+    out_file: str | None,
+    out_dir: str | None,
+    classes: str | None,
+    batch_size: int,
+    skip_unreadable: bool,
+    progress: bool,
+    max_pixels: int | None,
+    **model: Any,
+) -> None:
     """Segment in IMAGE what each SENTENCE means, and print box and score.
 
     IMAGE is a file, an address (https://...) or a folder. The score is the mean probability inside the mask; the box is
@@ -157,8 +193,9 @@ def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: s
     if classes is not None:
         names = [name.strip() for name in classes.split(',')] if ',' in classes else classes
         inferencer.show_progress = progress and sys.stdout.isatty()
-        result = inferencer.label_maps(image, names, batch_size, out_dir=out_dir, return_vis=out_file is not None,
-                                       skip_unreadable=skip_unreadable)
+        result = inferencer.label_maps(
+            image, names, batch_size, out_dir=out_dir, return_vis=out_file is not None, skip_unreadable=skip_unreadable
+        )
         _print_shares(result)
         if out_file is not None:
             apis.result_files.write_image(result['visualization'][0], out_file)
@@ -185,14 +222,28 @@ def segment(image: str, texts: tuple[str, ...], out_file: str | None, out_dir: s
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
 @click.argument('video')
 @click.argument('texts', nargs=-1, metavar='SENTENCE...')
-@click.option('--out-file', required=True, metavar='FILE',
-              help=f'Video to write: {", ".join("." + name for name in FORMATS)}.')
-@click.option('--every', type=click.IntRange(1), default=1, show_default=True,
-              help='Look at every so-manieth frame; those between show the masks of the one before.')
+@click.option(
+    '--out-file', required=True, metavar='FILE', help=f'Video to write: {", ".join("." + name for name in FORMATS)}.'
+)
+@click.option(
+    '--every',
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help='Look at every so-manieth frame; those between show the masks of the one before.',
+)
 @click.option('--max-frames', type=click.IntRange(1), metavar='N', help='Stop after so many frames.')
 @_model_options
-def video(video: str, texts: tuple[str, ...], out_file: str, every: int, max_frames: int | None,
-          progress: bool, max_pixels: int | None, **model: Any) -> None:
+def video(
+    video: str,
+    texts: tuple[str, ...],
+    out_file: str,
+    every: int,
+    max_frames: int | None,
+    progress: bool,
+    max_pixels: int | None,
+    **model: Any,
+) -> None:
     """Segment in each frame of VIDEO what each SENTENCE means, and write a video of it.
 
     Frames are looked at one by one: a mask may jump from one object to another.

@@ -37,17 +37,28 @@ def test_the_tutorial_runs_from_top_to_bottom(tmp_path, monkeypatch):
     assert "'layers.1.1.1'" in printed.getvalue()
 
 
-@pytest.mark.parametrize('row, change', enumerate([
-    dict(stages=('layer5', )),
-    dict(stages=('stages.1', )),
-    dict(backbone=dict(type='mmseg.ICNet', backbone_cfg=dict(type='ResNetV1c', depth=18))),
-    dict(stages=('stages.2.blocks.0', 'stages.1.blocks.0')),
-    dict(stages=(1, 2, 3, 4)),
-    dict(stages=('stages.0.blocks.0', *(f'stages.{stage}.blocks.0{end}' for stage in (1, 3) for end in ('.ffn', '')))),
-    dict(
-        backbone=dict(type='BEiT', img_size=(64, 64), patch_size=8, embed_dims=24, num_layers=4, num_heads=2),
-        input_hw=(32, 32)),
-]))
+@pytest.mark.parametrize(
+    'row, change',
+    enumerate(
+        [
+            dict(stages=('layer5',)),
+            dict(stages=('stages.1',)),
+            dict(backbone=dict(type='mmseg.ICNet', backbone_cfg=dict(type='ResNetV1c', depth=18))),
+            dict(stages=('stages.2.blocks.0', 'stages.1.blocks.0')),
+            dict(stages=(1, 2, 3, 4)),
+            dict(
+                stages=(
+                    'stages.0.blocks.0',
+                    *(f'stages.{stage}.blocks.0{end}' for stage in (1, 3) for end in ('.ffn', '')),
+                )
+            ),
+            dict(
+                backbone=dict(type='BEiT', img_size=(64, 64), patch_size=8, embed_dims=24, num_layers=4, num_heads=2),
+                input_hw=(32, 32),
+            ),
+        ]
+    ),
+)
 def test_the_errors_of_the_last_table_are_those_of_the_code(row, change):
     rows = [line for line in TUTORIAL.split('## 8.')[1].split('\n') if line.startswith('| `')]
     assert len(rows) == 7

@@ -22,7 +22,14 @@ CONFIGS = sorted((ROOT / 'configs' / 'bridger').glob('*.py'))
 NAMES = [path.stem for path in CONFIGS]
 # What the bases compute settings from.
 VARIABLES = {
-    'crop_size', 'norm_cfg', 'scale', 'source', 'test_pipeline', 'train_pipeline', 'validation', 'vis_backends'
+    'crop_size',
+    'norm_cfg',
+    'scale',
+    'source',
+    'test_pipeline',
+    'train_pipeline',
+    'validation',
+    'vis_backends',
 }
 READ_BY_TOOLS = {'auto_scale_lr', 'custom_imports', 'tta_model', 'tta_pipeline'}
 

@@ -79,8 +79,9 @@ def test_class_names_give_each_pixel_a_class(mmetris, files, tmp_path):
     labels = np.asarray(Image.open(tmp_path / 'out' / 'labels' / 'picture.png'))
     assert labels.shape == (48, 80) and set(np.unique(labels)) <= {0, 1, 255}
     (tmp_path / 'names.txt').write_text('dog, hound\ncat\n')
-    status, _, err = mmetris('segment', 'picture.png', '--classes', tmp_path / 'names.txt', '--out-file',
-                             tmp_path / 'x.png')
+    status, _, err = mmetris(
+        'segment', 'picture.png', '--classes', tmp_path / 'names.txt', '--out-file', tmp_path / 'x.png'
+    )
     assert (status, err) == (0, '') and (tmp_path / 'x.png').is_file()
     for wrong in (('--classes', 'nothing'), ('a dog', '--classes', 'dog,cat'), ('--classes', 'dog,')):
         status, _, err = mmetris('segment', 'picture.png', *wrong)
@@ -109,29 +110,33 @@ def test_an_unreadable_picture_of_a_folder_can_be_left_out(mmetris, files, tmp_p
     assert status == 0 and err.count('\n') == 1 and err.startswith('warning: left out: 1.png') and out.count('\n') == 2
 
 
-@pytest.mark.parametrize('arguments, words', [
-    (('segment', 'picture.png'), 'no sentence given'),
-    (('segment', 'picture.png', ' '), 'sentence 1 is empty'),
-    (('segment', 'none.png', 'a dog'), 'image not found: none.png'),
-    (('segment', 'model/toy_vit.py', 'a dog'), 'toy_vit.py cannot be read as an image'),
-    (('segment', 'model', 'a dog'), 'no images in model'),
-    (('segment', 'pictures', 'a dog', '--out-file', 'x.png'), 'pictures is a folder: give --out-dir'),
-    (('segment', 'picture.png', 'a dog', '--out-file', 'x.xyz'), 'x.xyz needs the ending'),
-    (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png'), 'picture.png'),
-    (('segment', 'picture.png', 'a dog', '--threshold', '35'), 'between 0 and 1'),
-    (('segment', 'picture.png', 'a dog', '--dtype', 'half'), 'bfloat16'),
-    (('segment', 'picture.png', 'a dog', '--dtype', 'float16'), 'float16 is for GPUs'),
-    (('segment', 'picture.png', 'a dog', '--max-pixels', '100'), 'too large: 80 x 48'),
-    (('segment', 'picture.png', 'a dog', '--batch-size', '0'), 'batch-size'),
-    (('segment', 'picture.png', 'a dog', '--weights', 'none.pth'), 'missing: none.pth'),
-    (('segment', 'picture.png', 'a dog', '--weights', 'picture.png'), 'picture.png cannot be read as a checkpoint'),
-    (('segment', 'picture.png', 'a dog', '--colour', 'red'), '--colour'),
-    (('segment',), 'IMAGE'),
-    (('video', 'none.mp4', 'a dog', '--out-file', 'x.mp4'), 'video not found: none.mp4'),
-    (('video', 'picture.png.txt', 'a dog'), '--out-file'),
-    (('video', 'none.mp4', 'a dog', '--out-file', 'x.txt'), 'write a video as .mp4'),
-    (('video', 'none.mp4', '--out-file', 'x.mp4'), 'no sentence given'),
-    (('paint',), 'paint')])
+@pytest.mark.parametrize(
+    'arguments, words',
+    [
+        (('segment', 'picture.png'), 'no sentence given'),
+        (('segment', 'picture.png', ' '), 'sentence 1 is empty'),
+        (('segment', 'none.png', 'a dog'), 'image not found: none.png'),
+        (('segment', 'model/toy_vit.py', 'a dog'), 'toy_vit.py cannot be read as an image'),
+        (('segment', 'model', 'a dog'), 'no images in model'),
+        (('segment', 'pictures', 'a dog', '--out-file', 'x.png'), 'pictures is a folder: give --out-dir'),
+        (('segment', 'picture.png', 'a dog', '--out-file', 'x.xyz'), 'x.xyz needs the ending'),
+        (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png'), 'picture.png'),
+        (('segment', 'picture.png', 'a dog', '--threshold', '35'), 'between 0 and 1'),
+        (('segment', 'picture.png', 'a dog', '--dtype', 'half'), 'bfloat16'),
+        (('segment', 'picture.png', 'a dog', '--dtype', 'float16'), 'float16 is for GPUs'),
+        (('segment', 'picture.png', 'a dog', '--max-pixels', '100'), 'too large: 80 x 48'),
+        (('segment', 'picture.png', 'a dog', '--batch-size', '0'), 'batch-size'),
+        (('segment', 'picture.png', 'a dog', '--weights', 'none.pth'), 'missing: none.pth'),
+        (('segment', 'picture.png', 'a dog', '--weights', 'picture.png'), 'picture.png cannot be read as a checkpoint'),
+        (('segment', 'picture.png', 'a dog', '--colour', 'red'), '--colour'),
+        (('segment',), 'IMAGE'),
+        (('video', 'none.mp4', 'a dog', '--out-file', 'x.mp4'), 'video not found: none.mp4'),
+        (('video', 'picture.png.txt', 'a dog'), '--out-file'),
+        (('video', 'none.mp4', 'a dog', '--out-file', 'x.txt'), 'write a video as .mp4'),
+        (('video', 'none.mp4', '--out-file', 'x.mp4'), 'no sentence given'),
+        (('paint',), 'paint'),
+    ],
+)
 def test_a_mistake_is_one_line_and_status_2(mmetris, arguments, words):
     status, out, err = mmetris(*arguments)
     assert status == 2 and words in err
@@ -139,8 +144,11 @@ def test_a_mistake_is_one_line_and_status_2(mmetris, arguments, words):
 
 
 def test_a_model_by_a_wrong_name_or_without_weights(mmetris):
-    for model, words in (('etris_r101_refcoc', 'did you mean etris_r101_refcoco'), ('etris_r101_refcoco', 'no weights'),
-                         ('pictures', 'has no config')):
+    for model, words in (
+        ('etris_r101_refcoc', 'did you mean etris_r101_refcoco'),
+        ('etris_r101_refcoco', 'no weights'),
+        ('pictures', 'has no config'),
+    ):
         status, _, err = mmetris('segment', 'picture.png', 'a dog', model=('--model', model))
         assert status == 2 and words in err and err.count('\n') == 1
 
@@ -163,7 +171,7 @@ def test_any_other_failure_is_one_line_too_and_a_traceback_on_request(mmetris, m
 def test_help_has_examples_and_status_0(mmetris, words):
     status, out, _ = mmetris(*words, '--help', model=())
     assert status == 0 and out.startswith('Usage:')
-    assert words == ('models', ) or 'Examples:' in out
+    assert words == ('models',) or 'Examples:' in out
 
 
 def test_models_are_listed_with_what_they_need(mmetris):

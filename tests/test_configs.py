@@ -26,8 +26,19 @@ NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path 
 
 # Names a config computes settings from; everything else at the top must be something that a runner or a tool reads.
 VARIABLES = {
-    'ann_file', 'arch', 'clip_checkpoint', 'context_length', 'data_root', 'input_size', 'learning_rate', 'loading',
-    'max_epochs', 'split_file', 'test_pipeline', 'train_pipeline', 'vis_backends'
+    'ann_file',
+    'arch',
+    'clip_checkpoint',
+    'context_length',
+    'data_root',
+    'input_size',
+    'learning_rate',
+    'loading',
+    'max_epochs',
+    'split_file',
+    'test_pipeline',
+    'train_pipeline',
+    'vis_backends',
 }
 READ_BY_TOOLS = {'auto_scale_lr', 'custom_imports', 'tta_model', 'tta_pipeline'}
 
@@ -36,14 +47,16 @@ ENCODERS = dict(
     r101=('CLIPResNet', 'RN101', 'RN101.pt'),
     vitb16=('CLIPViT', 'ViT-B-16', 'ViT-B-16.pt'),
     vitl14=('CLIPViT', 'ViT-L-14', 'ViT-L-14.pt'),
-    tiny=('CLIPResNet', None, 'tiny_clip_resnet.safetensors'))
+    tiny=('CLIPResNet', None, 'tiny_clip_resnet.safetensors'),
+)
 # data set -> annotations, splits, split of validation, splits of testing, token length
 DATA = dict(
     refcoco=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),
     refcocoplus=('refcoco+/instances.json', 'refcoco+/refs(unc).p', 'val', ['testA', 'testB'], 17),
     refcocog_umd=('refcocog/instances.json', 'refcocog/refs(umd).p', 'val', ['test'], 22),
     refcocog_google=('refcocog/instances.json', 'refcocog/refs(google).p', 'val', ['val'], 22),
-    shapes=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val', 'testA', 'testB'], 17))
+    shapes=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val', 'testA', 'testB'], 17),
+)
 
 
 def load(name: str) -> Config:
@@ -186,26 +199,29 @@ def test_full_size_models_build_and_have_the_papers_counts(encoder, bridger, hea
     assert counts['total'] == sum(count for part, count in counts.items() if part != 'total')
 
 
-@pytest.mark.parametrize('change, printed', [
-    (dict(embed_dims=8), 0.22),
-    (dict(embed_dims=16), 0.45),
-    (dict(embed_dims=32), 0.92),
-    (dict(embed_dims=128), 4.28),
-    (dict(stages=(2, )), 0.43),
-    (dict(stages=(3, )), (0.29, 0.30)),
-    (dict(stages=(4, )), 1.22),
-    (dict(stages=(2, 3)), (0.72, 0.73)),  # 726,656; printed as 0.72, perhaps as the sum of 0.43 and 0.29
-    (dict(stages=(3, 4)), 1.51),
-    (dict(zoom_kind='linear', input_hw=(416, 416)), 5.77),
-    (dict(zoom_kind='conv_interpolate'), 1.45),
-    (dict(zoom_kind='mlp', input_hw=(416, 416)), 1.68),
-])
+@pytest.mark.parametrize(
+    'change, printed',
+    [
+        (dict(embed_dims=8), 0.22),
+        (dict(embed_dims=16), 0.45),
+        (dict(embed_dims=32), 0.92),
+        (dict(embed_dims=128), 4.28),
+        (dict(stages=(2,)), 0.43),
+        (dict(stages=(3,)), (0.29, 0.30)),
+        (dict(stages=(4,)), 1.22),
+        (dict(stages=(2, 3)), (0.72, 0.73)),  # 726,656; printed as 0.72, perhaps as the sum of 0.43 and 0.29
+        (dict(stages=(3, 4)), 1.51),
+        (dict(zoom_kind='linear', input_hw=(416, 416)), 5.77),
+        (dict(zoom_kind='conv_interpolate'), 1.45),
+        (dict(zoom_kind='mlp', input_hw=(416, 416)), 1.68),
+    ],
+)
 def test_the_ablations_of_resnet101_have_the_papers_counts(change, printed):
     """Tables 4, 5 and 7."""
     cfg = load('etris/etris_r101_refcoco')
     cfg.model.neck.update(change)
     counts = count_parameters(build_without_weights(cfg))
-    assert round(counts['bridger'] / 1e6, 2) in (printed if isinstance(printed, tuple) else (printed, ))
+    assert round(counts['bridger'] / 1e6, 2) in (printed if isinstance(printed, tuple) else (printed,))
 
 
 def shrunken(cfg: Config) -> dict:

@@ -23,7 +23,8 @@ COLUMNS = dict(
     refcoco=['RefCOCO val', 'RefCOCO testA', 'RefCOCO testB'],
     refcocoplus=['RefCOCO+ val', 'RefCOCO+ testA', 'RefCOCO+ testB'],
     refcocog_umd=['RefCOCOg UMD val', 'RefCOCOg UMD test'],
-    refcocog_google=['RefCOCOg Google val'])
+    refcocog_google=['RefCOCOg Google val'],
+)
 
 
 def metafile() -> dict:
@@ -49,7 +50,7 @@ def documented_arguments(docstring: str) -> dict[str, str]:
     if 'Args:' not in lines:
         return {}
     arguments, names = {}, []
-    for line in lines[lines.index('Args:') + 1:]:
+    for line in lines[lines.index('Args:') + 1 :]:
         if line and not line.startswith(' '):
             break
         match = re.match(r'    (\*{0,2}\w+(?:, \*{0,2}\w+)*):(.*)', line)
@@ -108,8 +109,10 @@ def test_the_metafile_lists_every_config_of_the_paper():
 @pytest.mark.parametrize('document', ['README.md', 'configs/etris/README.md'])
 @pytest.mark.parametrize('encoder', ['r50', 'r101', 'vitb16'])
 def test_the_tables_of_results_are_the_metafiles(document, encoder):
-    results = {model['Name']: {result['Dataset']: result['Metrics']['mIoU'] for result in model.get('Results', [])}
-               for model in metafile()['Models']}
+    results = {
+        model['Name']: {result['Dataset']: result['Metrics']['mIoU'] for result in model.get('Results', [])}
+        for model in metafile()['Models']
+    }
     lines = (ROOT / document).read_text(encoding='utf-8').split('\n')
     row = next(line for line in lines if line.startswith(f'| `etris_{encoder}_*` |'))
     cells = [cell.strip() for cell in row.strip('|').split('|')][1:]
@@ -123,6 +126,7 @@ def test_the_readmes_parameter_counts_are_the_models(encoder, title):
 
     from mmetris.utils.command_line import build_without_weights
     from mmetris.utils.param_count import count_parameters
+
     cfg = Config.fromfile(ROOT / 'configs' / 'etris' / f'etris_{encoder}_refcoco.py')
     counts = count_parameters(build_without_weights(cfg))
     row = next(line for line in (ROOT / 'README.md').read_text().split('\n') if line.startswith(f'| {title} |'))

@@ -46,7 +46,8 @@ def converted(kind, tmp_path_factory):
     """Folder that etris_to_mmetris.py wrote, and what it printed."""
     folder = tmp_path_factory.mktemp(kind)
     result = run_tool(
-        'etris_to_mmetris.py', GOLDEN / f'etris_{kind}.ckpt.pth', folder, '--bridger-heads', 4, '--head-heads', 4)
+        'etris_to_mmetris.py', GOLDEN / f'etris_{kind}.ckpt.pth', folder, '--bridger-heads', 4, '--head-heads', 4
+    )
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
@@ -84,8 +85,14 @@ def test_every_intermediate_has_the_recorded_value(model, recorded):
         fused = head.align_hierarchically(features)
         aligned = head.align_globally(fused, features)
         logits = model.forward_logits(recorded['image'], recorded['tokens'])
-    ours = dict(zip(('vis2', 'vis3', 'vis4'), features.maps), words=features.words, sentence=features.sentence,
-                hierarchical=fused, global_aligned=aligned, logits=logits)
+    ours = dict(
+        zip(('vis2', 'vis3', 'vis4'), features.maps),
+        words=features.words,
+        sentence=features.sentence,
+        hierarchical=fused,
+        global_aligned=aligned,
+        logits=logits,
+    )
     errors = {name: error(value, recorded[name]) for name, value in ours.items()}
     assert max(errors.values()) < TOLERANCE, errors
 
@@ -93,7 +100,8 @@ def test_every_intermediate_has_the_recorded_value(model, recorded):
 def test_the_loss_and_every_gradient_have_the_recorded_values(kind, model, recorded):
     model.zero_grad()
     loss = model.decode_head.loss_decode[0](
-        model.forward_logits(recorded['image'], recorded['tokens']), recorded['mask'])
+        model.forward_logits(recorded['image'], recorded['tokens']), recorded['mask']
+    )
     loss.backward()
     assert loss.item() == pytest.approx(recorded['loss'].item(), rel=TOLERANCE)
     parameters = dict(model.named_parameters())

@@ -98,7 +98,7 @@ def test_the_installed_package_segments_from_any_folder(wheel, tmp_path):
     """Configs, model index and the tiny CLIP are found inside of it, not in the checkout."""
     wheel.extractall(tmp_path / 'site')
     (tmp_path / 'elsewhere').mkdir()
-    program = '''
+    program = """
 import numpy, torch
 from mmetris.apis import RefSegInferencer, init_model, model_zoo
 from mmetris.models.clip.slim_checkpoint import slim_state_dict
@@ -111,10 +111,15 @@ if not weights.is_file():
     torch.save(dict(state_dict=state), weights)
 masks = RefSegInferencer(device='cpu')(numpy.zeros((40, 60, 3), numpy.uint8), 'the red circle')['masks']
 assert masks[0].shape == (40, 60)
-'''
+"""
     (tmp_path / 'elsewhere' / 'program.py').write_text(program)
-    done = subprocess.run([sys.executable, 'program.py'], cwd=tmp_path / 'elsewhere', text=True, capture_output=True,
-                          env=dict(os.environ, PYTHONPATH=str(tmp_path / 'site')))
+    done = subprocess.run(
+        [sys.executable, 'program.py'],
+        cwd=tmp_path / 'elsewhere',
+        text=True,
+        capture_output=True,
+        env=dict(os.environ, PYTHONPATH=str(tmp_path / 'site')),
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -134,8 +139,11 @@ def test_an_editable_install_links_mims_files_and_building_again_is_fine(checkou
 
 
 def test_the_requirements_of_the_trio_are_ranges_of_the_maintained_packages():
-    lines = [line for line in (ROOT / 'requirements' / 'mminstall.txt').read_text().split('\n')
-             if line and not line.startswith('#')]
+    lines = [
+        line
+        for line in (ROOT / 'requirements' / 'mminstall.txt').read_text().split('\n')
+        if line and not line.startswith('#')
+    ]
     assert [re.split('[><=]', line)[0] for line in lines] == ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation']
     assert all('>=' in line and '<' in line for line in lines)
 

@@ -34,8 +34,12 @@ def test_counts_are_those_of_the_published_models(encoder):
     model = build_without_weights(load(encoder))
     counts = count_parameters(model)
     assert (counts['bridger'], counts['head']) == COUNTS[encoder]
-    left_trainable = [name for part in ('backbone', 'text_encoder')
-                      for name, parameter in getattr(model, part).named_parameters() if parameter.requires_grad]
+    left_trainable = [
+        name
+        for part in ('backbone', 'text_encoder')
+        for name, parameter in getattr(model, part).named_parameters()
+        if parameter.requires_grad
+    ]
     assert len(left_trainable) == 2 and all(name.endswith('positional_embedding') for name in left_trainable)
 
 
@@ -69,8 +73,8 @@ def test_the_bridger_starts_as_in_the_released_code(encoder):
     stage = bridger.bridges['2']
     linear, conv = stage.words_in, stage.zoom_in.project
     assert linear.weight.std().item() == pytest.approx(0.02, rel=0.05) and not linear.bias.any()
-    fan_out = conv.out_channels * conv.kernel_size[0]**2
-    assert conv.weight.std().item() == pytest.approx((2 / fan_out)**0.5, rel=0.05)
+    fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+    assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize('encoder', COUNTS)

@@ -34,9 +34,25 @@ STANDARD = {
     'etris_vitb16_cityscapes-512x1024': ('cityscapes', 80000, 8),
 }
 VARIABLES = {
-    'added_lists', 'arch', 'changes', 'clip_checkpoint', 'colours', 'crop_size', 'data_root', 'held_out', 'input_size',
-    'learning_rate', 'max_iters', 'scale', 'shapes', 'source', 'test_pipeline', 'train_lists', 'train_pipeline',
-    'validation', 'vis_backends'
+    'added_lists',
+    'arch',
+    'changes',
+    'clip_checkpoint',
+    'colours',
+    'crop_size',
+    'data_root',
+    'held_out',
+    'input_size',
+    'learning_rate',
+    'max_iters',
+    'scale',
+    'shapes',
+    'source',
+    'test_pipeline',
+    'train_lists',
+    'train_pipeline',
+    'validation',
+    'vis_backends',
 }
 READ_BY_TOOLS = {'auto_scale_lr', 'custom_imports', 'tta_model', 'tta_pipeline'}
 
@@ -60,8 +76,16 @@ def test_pipelines_data_and_metric_are_mmsegs_own(name):
     if not (MMSEG_DATA / f'{file}.py').is_file():
         pytest.skip('this MMSegmentation is installed without its configs')
     ours, theirs = load(name), Config.fromfile(MMSEG_DATA / f'{file}.py')
-    for key in ('train_pipeline', 'test_pipeline', 'tta_pipeline', 'train_dataloader', 'val_dataloader',
-                'test_dataloader', 'val_evaluator', 'test_evaluator'):
+    for key in (
+        'train_pipeline',
+        'test_pipeline',
+        'tta_pipeline',
+        'train_dataloader',
+        'val_dataloader',
+        'test_dataloader',
+        'val_evaluator',
+        'test_evaluator',
+    ):
         assert ours[key] == theirs[key], key
     assert ours.train_cfg.max_iters == ours.param_scheduler[-1].end == max_iters
     assert ours.auto_scale_lr.base_batch_size == batch_size == 4 * ours.train_dataloader.batch_size
@@ -122,7 +146,8 @@ def test_one_training_step_on_a_tiny_clip_moves_the_tuned_weights_and_no_other(n
     labels[:, :32], labels[:, 32:48] = 0, len(model.vocabulary) - 1
     sample.gt_sem_seg = PixelData(data=labels)
     batch = model.data_preprocessor(
-        dict(inputs=list(toy.randn(2, 3, 64, 96) * 50 + 120), data_samples=[sample, sample]), training=True)
+        dict(inputs=list(toy.randn(2, 3, 64, 96) * 50 + 120), data_samples=[sample, sample]), training=True
+    )
     before = {key: value.clone() for key, value in model.state_dict().items()}
     loss, _ = model.parse_losses(model(**batch, mode='loss'))
     loss.backward()

@@ -24,8 +24,13 @@ def save_toy_model(folder: Path, seed: int = 3, kind: str = 'vit') -> tuple[Path
         dict(type='TokenizeExpression', context_length=17),
         dict(type='PackSegInputs'),
     ]
-    cfg = Config(dict(default_scope='mmetris', model=toy.model_cfg(kind),
-                      test_dataloader=dict(dataset=dict(type='RefCocoDataset', pipeline=pipeline))))
+    cfg = Config(
+        dict(
+            default_scope='mmetris',
+            model=toy.model_cfg(kind),
+            test_dataloader=dict(dataset=dict(type='RefCocoDataset', pipeline=pipeline)),
+        )
+    )
     cfg.dump(folder / f'toy_{kind}.py')
     torch.save(dict(state_dict=undecided_model(seed, kind).state_dict()), folder / 'best_mIoU_epoch_2.pth')
     return folder / f'toy_{kind}.py', folder / 'best_mIoU_epoch_2.pth'
@@ -49,6 +54,7 @@ def picture(height: int = 48, width: int = 80, seed: int = 0) -> np.ndarray:
     """A smooth colourful picture (H, W, 3), uint8."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width].astype(float)
-    waves = [np.sin(columns / rng.uniform(4, 20) + rng.uniform(0, 6)) * np.cos(rows / rng.uniform(4, 20))
-             for _ in range(3)]
+    waves = [
+        np.sin(columns / rng.uniform(4, 20) + rng.uniform(0, 6)) * np.cos(rows / rng.uniform(4, 20)) for _ in range(3)
+    ]
     return (127 + 120 * np.stack(waves, axis=-1)).astype(np.uint8)

@@ -29,17 +29,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Test a referring segmentation model')
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file or address')
-    parser.add_argument('--split', action='append', metavar='NAME',
-                        help="split to test, instead of the config's; again for more: --split val --split testB")
+    parser.add_argument(
+        '--split',
+        action='append',
+        metavar='NAME',
+        help="split to test, instead of the config's; again for more: --split val --split testB",
+    )
     parser.add_argument('--work-dir', help='folder for log and scores (JSON); default work_dirs/<config name>')
-    parser.add_argument('--out', metavar='DIR',
-                        help='folder for the predicted masks (PNG, 0 and 1) and a table of their IoU')
+    parser.add_argument(
+        '--out', metavar='DIR', help='folder for the predicted masks (PNG, 0 and 1) and a table of their IoU'
+    )
     parser.add_argument('--show', action='store_true', help='show every picture in a window')
-    parser.add_argument('--show-dir', metavar='DIR',
-                        help='folder in <work dir>/<time stamp> for pictures of image, sentence and both masks')
+    parser.add_argument(
+        '--show-dir',
+        metavar='DIR',
+        help='folder in <work dir>/<time stamp> for pictures of image, sentence and both masks',
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown picture stays; default 2')
-    parser.add_argument('--dtype', choices=DTYPES,
-                        help="what the model computes in (its test_cfg.dtype); default the config's, or float32")
+    parser.add_argument(
+        '--dtype',
+        choices=DTYPES,
+        help="what the model computes in (its test_cfg.dtype); default the config's, or float32",
+    )
     parser.add_argument('--compile', action='store_true', help='torch.compile for Bridger, both encoders and decoder')
     parser.add_argument('--tta', action='store_true', help="augment by the config's tta_model and tta_pipeline")
     add_launcher_arguments(parser)
@@ -76,8 +87,10 @@ def choose_splits(parser: argparse.ArgumentParser, cfg: Config, args: argparse.N
 def choose_dtype(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
     """Make the model predict in ``args.dtype``."""
     if not has_referring_segmentor(cfg):
-        parser.error(f'--dtype is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
-                     f'{cfg.model.type}; test_cfg.fp16=True of MMEngine\'s test loop is for any model')
+        parser.error(
+            f'--dtype is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
+            f"{cfg.model.type}; test_cfg.fp16=True of MMEngine's test loop is for any model"
+        )
     set_test_dtype(cfg, args.dtype)
 
 

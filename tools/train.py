@@ -28,15 +28,25 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Train a referring segmentation model')
     add_config_arguments(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from this checkpoint; without a name, from the latest one in the work folder')
-    parser.add_argument('--amp', action='store_true',
-                        help='train with automatic mixed precision; in float16, which needs a GPU')
-    parser.add_argument('--amp-dtype', choices=['float16', 'bfloat16'],
-                        help='--amp in this type; bfloat16 runs on CPUs too')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a name, from the latest one in the work folder',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='train with automatic mixed precision; in float16, which needs a GPU'
+    )
+    parser.add_argument(
+        '--amp-dtype', choices=['float16', 'bfloat16'], help='--amp in this type; bfloat16 runs on CPUs too'
+    )
     parser.add_argument('--compile', action='store_true', help='torch.compile for Bridger, both encoders and decoder')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help="multiply the learning rate by the total batch / the config's base_batch_size")
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="multiply the learning rate by the total batch / the config's base_batch_size",
+    )
     add_launcher_arguments(parser)
     return parser
 

@@ -11,9 +11,11 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     # The best epoch is picked on val, never on a test split.
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=True, interval=1, max_keep_ckpts=1, save_best='mIoU', rule='greater'),
+        type='CheckpointHook', by_epoch=True, interval=1, max_keep_ckpts=1, save_best='mIoU', rule='greater'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='RefSegVisualizationHook'))
+    visualization=dict(type='RefSegVisualizationHook'),
+)
 custom_hooks = [
     dict(type='TunableReportHook'),
     # Sentences and random numbers follow from (seed, epoch), so that a resumed run equals an uninterrupted one.
@@ -28,7 +30,8 @@ env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     # tools/train.py and tools/test.py take gloo instead where there is no GPU.
-    dist_cfg=dict(backend='nccl'))
+    dist_cfg=dict(backend='nccl'),
+)
 randomness = dict(seed=0)
 
 vis_backends = [dict(type='LocalVisBackend')]

@@ -20,6 +20,9 @@ model = dict(
         class_text=dict(
             arch='ViT-B-16',
             clip_checkpoint='pretrained/ViT-B-16.pt',
-            vocabulary=dict(classes='ade20k', templates='vild')),
+            vocabulary=dict(classes='ade20k', templates='vild'),
+        ),
         # All strides of a dilated ResNet are 8; the Bridger works on half of that grid.
-        bridger=dict(scales=(0.5, 0.5, 0.5))))
+        bridger=dict(scales=(0.5, 0.5, 0.5)),
+    )
+)

@@ -20,4 +20,7 @@ model = dict(
         class_text=dict(
             arch='ViT-B-16',
             clip_checkpoint='pretrained/ViT-B-16.pt',
-            vocabulary=dict(classes='ade20k', templates='vild'))))
+            vocabulary=dict(classes='ade20k', templates='vild'),
+        ),
+    )
+)

@@ -25,11 +25,14 @@ model = dict(
     decode_head=dict(
         channels=32,
         stride=8,
-        loss_decode=[dict(type='TextToPixelContrastiveLoss'), dict(type='DiceLoss', loss_weight=0.1)]))
+        loss_decode=[dict(type='TextToPixelContrastiveLoss'), dict(type='DiceLoss', loss_weight=0.1)],
+    ),
+)
 
 train_pipeline, test_pipeline = (
     [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline))
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
+)
 tta_pipeline = [
     *_base_.tta_pipeline[:-1],
     dict(
@@ -37,7 +40,8 @@ tta_pipeline = [
         transforms=[
             [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
             *_base_.tta_pipeline[-1].transforms[1:],
-        ]),
+        ],
+    ),
 ]
 loading = dict(num_workers=0, persistent_workers=False)
 # Every sentence once in an epoch.

@@ -16,7 +16,8 @@ max_epochs = 8
 
 train_pipeline, test_pipeline = (
     [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline))
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
+)
 tta_pipeline = [
     *_base_.tta_pipeline[:-1],
     dict(
@@ -24,7 +25,8 @@ tta_pipeline = [
         transforms=[
             [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
             *_base_.tta_pipeline[-1].transforms[1:],
-        ]),
+        ],
+    ),
 ]
 train_dataloader = dict(batch_size=16, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))

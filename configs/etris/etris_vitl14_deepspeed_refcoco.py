@@ -15,7 +15,8 @@ strategy = dict(
     zero_optimization=dict(stage=2, overlap_comm=True, contiguous_gradients=True),
     bf16=dict(enabled=True),
     inputs_to_half=['inputs'],
-    exclude_frozen_parameters=True)
+    exclude_frozen_parameters=True,
+)
 
 # DeepSpeed itself takes the step; it clips by the strategy's gradient_clipping.
 optim_wrapper = dict(type='DeepSpeedOptimWrapper')

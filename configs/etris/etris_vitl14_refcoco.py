@@ -18,7 +18,8 @@ input_size = (30 * 14, 30 * 14)
 
 train_pipeline, test_pipeline = (
     [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline))
+    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
+)
 tta_pipeline = [
     *_base_.tta_pipeline[:-1],
     dict(
@@ -26,7 +27,8 @@ tta_pipeline = [
         transforms=[
             [dict(type='Letterbox', size=(patches * 14, patches * 14)) for patches in (28, 30, 32)],
             *_base_.tta_pipeline[-1].transforms[1:],
-        ]),
+        ],
+    ),
 ]
 
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

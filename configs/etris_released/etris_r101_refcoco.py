@@ -18,4 +18,5 @@ clip_checkpoint = 'pretrained/RN101.pt'
 
 model = dict(
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint))
+    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
+)

@@ -19,9 +19,11 @@ arch = dict(
     embed_dim=512,
     quick_gelu=True,
     vision_cfg=dict(image_size=input_size[0], patch_size=16, width=768, head_width=64, layers=12),
-    text_cfg=dict(context_length=77, vocab_size=49408, width=512, heads=8, layers=12))
+    text_cfg=dict(context_length=77, vocab_size=49408, width=512, heads=8, layers=12),
+)
 clip_checkpoint = 'pretrained/ViT-B-16.pt'
 
 model = dict(
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint))
+    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
+)

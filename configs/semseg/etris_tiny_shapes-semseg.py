@@ -23,18 +23,21 @@ model = dict(
     vocabulary=dict(
         classes=['background', *(f'{colour} {shape}' for colour in colours for shape in shapes)],
         templates=['the {}'],
-        background=0),
+        background=0,
+    ),
     # Half of the time, and names that the picture lacks are met often enough.
     max_train_classes=20,
     text_encoder=dict(type='ClassText'),
     decode_head=dict(loss_decode=dict(_delete_=True, type='CrossEntropyLoss', avg_non_ignore=True)),
-    test_cfg=dict(mode='whole'))
+    test_cfg=dict(mode='whole'),
+)
 
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
     optimizer=dict(type='Adam', lr=learning_rate, fused=True),
-    clip_grad=dict(max_norm=5))
+    clip_grad=dict(max_norm=5),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=60),
     dict(type='CosineAnnealingLR', by_epoch=False, end=max_iters, T_max=max_iters),

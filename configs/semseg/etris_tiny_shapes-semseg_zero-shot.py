@@ -10,8 +10,14 @@ No row of the paper. Results in docs/class_names.md.
 _base_ = './etris_tiny_shapes-semseg.py'
 
 held_out = [
-    'red star', 'orange circle', 'yellow heart', 'green square', 'cyan ring', 'blue triangle', 'purple cross',
-    'pink circle'
+    'red star',
+    'orange circle',
+    'yellow heart',
+    'green square',
+    'cyan ring',
+    'blue triangle',
+    'purple cross',
+    'pink circle',
 ]
 
 model = dict(held_out=held_out)

@@ -12,6 +12,4 @@ _base_ = [
     '../_base_/semseg_runtime.py',
 ]
 
-model = dict(
-    vocabulary=dict(classes='ade20k'),
-    test_cfg=dict(mode='whole'))
+model = dict(vocabulary=dict(classes='ade20k'), test_cfg=dict(mode='whole'))

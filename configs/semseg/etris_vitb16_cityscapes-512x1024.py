@@ -13,7 +13,7 @@ _base_ = [
 ]
 
 model = dict(
-    vocabulary=dict(classes='cityscapes'),
-    test_cfg=dict(mode='slide', crop_size=(512, 1024), stride=(341, 683)))
+    vocabulary=dict(classes='cityscapes'), test_cfg=dict(mode='slide', crop_size=(512, 1024), stride=(341, 683))
+)
 
 auto_scale_lr = dict(base_batch_size=8)

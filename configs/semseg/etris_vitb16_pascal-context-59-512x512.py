@@ -13,5 +13,5 @@ _base_ = [
 ]
 
 model = dict(
-    vocabulary=dict(classes='pascal_context'),
-    test_cfg=dict(mode='slide', crop_size=(480, 480), stride=(320, 320)))
+    vocabulary=dict(classes='pascal_context'), test_cfg=dict(mode='slide', crop_size=(480, 480), stride=(320, 320))
+)

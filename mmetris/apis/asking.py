@@ -164,10 +164,14 @@ class Asker:
         packed = []
         for image, name in zip(images, names, strict=True):
             pixels = image.astype(np.float32) if self.to_float32 else image
-            packed.append(self.pipeline(dict(
-                img=pixels, img_path=name, ori_shape=image.shape[:2], img_shape=image.shape[:2], seg_fields=[])))
+            packed.append(
+                self.pipeline(
+                    dict(img=pixels, img_path=name, ori_shape=image.shape[:2], img_shape=image.shape[:2], seg_fields=[])
+                )
+            )
         batch = self.model.data_preprocessor(
-            dict(inputs=[one['inputs'] for one in packed], data_samples=[one['data_samples'] for one in packed]), False)
+            dict(inputs=[one['inputs'] for one in packed], data_samples=[one['data_samples'] for one in packed]), False
+        )
         inputs = batch['inputs']
         prefix = None if self.by_class else self.model.encode_images(inputs)
         return EncodedImages(prefix, batch['data_samples'], inputs)
@@ -193,7 +197,8 @@ class Asker:
         for sample, ids in zip(samples, tokens):
             sample.tokens = ids
         logits = self.model.forward_logits(
-            encoded.prefix, tokens, torch.tensor(list(image_index), device=tokens.device))
+            encoded.prefix, tokens, torch.tensor(list(image_index), device=tokens.device)
+        )
         input_hw = tuple(encoded.inputs.shape[-2:])
         return [sample.cpu() for sample in self.model.postprocess_result(logits, samples, input_hw)]
 
@@ -213,8 +218,9 @@ class Asker:
         return Vocabulary.build(classes, None if own is None else own.templates)
 
     @torch.no_grad()
-    def label_maps(self, encoded: EncodedImages, vocabulary: Vocabulary, threshold: float,
-                   batch_size: int = 8) -> list[np.ndarray]:
+    def label_maps(
+        self, encoded: EncodedImages, vocabulary: Vocabulary, threshold: float, batch_size: int = 8
+    ) -> list[np.ndarray]:
         """The class of each pixel.
 
         A model of class names decides as in testing. A referring model is asked about every name; a pixel gets the
@@ -235,8 +241,9 @@ class Asker:
         if len(vocabulary) > NO_CLASS:
             raise ValueError(f'{len(vocabulary)} classes do not fit into a label map of 8 bits: at most {NO_CLASS}')
         if not self.by_class:
-            return [self._label_map(encoded, row, vocabulary, threshold, batch_size)
-                    for row in range(len(encoded.samples))]
+            return [
+                self._label_map(encoded, row, vocabulary, threshold, batch_size) for row in range(len(encoded.samples))
+            ]
         own = self.model.vocabulary
         try:
             if vocabulary != own:
@@ -247,13 +254,14 @@ class Asker:
                 self.model.set_vocabulary(own)
         return [sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8) for sample in samples]
 
-    def _label_map(self, encoded: EncodedImages, row: int, vocabulary: Vocabulary, threshold: float,
-                   batch_size: int) -> np.ndarray:
+    def _label_map(
+        self, encoded: EncodedImages, row: int, vocabulary: Vocabulary, threshold: float, batch_size: int
+    ) -> np.ndarray:
         prompts = self.check_texts(vocabulary.prompts)
         owners = np.repeat(vocabulary.name_classes, len(vocabulary.templates))
         best, labels = None, None
         for start in range(0, len(prompts), batch_size):
-            chunk = prompts[start:start + batch_size]
+            chunk = prompts[start : start + batch_size]
             for sample, label in zip(self.ask(encoded, chunk, [row] * len(chunk)), owners[start:]):
                 probability = sample.seg_logits.data[0].float().sigmoid().numpy()
                 if best is None:
@@ -300,5 +308,7 @@ def _test_pipeline(cfg: Config) -> list[dict[str, Any]]:
         return copy.deepcopy(list(cfg.test_pipeline))
     if 'input_size' in cfg:
         return [dict(type='Letterbox', size=tuple(cfg.input_size)), dict(type='PackSegInputs')]
-    raise ValueError(f'{cfg.filename or "the config"} has no test pipeline (test_dataloader.dataset.pipeline, '
-                     'test_pipeline) and no input_size')
+    raise ValueError(
+        f'{cfg.filename or "the config"} has no test pipeline (test_dataloader.dataset.pipeline, '
+        'test_pipeline) and no input_size'
+    )

@@ -55,14 +55,17 @@ class RefSegInferencer(BaseInferencer):
         ((128, 128), 0.83)
     """
 
-    def __init__(self, model: str | os.PathLike | Config | None = None,
-                 weights: str | os.PathLike | None = None,
-                 device: str | torch.device | None = None,
-                 threshold: float | None = None,
-                 max_pixels: int = MAX_PIXELS,
-                 scope: str = 'mmetris',
-                 show_progress: bool = True,
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike | Config | None = None,
+        weights: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        threshold: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        scope: str = 'mmetris',
+        show_progress: bool = True,
+        dtype: str | None = None,
+    ) -> None:
         if threshold is not None:
             threshold = check_threshold(threshold)
         check_dtype(dtype, 'dtype')
@@ -73,15 +76,18 @@ class RefSegInferencer(BaseInferencer):
         self.threshold = self.own_threshold if threshold is None else threshold
         self.max_pixels = max_pixels
 
-    def __call__(self, inputs: ImageSource | Sequence[ImageSource],
-                 texts: str | Sequence[str] | Sequence[Sequence[str]],
-                 batch_size: int = 8,
-                 threshold: float | None = None,
-                 return_probabilities: bool = True,
-                 return_datasamples: bool = False,
-                 return_vis: bool = False,
-                 out_dir: str | os.PathLike | None = None,
-                 skip_unreadable: bool = False) -> dict[str, list]:
+    def __call__(
+        self,
+        inputs: ImageSource | Sequence[ImageSource],
+        texts: str | Sequence[str] | Sequence[Sequence[str]],
+        batch_size: int = 8,
+        threshold: float | None = None,
+        return_probabilities: bool = True,
+        return_datasamples: bool = False,
+        return_vis: bool = False,
+        out_dir: str | os.PathLike | None = None,
+        skip_unreadable: bool = False,
+    ) -> dict[str, list]:
         """Segment.
 
         Args:
@@ -114,9 +120,13 @@ class RefSegInferencer(BaseInferencer):
         threshold = self.threshold if threshold is None else check_threshold(threshold)
         sources = self._inputs_to_list(inputs)
         result: dict[str, list] = dict(images=[None] * len(sources), image_index=[])
-        result.update({key: [] for key in PER_SENTENCE
-                       if (key != 'probabilities' or return_probabilities)
-                       and (key != 'data_samples' or return_datasamples)})
+        result.update(
+            {
+                key: []
+                for key in PER_SENTENCE
+                if (key != 'probabilities' or return_probabilities) and (key != 'data_samples' or return_datasamples)
+            }
+        )
         if return_vis:
             result['visualization'] = [None] * len(sources)
         writer = None if out_dir is None else ResultWriter(out_dir, threshold)
@@ -135,13 +145,16 @@ class RefSegInferencer(BaseInferencer):
             writer.finish()
         return result
 
-    def label_maps(self, inputs: ImageSource | Sequence[ImageSource],
-                   classes: Classes | None = None,
-                   batch_size: int = 8,
-                   threshold: float | None = None,
-                   return_vis: bool = False,
-                   out_dir: str | os.PathLike | None = None,
-                   skip_unreadable: bool = False) -> dict[str, list]:
+    def label_maps(
+        self,
+        inputs: ImageSource | Sequence[ImageSource],
+        classes: Classes | None = None,
+        batch_size: int = 8,
+        threshold: float | None = None,
+        return_vis: bool = False,
+        out_dir: str | os.PathLike | None = None,
+        skip_unreadable: bool = False,
+    ) -> dict[str, list]:
         """Give each pixel one of the classes, which are given by name.
 
         A model of class names (:class:`ClassNameSegmentor`) decides as in testing. A referring model is asked about
@@ -190,11 +203,14 @@ class RefSegInferencer(BaseInferencer):
             writer.finish()
         return result
 
-    def stream(self, inputs: ImageSource | Sequence[ImageSource],
-               texts: str | Sequence[str] | Sequence[Sequence[str]],
-               batch_size: int = 8,
-               threshold: float | None = None,
-               skip_unreadable: bool = False) -> Iterator[dict[str, Any]]:
+    def stream(
+        self,
+        inputs: ImageSource | Sequence[ImageSource],
+        texts: str | Sequence[str] | Sequence[Sequence[str]],
+        batch_size: int = 8,
+        threshold: float | None = None,
+        skip_unreadable: bool = False,
+    ) -> Iterator[dict[str, Any]]:
         """Segment picture by picture, for inputs whose results are too many to hold at once.
 
         Args:
@@ -224,8 +240,13 @@ class RefSegInferencer(BaseInferencer):
                     one['probabilities'].append(probability)
                 yield one
 
-    def preprocess(self, inputs: list[ImageSource], batch_size: int = 8, sentences: Sequence[Sequence[str]] = (),
-                   skip_unreadable: bool = False) -> Iterator[list[tuple[int, np.ndarray, str]]]:
+    def preprocess(
+        self,
+        inputs: list[ImageSource],
+        batch_size: int = 8,
+        sentences: Sequence[Sequence[str]] = (),
+        skip_unreadable: bool = False,
+    ) -> Iterator[list[tuple[int, np.ndarray, str]]]:
         """Read pictures, as many at a time as make a batch.
 
         Args:
@@ -256,8 +277,9 @@ class RefSegInferencer(BaseInferencer):
             yield group
 
     @torch.no_grad()
-    def forward(self, inputs: list[tuple[int, np.ndarray, str]], batch_size: int = 8,
-                sentences: Sequence[Sequence[str]] = ()) -> list[tuple[int, np.ndarray, str, list]]:
+    def forward(
+        self, inputs: list[tuple[int, np.ndarray, str]], batch_size: int = 8, sentences: Sequence[Sequence[str]] = ()
+    ) -> list[tuple[int, np.ndarray, str, list]]:
         """Encode the pictures of a group once and ask all their sentences, a batch at a time.
 
         Args:
@@ -272,7 +294,7 @@ class RefSegInferencer(BaseInferencer):
         pairs = [(row, text) for row, (index, _, _) in enumerate(inputs) for text in sentences[index]]
         samples: list[list] = [[] for _ in inputs]
         for start in range(0, len(pairs), batch_size):
-            rows, texts = zip(*pairs[start:start + batch_size])
+            rows, texts = zip(*pairs[start : start + batch_size])
             for row, sample in zip(rows, self.asker.ask(encoded, texts, rows)):
                 samples[row].append(sample)
         return [(*one, samples[row]) for row, one in enumerate(inputs)]
@@ -291,8 +313,9 @@ class RefSegInferencer(BaseInferencer):
         """
         return draw_expressions(inputs['image'], inputs['texts'], inputs['masks'], inputs['scores'], **kwargs)
 
-    def postprocess(self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False,
-                    **kwargs) -> dict[str, list]:
+    def postprocess(
+        self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False, **kwargs
+    ) -> dict[str, list]:
         """Add one picture of :meth:`stream` to the result of :meth:`__call__`.
 
         Args:
@@ -321,14 +344,17 @@ class RefSegInferencer(BaseInferencer):
                 pictures.append(source)
         return pictures
 
-    def _texts_of_images(self, texts: str | Sequence[str] | Sequence[Sequence[str]],
-                         num_images: int) -> list[list[str]]:
+    def _texts_of_images(
+        self, texts: str | Sequence[str] | Sequence[Sequence[str]], num_images: int
+    ) -> list[list[str]]:
         """The sentences of each picture, checked once for all."""
         if not isinstance(texts, (list, tuple)) or all(isinstance(text, str) for text in texts):
             return [self.asker.check_texts(texts)] * num_images
         if len(texts) != num_images:
-            raise ValueError(f'texts has {len(texts)} lists of sentences for {num_images} images; give one for each, '
-                             'or a single list of strings for all')
+            raise ValueError(
+                f'texts has {len(texts)} lists of sentences for {num_images} images; give one for each, '
+                'or a single list of strings for all'
+            )
         lists = [[entry] if isinstance(entry, str) else list(entry) for entry in texts]
         if not all(lists):
             raise ValueError(f'image {lists.index([])} has no sentence')

@@ -20,8 +20,12 @@ from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
 
 
-def init_model(config: str | os.PathLike | Config, checkpoint: str | os.PathLike | None = None,
-               device: str | torch.device | None = None, cfg_options: Mapping[str, Any] | None = None) -> nn.Module:
+def init_model(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> nn.Module:
     """Build a model in evaluation mode.
 
     Args:
@@ -90,8 +94,10 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
     if not is_mapping or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f'{source} has no "state_dict" of weights')
     if any(key.startswith(('module.bridger.', 'bridger.')) for key in state):
-        raise ValueError(f'{source} is a checkpoint of the released ETRIS code: convert it by '
-                         'tools/model_converters/etris_to_mmetris.py first')
+        raise ValueError(
+            f'{source} is a checkpoint of the released ETRIS code: convert it by '
+            'tools/model_converters/etris_to_mmetris.py first'
+        )
     if all(key.startswith('module.') for key in state):  # Saved inside a wrapper for several GPUs.
         state = {key.removeprefix('module.'): value for key, value in state.items()}
     try:

@@ -86,8 +86,9 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         except Exception as error:  # A config is a program and can fail in any way.
             raise ValueError(f'{config_file} cannot be read as a config: {error}') from error
     else:
-        raise TypeError(f'model must be a config file, a name, a folder or a mmengine Config, '
-                        f'not {type(model).__name__}')
+        raise TypeError(
+            f'model must be a config file, a name, a folder or a mmengine Config, not {type(model).__name__}'
+        )
     if weights is not None:
         found = os.fspath(weights)
     elif found is None:

@@ -44,12 +44,15 @@ class RefSegPredictor:
         (128, 128)
     """
 
-    def __init__(self, model: str | os.PathLike | Config | Any | None = None,
-                 weights: str | os.PathLike | None = None,
-                 device: str | torch.device | None = None,
-                 threshold: float | None = None,
-                 max_pixels: int = MAX_PIXELS,
-                 dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike | Config | Any | None = None,
+        weights: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        threshold: float | None = None,
+        max_pixels: int = MAX_PIXELS,
+        dtype: str | None = None,
+    ) -> None:
         check_dtype(dtype, 'dtype')
         asker = getattr(model, 'asker', None)
         if asker is None:
@@ -92,8 +95,9 @@ class RefSegPredictor:
         """Forget the picture and free its memory."""
         self._encoded = None
 
-    def label_map(self, classes: Classes | None = None, threshold: float | None = None,
-                  batch_size: int = 8) -> np.ndarray:
+    def label_map(
+        self, classes: Classes | None = None, threshold: float | None = None, batch_size: int = 8
+    ) -> np.ndarray:
         """The class of each pixel of the picture, of classes given by name.
 
         Args:
@@ -114,8 +118,13 @@ class RefSegPredictor:
         vocabulary = self.asker.vocabulary_of(classes)
         return self.asker.label_maps(self._encoded, vocabulary, threshold, batch_size)[0]
 
-    def predict(self, texts: str | Sequence[str], threshold: float | None = None, batch_size: int = 8,
-                return_datasamples: bool = False) -> dict[str, list]:
+    def predict(
+        self,
+        texts: str | Sequence[str],
+        threshold: float | None = None,
+        batch_size: int = 8,
+        return_datasamples: bool = False,
+    ) -> dict[str, list]:
         """Ask about the picture.
 
         Args:
@@ -140,7 +149,7 @@ class RefSegPredictor:
         result: dict[str, list] = dict(texts=texts, masks=[], probabilities=[], boxes=[], scores=[], is_empty=[])
         samples = []
         for start in range(0, len(texts), batch_size):
-            chunk = texts[start:start + batch_size]
+            chunk = texts[start : start + batch_size]
             for sample in self.asker.ask(self._encoded, chunk, [0] * len(chunk)):
                 answer, probability = answer_of(sample, threshold, self.own_threshold)
                 for key, value in zip(('masks', 'boxes', 'scores', 'is_empty'), answer, strict=True):

@@ -1,8 +1,8 @@
 """Predictions as files: masks as PNG, pictures with their sentences, and one JSON with COCO's run-length masks.
 
-    out_dir/masks/<image>_<number of the sentence>.png     palette PNG: 0 outside, 1 inside (shown black and white)
-    out_dir/overlays/<image>.jpg                           the picture with all its masks and sentences
-    out_dir/predictions.json                               COCO's layout; one annotation for each sentence
+out_dir/masks/<image>_<number of the sentence>.png     palette PNG: 0 outside, 1 inside (shown black and white)
+out_dir/overlays/<image>.jpg                           the picture with all its masks and sentences
+out_dir/predictions.json                               COCO's layout; one annotation for each sentence
 """
 
 from __future__ import annotations
@@ -37,8 +37,16 @@ class ResultWriter:
         self._annotations: list[dict[str, Any]] = []
         self._stems = _FreeStems()
 
-    def add(self, name: str, image: np.ndarray, texts: Sequence[str], masks: Sequence[np.ndarray],
-            boxes: Sequence[np.ndarray], scores: Sequence[float], overlay: np.ndarray | None = None) -> None:
+    def add(
+        self,
+        name: str,
+        image: np.ndarray,
+        texts: Sequence[str],
+        masks: Sequence[np.ndarray],
+        boxes: Sequence[np.ndarray],
+        scores: Sequence[float],
+        overlay: np.ndarray | None = None,
+    ) -> None:
         """Write one picture's masks and overlay.
 
         Args:
@@ -61,16 +69,30 @@ class ResultWriter:
             file = Path('masks') / f'{stem}_{number}.png'
             write_mask(mask, self.out_dir / file)
             left, top, right, bottom = (float(edge) for edge in box)
-            self._annotations.append(dict(
-                id=len(self._annotations) + 1, image_id=image_id, category_id=1, expression=text, score=score,
-                segmentation=encode_rle(mask), area=int(mask.sum()), bbox=[left, top, right - left, bottom - top],
-                iscrowd=0, mask_file=file.as_posix()))
+            self._annotations.append(
+                dict(
+                    id=len(self._annotations) + 1,
+                    image_id=image_id,
+                    category_id=1,
+                    expression=text,
+                    score=score,
+                    segmentation=encode_rle(mask),
+                    area=int(mask.sum()),
+                    bbox=[left, top, right - left, bottom - top],
+                    iscrowd=0,
+                    mask_file=file.as_posix(),
+                )
+            )
 
     def finish(self) -> Path:
         """Write the JSON and return its path."""
         path = self.out_dir / 'predictions.json'
-        content = dict(info=self._info, images=self._images, annotations=self._annotations,
-                       categories=[dict(id=1, name='referred object')])
+        content = dict(
+            info=self._info,
+            images=self._images,
+            annotations=self._annotations,
+            categories=[dict(id=1, name='referred object')],
+        )
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
         return path

@@ -79,13 +79,28 @@ def draw_photos(root: Path, number: int, hw: tuple[int, int] = PHOTO_HW) -> dict
         cv2.imwrite(str(root / 'images' / f'{index}.jpg'), pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])
         images.append(dict(id=index, file_name=f'{index}.jpg', height=height, width=width))
         annotations.append(
-            dict(id=index, image_id=index, category_id=1, segmentation=[outline.round(2).ravel().tolist()]))
+            dict(id=index, image_id=index, category_id=1, segmentation=[outline.round(2).ravel().tolist()])
+        )
         sentence = SENTENCES[index % len(SENTENCES)]
         refs.append(
-            dict(ref_id=index, ann_id=index, image_id=index, category_id=1, split='train', sent_ids=[index],
-                 sentences=[dict(sent_id=index, sent=sentence, raw=sentence, tokens=sentence.split())]))
+            dict(
+                ref_id=index,
+                ann_id=index,
+                image_id=index,
+                category_id=1,
+                split='train',
+                sent_ids=[index],
+                sentences=[dict(sent_id=index, sent=sentence, raw=sentence, tokens=sentence.split())],
+            )
+        )
     (root / 'instances.json').write_text(
-        json.dumps(dict(images=images, annotations=annotations, categories=[dict(id=1, name='thing')])))
+        json.dumps(dict(images=images, annotations=annotations, categories=[dict(id=1, name='thing')]))
+    )
     (root / 'refs(mine).p').write_bytes(pickle.dumps(refs, protocol=2))
-    return dict(data_root=str(root), ann_file='instances.json', split_file='refs(mine).p',
-                data_prefix=dict(img_path='images/'), split='train')
+    return dict(
+        data_root=str(root),
+        ann_file='instances.json',
+        split_file='refs(mine).p',
+        data_prefix=dict(img_path='images/'),
+        split='train',
+    )

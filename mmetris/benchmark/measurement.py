@@ -88,8 +88,9 @@ class Measurement:
         )
 
 
-def measure(cfg: Config, setting: Setting, paths: tuple[str, ...] = ('fast',), repeats: int = 10,
-            with_memory: bool = True) -> list[Measurement]:
+def measure(
+    cfg: Config, setting: Setting, paths: tuple[str, ...] = ('fast',), repeats: int = 10, with_memory: bool = True
+) -> list[Measurement]:
     """Measure one task.
 
     Args:
@@ -114,12 +115,15 @@ def measure(cfg: Config, setting: Setting, paths: tuple[str, ...] = ('fast',), r
         return _measure_model(cfg, setting, paths, repeats, with_memory, folder)
 
 
-def _measure_model(cfg: Config, setting: Setting, paths: tuple[str, ...], repeats: int, with_memory: bool,
-                   folder: str | None) -> list[Measurement]:
+def _measure_model(
+    cfg: Config, setting: Setting, paths: tuple[str, ...], repeats: int, with_memory: bool, folder: str | None
+) -> list[Measurement]:
     task = build_task(cfg, setting)
     if 'unshared' in paths and task.unshared is None:
-        raise ValueError(f"path 'unshared' is for tasks 'multi' and 'train' with several sentences for each image, not "
-                         f'for {setting.task!r} with {setting.expressions}')
+        raise ValueError(
+            f"path 'unshared' is for tasks 'multi' and 'train' with several sentences for each image, not "
+            f'for {setting.task!r} with {setting.expressions}'
+        )
     calls = {path: on_path(path, task, setting, folder) for path in paths}
     if folder is not None:
         calls['cached']()  # What it writes is there in every later epoch.
@@ -131,8 +135,10 @@ def _measure_model(cfg: Config, setting: Setting, paths: tuple[str, ...], repeat
     seconds = time_in_turns(calls | dict(matmul=product), repeats, device)
     # A compiler needs memory of its own, which a CPU's measurement cannot tell from the model's.
     unknown = {'cached'} if device.type == 'cuda' else {'cached', 'compiled'}
-    peaks = {path: peak_memory(cfg, setting, path, calls[path]) if with_memory and path not in unknown else None
-             for path in paths}
+    peaks = {
+        path: peak_memory(cfg, setting, path, calls[path]) if with_memory and path not in unknown else None
+        for path in paths
+    }
     rate = product_flops / statistics.median(seconds['matmul'])
     return [
         Measurement(path, tuple(seconds[path]), setting.batch, setting.sentences, flops[path], rate, peaks[path])

@@ -133,8 +133,11 @@ def build_task(cfg: Config, setting: Setting) -> Task:
     if setting.expressions == 1:
         return Task(_without_gradients(lambda: model.forward_logits(images, tokens)), model)
     index = torch.arange(setting.batch, device=setting.device).repeat_interleave(setting.expressions)
-    return Task(_without_gradients(lambda: model.forward_logits(images, tokens, index)), model,
-                _without_gradients(lambda: model.forward_logits(images[index], tokens)))
+    return Task(
+        _without_gradients(lambda: model.forward_logits(images, tokens, index)),
+        model,
+        _without_gradients(lambda: model.forward_logits(images[index], tokens)),
+    )
 
 
 def build_model(cfg: Config, setting: Setting) -> nn.Module:
@@ -146,8 +149,10 @@ def build_model(cfg: Config, setting: Setting) -> nn.Module:
     init_default_scope(cfg.get('default_scope', 'mmetris'))
     kind = cfg.model.type
     if (kind == 'ClassNameSegmentor') != (setting.task == 'semseg'):
-        raise ValueError(f'task {setting.task!r} cannot be measured on a {kind}: "semseg" takes a ClassNameSegmentor, '
-                         'the other tasks a ReferringSegmentor')
+        raise ValueError(
+            f'task {setting.task!r} cannot be measured on a {kind}: "semseg" takes a ClassNameSegmentor, '
+            'the other tasks a ReferringSegmentor'
+        )
     model_cfg = cfg.model.copy()
     model_cfg.pop('prefix_cache', None)
     model_cfg.train_cfg = dict(model_cfg.get('train_cfg') or {}, share_images=setting.expressions > 1)

@@ -3,13 +3,13 @@
 import mmseg.datasets  # noqa: F401  registers MMSeg's names
 
 from ..utils import (
-                     LetterboxGeometry,
-                     count_tokens,
-                     letterbox_geometry,
-                     letterbox_image,
-                     letterbox_mask,
-                     tokenize,
-                     undo_letterbox,
+    LetterboxGeometry,
+    count_tokens,
+    letterbox_geometry,
+    letterbox_image,
+    letterbox_mask,
+    tokenize,
+    undo_letterbox,
 )
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
@@ -17,7 +17,20 @@ from .shapes_semseg import ShapesSegDataset
 from .transforms import FlipExpression, Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
 
 __all__ = [
-    'FlipExpression', 'Letterbox', 'LetterboxGeometry', 'LoadAnnotations', 'LoadImageFromFile', 'MixedRefDataset',
-    'PackSegInputs', 'RefCocoDataset', 'ShapesSegDataset', 'TokenizeExpression', 'count_tokens', 'letterbox_geometry',
-    'letterbox_image', 'letterbox_mask', 'tokenize', 'undo_letterbox'
+    'FlipExpression',
+    'Letterbox',
+    'LetterboxGeometry',
+    'LoadAnnotations',
+    'LoadImageFromFile',
+    'MixedRefDataset',
+    'PackSegInputs',
+    'RefCocoDataset',
+    'ShapesSegDataset',
+    'TokenizeExpression',
+    'count_tokens',
+    'letterbox_geometry',
+    'letterbox_image',
+    'letterbox_mask',
+    'tokenize',
+    'undo_letterbox',
 ]

@@ -32,11 +32,13 @@ class MixedRefDataset(ConcatDataset):
         ValueError: If nothing is left of one.
     """
 
-    def __init__(self,
-                 datasets: Sequence[RefCocoDataset | dict],
-                 leave_out: Sequence[dict] = (),
-                 lazy_init: bool = False,
-                 ignore_keys: str | list[str] | None = None) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[RefCocoDataset | dict],
+        leave_out: Sequence[dict] = (),
+        lazy_init: bool = False,
+        ignore_keys: str | list[str] | None = None,
+    ) -> None:
         # Nothing is read before full_init.
         built = [_build_lazily(dataset) for dataset in datasets]
         self._leave_out = [_build_lazily(config) for config in leave_out]
@@ -54,15 +56,17 @@ class MixedRefDataset(ConcatDataset):
             keep = [idx for idx, key in enumerate(dataset.image_keys()) if key not in held_out]
             num_samples = len(dataset)
             if not keep:
-                raise ValueError(f'Every image of split {dataset.split!r} of {dataset.split_file} is also in a val or '
-                                 'test split')
+                raise ValueError(
+                    f'Every image of split {dataset.split!r} of {dataset.split_file} is also in a val or test split'
+                )
             dataset.get_subset_(keep)
             dataset.sample_idx_offset = offset
             offset += len(keep)
             print_log(
                 f'{num_samples - len(keep)} of {num_samples} samples of split {dataset.split!r} of '
                 f'{dataset.split_file} are left out, because their images are in a val or test split',
-                logger='current')
+                logger='current',
+            )
         super().full_init()
 
     def set_epoch(self, epoch: int) -> None:

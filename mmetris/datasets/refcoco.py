@@ -45,7 +45,7 @@ class _SharedEpoch:
     """An epoch number in shared memory, so that workers see it change; -1 until it is first set."""
 
     def __init__(self) -> None:
-        self._value = torch.full((1, ), -1, dtype=torch.long).share_memory_()
+        self._value = torch.full((1,), -1, dtype=torch.long).share_memory_()
 
     def __deepcopy__(self, memo: dict) -> _SharedEpoch:
         other = _SharedEpoch()
@@ -119,18 +119,20 @@ class RefCocoDataset(BaseDataset):
 
     METAINFO = dict(classes=('background', 'referred object'), palette=[[0, 0, 0], [220, 20, 60]])
 
-    def __init__(self,
-                 data_root: str = '',
-                 ann_file: str = 'refcoco/instances.json',
-                 split_file: str = 'refcoco/refs(unc).p',
-                 data_prefix: dict = dict(img_path='train2014/'),  # noqa: B006  BaseDataset copies it
-                 split: str = 'train',
-                 text_mode: str | None = None,
-                 text_field: str = 'sent',
-                 seed: int = 0,
-                 backend_args: dict | None = None,
-                 test_mode: bool = False,
-                 **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str = '',
+        ann_file: str = 'refcoco/instances.json',
+        split_file: str = 'refcoco/refs(unc).p',
+        data_prefix: dict = dict(img_path='train2014/'),  # noqa: B006  BaseDataset copies it
+        split: str = 'train',
+        text_mode: str | None = None,
+        text_field: str = 'sent',
+        seed: int = 0,
+        backend_args: dict | None = None,
+        test_mode: bool = False,
+        **kwargs,
+    ) -> None:
         if text_mode is None:
             text_mode = 'original' if test_mode else 'random'
         if text_mode not in TEXT_MODES:
@@ -148,8 +150,7 @@ class RefCocoDataset(BaseDataset):
         # Set by MixedRefDataset so that sample_idx is unique in the mixture.
         self.sample_idx_offset = 0
         self._epoch = _SharedEpoch()
-        super().__init__(
-            data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, test_mode=test_mode, **kwargs)
+        super().__init__(data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, test_mode=test_mode, **kwargs)
 
     def _join_prefix(self) -> None:
         super()._join_prefix()
@@ -179,7 +180,8 @@ class RefCocoDataset(BaseDataset):
         if self.data_root and not fileio.exists(self.data_root, backend_args=self.backend_args):
             raise FileNotFoundError(
                 f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, as '
-                f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}')
+                f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}'
+            )
 
     def _report_other_counts(self, refs: list[dict]) -> None:
         name = published_name(self.split_file)
@@ -192,7 +194,8 @@ class RefCocoDataset(BaseDataset):
             print_log(
                 f'{self.split_file} differs from what was published as {name[0]} ({name[1]}): {"; ".join(differences)}',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
 
     def _parse_object(self, ref: dict, instances: Instances) -> dict:
         """A referred object with all its sentences."""
@@ -203,8 +206,10 @@ class RefCocoDataset(BaseDataset):
         annotation, image = instances.annotations[ref['ann_id']], instances.images[ref['image_id']]
         try:
             if annotation['image_id'] != ref['image_id']:
-                raise ValueError(f'{where} is on image_id {ref["image_id"]}, but its ann_id {ref["ann_id"]} is on '
-                                 f'image_id {annotation["image_id"]} in {self.ann_file}')
+                raise ValueError(
+                    f'{where} is on image_id {ref["image_id"]}, but its ann_id {ref["ann_id"]} is on '
+                    f'image_id {annotation["image_id"]} in {self.ann_file}'
+                )
             record = dict(
                 img_path=join_path(self.data_prefix['img_path'], image['file_name']),
                 img_id=ref['image_id'],
@@ -213,10 +218,12 @@ class RefCocoDataset(BaseDataset):
                 ref_id=ref['ref_id'],
                 ann_id=ref['ann_id'],
                 category_id=annotation.get('category_id'),
-                segmentation=annotation['segmentation'])
+                segmentation=annotation['segmentation'],
+            )
         except KeyError as error:
-            raise ValueError(f'{self.ann_file}: ann_id {ref["ann_id"]} or its image_id {ref["image_id"]} has no '
-                             f'{error}') from error
+            raise ValueError(
+                f'{self.ann_file}: ann_id {ref["ann_id"]} or its image_id {ref["image_id"]} has no {error}'
+            ) from error
         if not ref['sentences']:
             raise ValueError(f'{where} has no sentences')
         for sentence in ref['sentences']:
@@ -224,8 +231,9 @@ class RefCocoDataset(BaseDataset):
                 raise ValueError(f'{where} has a sentence that is no dict: {sentence!r}')
             text = sentence.get(self.text_field)
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(f'{where}, sent_id {sentence.get("sent_id")} has an empty sentence '
-                                 f'({self.text_field!r}: {text!r})')
+                raise ValueError(
+                    f'{where}, sent_id {sentence.get("sent_id")} has an empty sentence ({self.text_field!r}: {text!r})'
+                )
         record['expressions'] = [sentence[self.text_field] for sentence in ref['sentences']]
         record['sent_ids'] = [sentence.get('sent_id') for sentence in ref['sentences']]
         return record
@@ -242,7 +250,8 @@ class RefCocoDataset(BaseDataset):
                 if folder and not os.path.isdir(folder):
                     raise FileNotFoundError(
                         f'Image folder {folder} does not exist. Expected there: {name} and the other images named in '
-                        f'{self.ann_file} (for RefCOCO, RefCOCO+ and RefCOCOg the train2014 images of COCO)')
+                        f'{self.ann_file} (for RefCOCO, RefCOCO+ and RefCOCOg the train2014 images of COCO)'
+                    )
                 present[folder] = set(os.listdir(folder or '.'))
             if name not in present[folder]:
                 missing.setdefault(record['img_path'], record)
@@ -250,7 +259,8 @@ class RefCocoDataset(BaseDataset):
             path, record = next(iter(missing.items()))
             raise FileNotFoundError(
                 f'{len(missing)} images of split {self.split!r} are missing, the first is {path} (ref_id '
-                f'{record["ref_id"]} in {self.split_file}, image_id {record["img_id"]} in {self.ann_file})')
+                f'{record["ref_id"]} in {self.split_file}, image_id {record["img_id"]} in {self.ann_file})'
+            )
 
     def _draw_masks(self, objects: list[dict]) -> None:
         """Put each object's mask as compressed RLE in the place of its polygons: drawn once, not in every epoch."""
@@ -258,8 +268,9 @@ class RefCocoDataset(BaseDataset):
             try:
                 record['segmentation'] = segmentation_to_rle(record['segmentation'], record['height'], record['width'])
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(f'{self.ann_file}: the mask of ann_id {record["ann_id"]} cannot be read: '
-                                 f'{error}') from error
+                raise ValueError(
+                    f'{self.ann_file}: the mask of ann_id {record["ann_id"]} cannot be read: {error}'
+                ) from error
 
     def _without_empty_masks(self, objects: list[dict]) -> list[dict]:
         empty = [record for record in objects if coco_mask.area(record['segmentation']) == 0]
@@ -270,7 +281,8 @@ class RefCocoDataset(BaseDataset):
             f'any pixel in {self.ann_file}; they are {"kept, but cannot score" if self.test_mode else "left out"}. '
             f'ref_id: {", ".join(str(record["ref_id"]) for record in empty[:10])}{" ..." if len(empty) > 10 else ""}',
             logger='current',
-            level=logging.WARNING)
+            level=logging.WARNING,
+        )
         if self.test_mode:
             return objects
         if len(empty) == len(objects):
@@ -282,8 +294,9 @@ class RefCocoDataset(BaseDataset):
         """The samples that ``text_mode`` makes of one object."""
         expressions, sent_ids = record['expressions'], record['sent_ids']
         if self.text_mode == 'original':
-            return [dict(record, expressions=[text], sent_ids=[sent_id])
-                    for text, sent_id in zip(expressions, sent_ids)]
+            return [
+                dict(record, expressions=[text], sent_ids=[sent_id]) for text, sent_id in zip(expressions, sent_ids)
+            ]
         if self.text_mode == 'select_first':
             return [dict(record, expressions=expressions[:1], sent_ids=sent_ids[:1])]
         if self.text_mode == 'concat':
@@ -306,7 +319,8 @@ class RefCocoDataset(BaseDataset):
                 f'{num_cut} of {len(texts)} sentences in split {self.split!r} of {self.split_file} are longer than '
                 f'{context_length} tokens and are cut; the longest has {max(lengths)}',
                 logger='current',
-                level=logging.WARNING)
+                level=logging.WARNING,
+            )
 
     # Using
 
@@ -368,7 +382,9 @@ class RefCocoDataset(BaseDataset):
         # An image that is not in ann_file is an error of its own split, reported when that is loaded.
         return frozenset(
             image_key(join_path(self.data_prefix['img_path'], instances.images[image_id]['file_name']))
-            for image_id in image_ids if 'file_name' in instances.images.get(image_id, ()))
+            for image_id in image_ids
+            if 'file_name' in instances.images.get(image_id, ())
+        )
 
 
 def _context_length(pipeline: Compose) -> int | None:

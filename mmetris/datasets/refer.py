@@ -31,10 +31,10 @@ REFER_URL = 'https://github.com/lichengunc/refer'
 # Objects and sentences of each split as published: (name, split_by) -> split -> (objects, sentences). None
 # where no count is at hand; two numbers where sources differ.
 PUBLISHED_COUNTS: dict[tuple[str, str], dict[str, tuple[int, int | tuple[int, int] | None]]] = {
-    ('refcoco', 'unc'): dict(
-        train=(42404, 120624), val=(3811, 10834), testA=(1975, 5657), testB=(1810, 5095)),
+    ('refcoco', 'unc'): dict(train=(42404, 120624), val=(3811, 10834), testA=(1975, 5657), testB=(1810, 5095)),
     ('refcoco+', 'unc'): dict(
-        train=(42278, (120191, 120624)), val=(3805, 10758), testA=(1975, 5726), testB=(1798, 4889)),
+        train=(42278, (120191, 120624)), val=(3805, 10758), testA=(1975, 5726), testB=(1798, 4889)
+    ),
     ('refcocog', 'umd'): dict(train=(42226, None), val=(2573, None), test=(5023, None)),
     ('refcocog', 'google'): dict(train=(44822, None), val=(5000, None)),
 }
@@ -64,8 +64,10 @@ class _PlainDataUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         # Every way to reach code (GLOBAL, INST, REDUCE, extension codes ...) asks here for its first object.
-        raise pickle.UnpicklingError(f'{self._path}: refused, because it names {module}.{name}. A REFER split file '
-                                     'holds plain data only (dicts, lists, strings, numbers); nothing was executed')
+        raise pickle.UnpicklingError(
+            f'{self._path}: refused, because it names {module}.{name}. A REFER split file '
+            'holds plain data only (dicts, lists, strings, numbers); nothing was executed'
+        )
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError(f'{self._path}: refused, because it refers to an object outside the file')
@@ -102,8 +104,10 @@ def load_plain_pickle(path: str, backend_args: dict | None = None) -> Any:
 
 def _read(path: str, backend_args: dict | None, content: str) -> bytes:
     if not fileio.exists(path, backend_args=backend_args):
-        raise FileNotFoundError(f'{path} does not exist. Expected there: {content}, as published by REFER (see '
-                                f'{REFER_URL}); the README says where to put which file')
+        raise FileNotFoundError(
+            f'{path} does not exist. Expected there: {content}, as published by REFER (see '
+            f'{REFER_URL}); the README says where to put which file'
+        )
     return fileio.get(path, backend_args=backend_args)
 
 
@@ -114,6 +118,7 @@ class Instances(NamedTuple):
         images: image id -> COCO's image entry (``file_name``, ``height``, ``width``).
         annotations: annotation id -> COCO's annotation (``segmentation``, ``image_id``, ``category_id``).
     """
+
     images: dict[int, dict]
     annotations: dict[int, dict]
 
@@ -136,11 +141,15 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
     except ValueError as error:
         raise ValueError(f'{path} is no valid JSON: {error}') from error
     try:
-        instances = Instances({image['id']: image for image in content['images']},
-                              {annotation['id']: annotation for annotation in content['annotations']})
+        instances = Instances(
+            {image['id']: image for image in content['images']},
+            {annotation['id']: annotation for annotation in content['annotations']},
+        )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not in COCO's layout: it needs lists 'images' and 'annotations' whose items have "
-                         f"an 'id' ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{path} is not in COCO's layout: it needs lists 'images' and 'annotations' whose items have "
+            f"an 'id' ({type(error).__name__}: {error})"
+        ) from error
     for name, items in instances._asdict().items():
         if len(items) < len(content[name]):
             repeated = Counter(item['id'] for item in content[name]).most_common(1)[0][0]
@@ -173,11 +182,14 @@ def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
         if missing:
             raise ValueError(f'{path}: item {index} (ref_id {ref.get("ref_id")}) has no {", ".join(missing)}')
         if any(not isinstance(ref[key], (int, str)) for key in ('ref_id', 'ann_id', 'image_id')):
-            raise ValueError(f'{path}: item {index} has an id that is no number: ref_id {ref["ref_id"]}, ann_id '
-                             f'{ref["ann_id"]}, image_id {ref["image_id"]}')
+            raise ValueError(
+                f'{path}: item {index} has an id that is no number: ref_id {ref["ref_id"]}, ann_id '
+                f'{ref["ann_id"]}, image_id {ref["image_id"]}'
+            )
         if not isinstance(ref['split'], str) or not isinstance(ref['sentences'], list):
-            raise ValueError(f'{path}: item {index} (ref_id {ref["ref_id"]}) needs a string as split and a list as '
-                             'sentences')
+            raise ValueError(
+                f'{path}: item {index} (ref_id {ref["ref_id"]}) needs a string as split and a list as sentences'
+            )
     return refs
 
 
@@ -238,15 +250,17 @@ def compare_with_published(name: str, split_by: str, refs: Sequence[dict]) -> li
         KeyError: If no counts are known for this name and split.
     """
     if (name, split_by) not in PUBLISHED_COUNTS:
-        raise KeyError(f'No published counts for {name} ({split_by}), only for '
-                       + ', '.join(f'{known} ({by})' for known, by in PUBLISHED_COUNTS))
+        raise KeyError(
+            f'No published counts for {name} ({split_by}), only for '
+            + ', '.join(f'{known} ({by})' for known, by in PUBLISHED_COUNTS)
+        )
     counts = count_split(refs)
     differences = []
     for split, (objects, sentences) in PUBLISHED_COUNTS[name, split_by].items():
         found_objects, found_sentences, _ = counts.get(split, (0, 0, 0))
         if found_objects != objects:
             differences.append(f'{split} has {found_objects} objects, published are {objects}')
-        accepted = sentences if isinstance(sentences, tuple) else (sentences, )
+        accepted = sentences if isinstance(sentences, tuple) else (sentences,)
         if sentences is not None and found_sentences not in accepted:
             published = ' or '.join(map(str, accepted))
             differences.append(f'{split} has {found_sentences} sentences, published are {published}')

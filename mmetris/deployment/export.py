@@ -85,16 +85,18 @@ class Part(NamedTuple):
     outputs: tuple[Port, ...]
 
 
-def export_model(model: str | os.PathLike | Config | None,
-                 out_dir: str | os.PathLike,
-                 weights: str | os.PathLike | None = None,
-                 formats: Sequence[str] = ('onnx',),
-                 parts: Sequence[str] = ('whole', 'split'),
-                 size: Sequence[int] | None = None,
-                 opset: int = OPSET,
-                 check: bool = True,
-                 force: bool = False,
-                 report: Callable[[str], Any] = print) -> dict[str, Any]:
+def export_model(
+    model: str | os.PathLike | Config | None,
+    out_dir: str | os.PathLike,
+    weights: str | os.PathLike | None = None,
+    formats: Sequence[str] = ('onnx',),
+    parts: Sequence[str] = ('whole', 'split'),
+    size: Sequence[int] | None = None,
+    opset: int = OPSET,
+    check: bool = True,
+    force: bool = False,
+    report: Callable[[str], Any] = print,
+) -> dict[str, Any]:
     """Export a model.
 
     Args:
@@ -130,8 +132,9 @@ def export_model(model: str | os.PathLike | Config | None,
     network = init_model(files.config, files.weights, device='cpu')
     asker = Asker(network, files.config)
     if asker.by_class or not isinstance(network, ReferringSegmentor):
-        raise ValueError(f'{type(network).__name__} cannot be exported: only models that take sentences '
-                         '(ReferringSegmentor) can')
+        raise ValueError(
+            f'{type(network).__name__} cannot be exported: only models that take sentences (ReferringSegmentor) can'
+        )
     letterbox = _letterbox_of(asker)
     input_hw = _check_size(network, letterbox.size if size is None else size)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -139,18 +142,28 @@ def export_model(model: str | os.PathLike | Config | None,
     try:
         built = make_parts(network, input_hw, asker.max_tokens, names)
         description = dict(
-            format_version=1, mmetris=__version__, torch=torch.__version__, opset=opset if 'onnx' in formats else None,
-            model=Path(files.config.filename or 'config').stem, weights=Path(files.weights).name, files={},
-            image=_describe_image(network, letterbox, input_hw), text=_describe_text(asker.max_tokens),
-            threshold=network.decode_head.threshold)
+            format_version=1,
+            mmetris=__version__,
+            torch=torch.__version__,
+            opset=opset if 'onnx' in formats else None,
+            model=Path(files.config.filename or 'config').stem,
+            weights=Path(files.weights).name,
+            files={},
+            image=_describe_image(network, letterbox, input_hw),
+            text=_describe_text(asker.max_tokens),
+            threshold=network.decode_head.threshold,
+        )
         for part in built:
             program = _trace(part)
             for kind in formats:
                 path = temporary / (part.name + FORMATS[kind])
                 _write(program, part, path, opset)
                 description['files'][path.name] = dict(
-                    part=part.name, format=kind, inputs=[port._asdict() for port in part.inputs],
-                    outputs=[port._asdict() for port in part.outputs])
+                    part=part.name,
+                    format=kind,
+                    inputs=[port._asdict() for port in part.inputs],
+                    outputs=[port._asdict() for port in part.outputs],
+                )
         if check:
             for kind in formats:
                 _check(network, built, temporary, kind, input_hw, asker.max_tokens, description, report)
@@ -163,8 +176,12 @@ def export_model(model: str | os.PathLike | Config | None,
     return json.loads(content)
 
 
-def make_parts(model: ReferringSegmentor, input_hw: tuple[int, int], num_tokens: int,
-               names: Sequence[str] = ('whole', 'image', 'text')) -> list[Part]:
+def make_parts(
+    model: ReferringSegmentor,
+    input_hw: tuple[int, int],
+    num_tokens: int,
+    names: Sequence[str] = ('whole', 'image', 'text'),
+) -> list[Part]:
     """The modules to export, with their inputs and outputs.
 
     Args:
@@ -178,12 +195,15 @@ def make_parts(model: ReferringSegmentor, input_hw: tuple[int, int], num_tokens:
         features = image_part(torch.zeros(1, 3, *input_hw))
         logits = WholeModel(model, input_hw)(torch.zeros(1, 3, *input_hw), tokenize('a', num_tokens))[1]
     labels = ['features'] if len(features) == 1 else [f'features_{index}' for index in range(1, len(features) + 1)]
-    feature_ports = tuple(Port(label, 'float32', ('images', *feature.shape[1:]))
-                          for label, feature in zip(labels, features))
+    feature_ports = tuple(
+        Port(label, 'float32', ('images', *feature.shape[1:])) for label, feature in zip(labels, features)
+    )
 
     def answers(rows: str) -> tuple[Port, ...]:
-        return (Port('probabilities', 'float32', (rows, 1, *input_hw)),
-                Port('logits', 'float32', (rows, *logits.shape[1:])))
+        return (
+            Port('probabilities', 'float32', (rows, 1, *input_hw)),
+            Port('logits', 'float32', (rows, *logits.shape[1:])),
+        )
 
     parts = []
     if 'whole' in names:
@@ -207,14 +227,18 @@ def _known(values: Sequence[str], known: dict[str, Any], what: str) -> list[str]
 
 def _check_packages(formats: Sequence[str], check: bool) -> None:
     if digit_version(torch.__version__) < digit_version(MIN_TORCH):
-        raise ImportError(f'exporting needs PyTorch {MIN_TORCH} or newer, this is {torch.__version__}; '
-                          'the exported files run anywhere')
+        raise ImportError(
+            f'exporting needs PyTorch {MIN_TORCH} or newer, this is {torch.__version__}; '
+            'the exported files run anywhere'
+        )
     needed = [] if 'onnx' not in formats else ['onnx', 'onnxscript', *(['onnxruntime'] if check else [])]
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         without = '; or leave the comparison out with --no-check' if missing == ['onnxruntime'] else ''
-        raise ImportError(f'ONNX files need {" and ".join(missing)}: install the extra "export" of mmetris '
-                          f'(pip install -r requirements/export.txt){without}')
+        raise ImportError(
+            f'ONNX files need {" and ".join(missing)}: install the extra "export" of mmetris '
+            f'(pip install -r requirements/export.txt){without}'
+        )
 
 
 def _check_target(out_dir: Path, force: bool) -> None:
@@ -231,39 +255,56 @@ def _letterbox_of(asker: Asker) -> Any:
     steps = [step for step in asker.pipeline.transforms if not type(step).__name__.startswith('Pack')]
     if [type(step).__name__ for step in steps] != ['Letterbox']:
         names = ', '.join(type(step).__name__ for step in steps) or 'nothing'
-        raise ValueError('only models whose test pipeline letterboxes pictures, and nothing else, can be exported; '
-                         f'this one has {names}')
+        raise ValueError(
+            'only models whose test pipeline letterboxes pictures, and nothing else, can be exported; '
+            f'this one has {names}'
+        )
     return steps[0]
 
 
 def _check_size(model: ReferringSegmentor, size: Sequence[int]) -> tuple[int, int]:
     divisor = int(np.lcm(model.backbone.size_divisor, model.data_preprocessor.size_divisor or 1))
     if len(size) != 2 or any(side < 1 or side % divisor for side in size):
-        raise ValueError(f'height and width must be positive multiples of {divisor} (the stride of the image '
-                         f'encoder), but are {" ".join(map(str, size))}')
+        raise ValueError(
+            f'height and width must be positive multiples of {divisor} (the stride of the image '
+            f'encoder), but are {" ".join(map(str, size))}'
+        )
     return int(size[0]), int(size[1])
 
 
 def _describe_image(model: ReferringSegmentor, letterbox: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """What a runtime does with a picture before it is an input."""
     preprocessor = model.data_preprocessor
-    mean = preprocessor.mean.flatten().tolist() if preprocessor._enable_normalize else [0., 0., 0.]
-    std = preprocessor.std.flatten().tolist() if preprocessor._enable_normalize else [1., 1., 1.]
-    return dict(channels='RGB', range=[0, 255], size=list(input_hw), fit='letterbox', interpolation='cubic',
-                cubic_coefficient=-0.75, border=[float(value) for value in letterbox.border_value[::-1]],
-                normalised_inside=dict(mean=mean, std=std))
+    mean = preprocessor.mean.flatten().tolist() if preprocessor._enable_normalize else [0.0, 0.0, 0.0]
+    std = preprocessor.std.flatten().tolist() if preprocessor._enable_normalize else [1.0, 1.0, 1.0]
+    return dict(
+        channels='RGB',
+        range=[0, 255],
+        size=list(input_hw),
+        fit='letterbox',
+        interpolation='cubic',
+        cubic_coefficient=-0.75,
+        border=[float(value) for value in letterbox.border_value[::-1]],
+        normalised_inside=dict(mean=mean, std=std),
+    )
 
 
 def _describe_text(num_tokens: int) -> dict[str, Any]:
     """How a sentence becomes token ids."""
-    return dict(context_length=num_tokens, start=SOS_TOKEN, end=EOS_TOKEN, pad=PAD_TOKEN,
-                vocabulary=_vocabulary().name, cleaning=['ftfy.fix_text', 'html.unescape twice', 'single spaces',
-                                                         'lower case'],
-                vocabulary_source="OpenAI's CLIP, as shipped with open_clip; MIT License, (c) 2021 OpenAI")
+    return dict(
+        context_length=num_tokens,
+        start=SOS_TOKEN,
+        end=EOS_TOKEN,
+        pad=PAD_TOKEN,
+        vocabulary=_vocabulary().name,
+        cleaning=['ftfy.fix_text', 'html.unescape twice', 'single spaces', 'lower case'],
+        vocabulary_source="OpenAI's CLIP, as shipped with open_clip; MIT License, (c) 2021 OpenAI",
+    )
 
 
 def _vocabulary() -> Path:
     from open_clip.tokenizer import default_bpe
+
     return Path(default_bpe())
 
 
@@ -298,7 +339,8 @@ def _trace(part: Part) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(
-                part.module.eval(), _examples(part.inputs, 3), dynamic_shapes=tuple(shapes), strict=False)
+                part.module.eval(), _examples(part.inputs, 3), dynamic_shapes=tuple(shapes), strict=False
+            )
     except Exception as error:  # Whatever an operator that cannot be traced leads to.
         raise RuntimeError(f'{part.name} cannot be exported: {_first_line(error)}') from error
     for node in program.graph.nodes:
@@ -341,12 +383,19 @@ def _write(program: torch.export.ExportedProgram, part: Part, path: Path, opset:
         torch.export.save(program, path)
         return
     import onnxscript.optimizer
+
     try:
         with _quiet():
             onnx_program = torch.onnx.export(
-                program, args=(), input_names=[port.name for port in part.inputs],
-                output_names=[port.name for port in part.outputs], opset_version=opset, dynamo=True, verbose=False,
-                optimize=False)
+                program,
+                args=(),
+                input_names=[port.name for port in part.inputs],
+                output_names=[port.name for port in part.outputs],
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+                optimize=False,
+            )
             # A third of the nodes are left after the first round, and hardly fewer after PyTorch's second.
             onnxscript.optimizer.optimize(onnx_program.model, num_iterations=1)
     except Exception as error:
@@ -359,6 +408,7 @@ def _write(program: torch.export.ExportedProgram, part: Part, path: Path, opset:
 def _name_sides(graph: Any, part: Part) -> None:
     """Give the free sides of inputs and outputs their names; tracing has numbered them."""
     import onnx_ir
+
     for values, ports in ((graph.inputs, part.inputs), (graph.outputs, part.outputs)):
         for value, port in zip(values, ports):
             value.shape = onnx_ir.Shape(port.shape)
@@ -372,6 +422,7 @@ def _runner(path: Path) -> Callable[..., list[np.ndarray]]:
     """A file as a function of arrays."""
     if path.suffix == FORMATS['onnx']:
         import onnxruntime
+
         session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
         names = [port.name for port in session.get_inputs()]
         return lambda *arrays: session.run(None, dict(zip(names, arrays)))
@@ -384,8 +435,16 @@ def _runner(path: Path) -> Callable[..., list[np.ndarray]]:
     return run
 
 
-def _check(model: ReferringSegmentor, parts: Sequence[Part], folder: Path, kind: str, input_hw: tuple[int, int],
-           num_tokens: int, description: dict[str, Any], report: Callable[[str], Any]) -> None:
+def _check(
+    model: ReferringSegmentor,
+    parts: Sequence[Part],
+    folder: Path,
+    kind: str,
+    input_hw: tuple[int, int],
+    num_tokens: int,
+    description: dict[str, Any],
+    report: Callable[[str], Any],
+) -> None:
     """Run the files of one format on three images and five sentences and on one of each; compare with the model.
 
     Raises:
@@ -399,8 +458,10 @@ def _check(model: ReferringSegmentor, parts: Sequence[Part], folder: Path, kind:
         index = np.arange(num_sentences) % num_images
         with torch.no_grad():
             features = [feature.numpy() for feature in ImagePart(model)(torch.from_numpy(images))]
-            expected = [output.numpy() for output in WholeModel(model, input_hw)(
-                torch.from_numpy(images[index]), torch.from_numpy(tokens))]
+            expected = [
+                output.numpy()
+                for output in WholeModel(model, input_hw)(torch.from_numpy(images[index]), torch.from_numpy(tokens))
+            ]
         found = {}
         if 'whole' in run:
             found['whole'] = run['whole'](images[index], tokens)
@@ -412,7 +473,7 @@ def _check(model: ReferringSegmentor, parts: Sequence[Part], folder: Path, kind:
             references = features if part.name == 'image' else expected
             for port, reference, result in zip(part.outputs, references, found[part.name], strict=True):
                 off = _deviation(port.name, reference, result)
-                largest[part.name][port.name] = float(np.maximum(off, largest[part.name].get(port.name, 0.)))
+                largest[part.name][port.name] = float(np.maximum(off, largest[part.name].get(port.name, 0.0)))
     for part in parts:
         name = part.name + FORMATS[kind]
         description['files'][name]['largest_deviation'] = largest[part.name]
@@ -426,7 +487,7 @@ def _deviation(name: str, reference: np.ndarray, result: np.ndarray) -> float:
     """Largest difference; of what is no probability, relative to the largest value (at least 1)."""
     if reference.shape != result.shape:
         raise DeviationError(f'{name} has the shape {result.shape} instead of {reference.shape}; nothing is kept')
-    scale = 1. if name == 'probabilities' else max(1., float(np.abs(reference).max()))
+    scale = 1.0 if name == 'probabilities' else max(1.0, float(np.abs(reference).max()))
     return float(np.abs(result - reference).max()) / scale
 
 

@@ -6,6 +6,4 @@ from .hooks import EpochSeedHook, RefSegVisualizationHook, TunableReportHook
 from .loops import SplitTestLoop
 from .optim_wrappers import BFloat16OptimWrapper
 
-__all__ = [
-    'BFloat16OptimWrapper', 'EpochSeedHook', 'RefSegVisualizationHook', 'SplitTestLoop', 'TunableReportHook'
-]
+__all__ = ['BFloat16OptimWrapper', 'EpochSeedHook', 'RefSegVisualizationHook', 'SplitTestLoop', 'TunableReportHook']

@@ -50,12 +50,14 @@ class SplitTestLoop(TestLoop):
         KeyError: If the data set's config names no split.
     """
 
-    def __init__(self,
-                 runner: Runner,
-                 dataloader: dict,
-                 evaluator: Evaluator | dict | list,
-                 splits: Sequence[str],
-                 fp16: bool = False) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: dict,
+        evaluator: Evaluator | dict | list,
+        splits: Sequence[str],
+        fp16: bool = False,
+    ) -> None:
         if isinstance(splits, str) or not splits:
             raise ValueError(f'test_cfg.splits is a list of at least one split, but got {splits!r}')
         if not isinstance(dataloader, dict):
@@ -66,7 +68,8 @@ class SplitTestLoop(TestLoop):
         self.dataloaders = {first: self.dataloader}
         for split in others:
             self.dataloaders[split] = runner.build_dataloader(
-                with_split(dataloader, split), seed=runner.seed, diff_rank_seed=diff_rank_seed)
+                with_split(dataloader, split), seed=runner.seed, diff_rank_seed=diff_rank_seed
+            )
 
     def run(self) -> dict[str, float]:
         """Test every split.

@@ -21,8 +21,15 @@ from mmetris.registry import RUNNERS, STRATEGIES
 from mmetris.utils.param_count import remember_whole_sizes, whole_size
 
 # Blocks of CLIP's transformers and ResNets, its table of words, Bridger stages, parts of the decoder.
-SHARDED_CLASSES = ('ResidualAttentionBlock', 'FoldedBottleneck', 'Embedding', 'BridgerStage', 'HierarchicalAlignment',
-                   'GlobalAlignmentLayer', 'Projector')
+SHARDED_CLASSES = (
+    'ResidualAttentionBlock',
+    'FoldedBottleneck',
+    'Embedding',
+    'BridgerStage',
+    'HierarchicalAlignment',
+    'GlobalAlignmentLayer',
+    'Projector',
+)
 
 
 @RUNNERS.register_module()
@@ -118,7 +125,8 @@ class RefSegFSDPStrategy(FSDPStrategy):
         wrapper = dict(
             type='MMFullyShardedDataParallel',
             use_orig_params=True,  # frozen and tunable parameters in one shard
-            auto_wrap_policy=partial(is_one_of, class_names=self.shard_classes))
+            auto_wrap_policy=partial(is_one_of, class_names=self.shard_classes),
+        )
         if not get_device().startswith(('cuda', 'npu', 'mlu', 'musa')):
             wrapper['device_id'] = torch.device('cpu')  # MMEngine would name a CUDA device.
             # "To the CPU" copies nothing there, and Adam's two moments would share the memory they were gathered in.
@@ -130,8 +138,11 @@ class RefSegFSDPStrategy(FSDPStrategy):
             encoder.remember_clip()
         model = super()._wrap_model(model)
         kept, whole = (sum(map(size, model.parameters())) for size in (nn.Parameter.numel, whole_size))
-        print_log(f'this process keeps {kept:,} of {whole:,} parameters, and gathers the others by {_num_units(model)} '
-                  'groups', logger='current')
+        print_log(
+            f'this process keeps {kept:,} of {whole:,} parameters, and gathers the others by {_num_units(model)} '
+            'groups',
+            logger='current',
+        )
         return model
 
     def build_optim_wrapper(self, optim_wrapper: Any, model: nn.Module | None = None) -> BaseOptimWrapper:
@@ -160,7 +171,8 @@ class RefSegFSDPStrategy(FSDPStrategy):
         problems = self.model.load_state_dict(state_dict, strict=False)
         problems = dict(
             missing=sorted(set(problems.missing_keys) - frozen if frozen - set(state_dict) else problems.missing_keys),
-            unexpected=sorted(problems.unexpected_keys))
+            unexpected=sorted(problems.unexpected_keys),
+        )
         for kind, keys in problems.items():
             if keys and strict:
                 raise RuntimeError(f'{kind} keys in the checkpoint: {", ".join(keys)}')
@@ -189,14 +201,16 @@ class RefSegFSDPStrategy(FSDPStrategy):
         state_dict = FullyShardedDataParallel.optim_state_dict_to_load(
             model=self.model,
             optim=self.optim_wrapper.optimizer,
-            optim_state_dict=_renamed(state_dict, dict(enumerate(self._optimized_names()))))
+            optim_state_dict=_renamed(state_dict, dict(enumerate(self._optimized_names()))),
+        )
         self.optim_wrapper.load_state_dict(state_dict | of_wrapper)
 
     def _optimized_names(self) -> list[str]:
         """Names of the optimizer's parameters in the order in which a state dict numbers them."""
         names = {id(parameter): clean_name(name) for name, parameter in self.model.named_parameters()}
-        return [names[id(parameter)] for group in self.optim_wrapper.optimizer.param_groups
-                for parameter in group['params']]
+        return [
+            names[id(parameter)] for group in self.optim_wrapper.optimizer.param_groups for parameter in group['params']
+        ]
 
 
 def clean_name(name: str) -> str:
@@ -210,8 +224,9 @@ def _renamed(state_dict: Mapping[str, Any], names: Mapping[Hashable, Hashable]) 
     if 'state' in renamed:
         renamed['state'] = {names.get(name, name): value for name, value in renamed['state'].items()}
     if 'param_groups' in renamed:
-        renamed['param_groups'] = [dict(group, params=[names.get(name, name) for name in group['params']])
-                                   for group in renamed['param_groups']]
+        renamed['param_groups'] = [
+            dict(group, params=[names.get(name, name) for name in group['params']]) for group in renamed['param_groups']
+        ]
     return renamed
 
 

@@ -7,6 +7,16 @@ from .functional import intersection_and_union, mean_iou, overall_iou, precision
 from .metrics import HeldOutIoUMetric, RefSegMetric
 
 __all__ = [
-    'HeldOutIoUMetric', 'Part', 'RefSegMetric', 'SentenceScore', 'break_down', 'intersection_and_union',
-    'load_word_types', 'mean_iou', 'overall_iou', 'precision_at', 'sample_iou', 'word_types'
+    'HeldOutIoUMetric',
+    'Part',
+    'RefSegMetric',
+    'SentenceScore',
+    'break_down',
+    'intersection_and_union',
+    'load_word_types',
+    'mean_iou',
+    'overall_iou',
+    'precision_at',
+    'sample_iou',
+    'word_types',
 ]

@@ -117,10 +117,12 @@ def _pattern_of(phrases: tuple[str, ...]) -> re.Pattern:
     return re.compile(rf'\b(?:{"|".join(map(re.escape, longest_first))})\b')
 
 
-def break_down(scores: Sequence[SentenceScore],
-               length_edges: Sequence[int] = LENGTH_EDGES,
-               size_edges: Sequence[float] = SIZE_EDGES,
-               lists: dict[str, Sequence[str]] | None = None) -> list[Part]:
+def break_down(
+    scores: Sequence[SentenceScore],
+    length_edges: Sequence[int] = LENGTH_EDGES,
+    size_edges: Sequence[float] = SIZE_EDGES,
+    lists: dict[str, Sequence[str]] | None = None,
+) -> list[Part]:
     """mIoU and oIoU of parts of a test set.
 
     The parts by length and by mask size are disjoint. Those by words are not, since a sentence may have words of
@@ -162,7 +164,7 @@ def break_down(scores: Sequence[SentenceScore],
 
 def _score(by: str, label: str, scores: Sequence[SentenceScore]) -> Part:
     if not scores:
-        return Part(by, label, 0, 0., 0.)
+        return Part(by, label, 0, 0.0, 0.0)
     intersections = torch.tensor([score.intersection for score in scores])
     unions = torch.tensor([score.union for score in scores])
     return Part(by, label, len(scores), 100 * mean_iou(intersections, unions), 100 * overall_iou(intersections, unions))

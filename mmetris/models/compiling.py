@@ -26,8 +26,10 @@ def compile_parts(model: nn.Module, **options: Any) -> None:
     """
     missing = [name for name in PARTS if not isinstance(getattr(model, name, None), nn.Module)]
     if missing:
-        raise ValueError(f'{type(model).__name__} has no {" and no ".join(missing)} to compile: this is for a '
-                         'ReferringSegmentor or ClassNameSegmentor')
+        raise ValueError(
+            f'{type(model).__name__} has no {" and no ".join(missing)} to compile: this is for a '
+            'ReferringSegmentor or ClassNameSegmentor'
+        )
     for name in PARTS:
         getattr(model, name).compile(**options)
 
@@ -42,8 +44,11 @@ def eager(model: nn.Module) -> Iterator[nn.Module]:
     Yields:
         The model.
     """
-    compiled = {module: module._compiled_call_impl for module in model.modules()
-                if getattr(module, '_compiled_call_impl', None) is not None}
+    compiled = {
+        module: module._compiled_call_impl
+        for module in model.modules()
+        if getattr(module, '_compiled_call_impl', None) is not None
+    }
     for module in compiled:
         module._compiled_call_impl = None
     try:

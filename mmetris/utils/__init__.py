@@ -4,6 +4,11 @@ from .letterbox import LetterboxGeometry, letterbox_geometry, letterbox_image, l
 from .tokenizer import count_tokens, tokenize
 
 __all__ = [
-    'LetterboxGeometry', 'count_tokens', 'letterbox_geometry', 'letterbox_image', 'letterbox_mask', 'tokenize',
-    'undo_letterbox'
+    'LetterboxGeometry',
+    'count_tokens',
+    'letterbox_geometry',
+    'letterbox_image',
+    'letterbox_mask',
+    'tokenize',
+    'undo_letterbox',
 ]

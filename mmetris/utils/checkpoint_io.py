@@ -41,11 +41,18 @@ def _method_of_history(owner: type, name: str) -> Any:
 
 def _allowed() -> list[Any]:
     """What MMEngine's checkpoints hold besides tensors and plain values: NumPy's numbers, histories of logged ones."""
-    functions = [(getattr(_NUMPY_CORE.multiarray, name), f'{module}.{name}')
-                 for name in ('_reconstruct', 'scalar') for module in _NUMPY_MODULES]
+    functions = [
+        (getattr(_NUMPY_CORE.multiarray, name), f'{module}.{name}')
+        for name in ('_reconstruct', 'scalar')
+        for module in _NUMPY_MODULES
+    ]
     dtypes = [type(np.dtype(number)) for number in _NUMBER_TYPES]
-    history = [(_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'), _History,
-               (_method_of_history, 'builtins.getattr'), (_method_of_history, '__builtin__.getattr')]
+    history = [
+        (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
+        _History,
+        (_method_of_history, 'builtins.getattr'),
+        (_method_of_history, '__builtin__.getattr'),
+    ]
     return [np.ndarray, np.dtype, *dtypes, *functions, *history]
 
 
@@ -80,10 +87,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f'{path} cannot be read, or its end is missing: {error}') from error
     except Exception as error:  # A damaged file raises whatever its broken bytes lead to.
-        kind = ('it holds Python objects other than tensors and plain values, or is damaged'
-                if isinstance(error, pickle.UnpicklingError) else 'it is damaged or no checkpoint')
-        raise ValueError(f'{path} cannot be read as a checkpoint: {kind}; nothing in it was run '
-                         f'({_reason(error)})') from error
+        kind = (
+            'it holds Python objects other than tensors and plain values, or is damaged'
+            if isinstance(error, pickle.UnpicklingError)
+            else 'it is damaged or no checkpoint'
+        )
+        raise ValueError(
+            f'{path} cannot be read as a checkpoint: {kind}; nothing in it was run ({_reason(error)})'
+        ) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'{path} holds a {type(checkpoint).__name__}, not a checkpoint')
     return dict(checkpoint)
@@ -109,8 +120,10 @@ def _check_sums(path: Path) -> None:
     except Exception as error:  # As below: whatever broken bytes lead to.
         raise ValueError(f'{path} is damaged ({error}); copy or download it again') from error
     if damaged is not None:
-        raise ValueError(f'{path} is damaged: the checksum of {damaged} is wrong. Copy or download it again; if it was '
-                         'saved without checksums (torch.serialization.set_crc32_options), save it with them')
+        raise ValueError(
+            f'{path} is damaged: the checksum of {damaged} is wrong. Copy or download it again; if it was '
+            'saved without checksums (torch.serialization.set_crc32_options), save it with them'
+        )
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -150,8 +163,9 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def save_checkpoint(path: str | os.PathLike, checkpoint: Mapping[str, Any],
-                    save: Callable[[Any, str], None] = torch.save) -> None:
+def save_checkpoint(
+    path: str | os.PathLike, checkpoint: Mapping[str, Any], save: Callable[[Any, str], None] = torch.save
+) -> None:
     """Save a checkpoint atomically.
 
     Args:

@@ -30,7 +30,8 @@ CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
     'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]"; quotation marks are needed, '
     'white space is not allowed. A variable that a config computes other settings from (input_size, ...) is not '
-    'computed again: override the settings themselves')
+    'computed again: override the settings themselves'
+)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +98,7 @@ def unknown_key(cfg: Config, dotted_key: str) -> str | None:
             section = section[int(part)]
         elif isinstance(section, dict) or section is cfg:
             if part not in section:
-                return '.'.join(parts[:index + 1])
+                return '.'.join(parts[: index + 1])
             section = section[part]
         else:
             return None
@@ -156,8 +157,10 @@ def prepare_mixed_precision(parser: argparse.ArgumentParser, cfg: Config, args: 
             wrapper.dtype = args.amp_dtype
         return
     if torch.cuda.is_available() and not has_bfloat16():
-        parser.error(f'--amp-dtype bfloat16: {torch.cuda.get_device_name()} does not compute in bfloat16; '
-                     'take --amp-dtype float16')
+        parser.error(
+            f'--amp-dtype bfloat16: {torch.cuda.get_device_name()} does not compute in bfloat16; '
+            'take --amp-dtype float16'
+        )
     for key in ('loss_scale', 'dtype', 'use_fsdp'):  # An AmpOptimWrapper's own.
         wrapper.pop(key, None)
     wrapper.type = 'mmetris.BFloat16OptimWrapper'
@@ -178,8 +181,10 @@ def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argpars
         args: ``config``.
     """
     if not has_referring_segmentor(cfg):
-        parser.error(f'--compile is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
-                     f'{cfg.model.type}; compile=True of MMEngine is for any model')
+        parser.error(
+            f'--compile is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
+            f'{cfg.model.type}; compile=True of MMEngine is for any model'
+        )
     if 'strategy' in cfg:
         parser.error(f'--compile does not go with the strategy of {args.config}; train with DDP, or leave it out')
     hooks = list(cfg.get('custom_hooks') or [])
@@ -199,11 +204,15 @@ def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argpars
     kind = str((cfg.get('strategy') or {}).get('type', ''))
     if uses_deepspeed(cfg):
         if problem := _deepspeed_problem():
-            parser.error(f'{args.config} trains with {kind}, and {problem}: `pip install deepspeed==0.16.9`, or take '
-                         "strategy=dict(type='mmetris.RefSegFSDPStrategy'), which needs PyTorch alone")
+            parser.error(
+                f'{args.config} trains with {kind}, and {problem}: `pip install deepspeed==0.16.9`, or take '
+                "strategy=dict(type='mmetris.RefSegFSDPStrategy'), which needs PyTorch alone"
+            )
         if args.launcher == 'none':
-            parser.error(f'{args.config} trains with {kind}, which needs a launcher, for one process too: '
-                         f'bash tools/dist_train.sh {args.config} 1')
+            parser.error(
+                f'{args.config} trains with {kind}, which needs a launcher, for one process too: '
+                f'bash tools/dist_train.sh {args.config} 1'
+            )
     elif kind and args.launcher == 'none':
         print_log(f'{kind} spreads a model over processes, and this is one: it is left out')
         drop_strategy(cfg)
@@ -262,7 +271,8 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
         wrapper = dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False))
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
         cfg.model_wrapper_cfg = wrapper | dict(cfg.get('model_wrapper_cfg', {}), device_ids=None)
         torch.distributed.init_process_group('gloo')
 
@@ -312,4 +322,5 @@ def has_bfloat16() -> bool:
 
 def _other_accelerator() -> bool:
     from mmengine import device
+
     return any(getattr(device, f'is_{name}_available', bool)() for name in ('mlu', 'npu', 'musa'))

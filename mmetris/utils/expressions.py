@@ -52,11 +52,17 @@ def check_expressions(texts: str | Sequence[str], max_tokens: int = 77) -> list[
             foreign.append(words)
         cleaned.append(words)
     if cut:
-        warnings.warn(f'{_quote(cut)} too long: the model reads the first {max_tokens - 2} tokens (words or parts of '
-                      'words) and leaves out the rest', stacklevel=3)
+        warnings.warn(
+            f'{_quote(cut)} too long: the model reads the first {max_tokens - 2} tokens (words or parts of '
+            'words) and leaves out the rest',
+            stacklevel=3,
+        )
     if foreign:
-        warnings.warn(f"{_quote(foreign)} not English, as far as one can tell by its letters: CLIP's vocabulary is "
-                      'English, so do not expect much', stacklevel=3)
+        warnings.warn(
+            f"{_quote(foreign)} not English, as far as one can tell by its letters: CLIP's vocabulary is "
+            'English, so do not expect much',
+            stacklevel=3,
+        )
     return cleaned
 
 

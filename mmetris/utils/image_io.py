@@ -29,8 +29,9 @@ WHITE = (255, 255, 255)
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 
 
-def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS,
-               background: Sequence[int] = WHITE, name: str | None = None) -> np.ndarray:
+def read_image(
+    source: ImageSource, max_pixels: int = MAX_PIXELS, background: Sequence[int] = WHITE, name: str | None = None
+) -> np.ndarray:
     """Read one picture.
 
     - A camera's EXIF orientation is applied: the result is upright, and masks belong to the upright picture.
@@ -66,8 +67,10 @@ def read_image(source: ImageSource, max_pixels: int = MAX_PIXELS,
     elif isinstance(source, (str, os.PathLike)):
         content = _read_bytes(os.fspath(source))
     else:
-        raise TypeError(f'an image is a file name, an address, bytes, a NumPy array (BGR) or a PIL image, '
-                        f'not {type(source).__name__}')
+        raise TypeError(
+            f'an image is a file name, an address, bytes, a NumPy array (BGR) or a PIL image, '
+            f'not {type(source).__name__}'
+        )
     return _from_bytes(content, max_pixels, background, name)
 
 
@@ -97,8 +100,11 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     Raises:
         FileNotFoundError: If there is none.
     """
-    found = sorted(path for path in Path(folder).iterdir()
-                   if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file())
+    found = sorted(
+        path
+        for path in Path(folder).iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith('.') and path.is_file()
+    )
     if not found:
         raise FileNotFoundError(f'no images in {folder}: looked for {", ".join(IMAGE_SUFFIXES)}')
     return found
@@ -146,8 +152,10 @@ def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise ValueError(f'{name} has no pixels: {width} x {height}')
     if width * height > max_pixels:
-        raise ValueError(f'{name} is too large: {width} x {height} pixels; at most {max_pixels} are read. Reduce it '
-                         'or raise max_pixels')
+        raise ValueError(
+            f'{name} is too large: {width} x {height} pixels; at most {max_pixels} are read. Reduce it '
+            'or raise max_pixels'
+        )
 
 
 def _from_bytes(content: bytes, max_pixels: int, background: Sequence[int], name: str) -> np.ndarray:
@@ -218,16 +226,20 @@ def _from_array(array: np.ndarray, max_pixels: int, background: Sequence[int], n
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
-        raise ValueError(f'{name} is an array of shape {array.shape}; (H, W, 3) BGR, (H, W, 4) BGR and opacity or '
-                         '(H, W) grey is needed')
+        raise ValueError(
+            f'{name} is an array of shape {array.shape}; (H, W, 3) BGR, (H, W, 4) BGR and opacity or '
+            '(H, W) grey is needed'
+        )
     _check_size(array.shape[1::-1], max_pixels, name)
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif array.dtype == np.uint16:
         array = _reduce_depth(array, name)
     elif array.dtype != np.uint8:
-        raise ValueError(f'{name} is an array of {array.dtype}; uint8 in 0..255 is needed (for values in 0..1: '
-                         '(255 * array).round().astype(numpy.uint8))')
+        raise ValueError(
+            f'{name} is an array of {array.dtype}; uint8 in 0..255 is needed (for values in 0..1: '
+            '(255 * array).round().astype(numpy.uint8))'
+        )
     if array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
     elif array.shape[2] == 4:

@@ -28,6 +28,7 @@ class LetterboxGeometry(NamedTuple):
         left: x of the original's first column in the letterboxed image, in pixels; may be a fraction.
         top: y of its first row.
     """
+
     scale: float
     left: float
     top: float
@@ -49,15 +50,14 @@ def letterbox_geometry(ori_hw: tuple[int, int], input_hw: tuple[int, int]) -> Le
     """
     (ori_h, ori_w), (input_h, input_w) = ori_hw, input_hw
     if min(ori_h, ori_w, input_h, input_w) <= 0:
-        raise ValueError('Sizes must be positive, but the image has '
-                         f'{tuple(ori_hw)} and the input {tuple(input_hw)}')
+        raise ValueError(f'Sizes must be positive, but the image has {tuple(ori_hw)} and the input {tuple(input_hw)}')
     scale = min(input_h / ori_h, input_w / ori_w)
     return LetterboxGeometry(scale, (input_w - ori_w * scale) / 2, (input_h - ori_h * scale) / 2)
 
 
-def letterbox_image(image: np.ndarray,
-                    input_hw: tuple[int, int],
-                    border_value: tuple[float, ...] = CLIP_MEAN_BGR) -> np.ndarray:
+def letterbox_image(
+    image: np.ndarray, input_hw: tuple[int, int], border_value: tuple[float, ...] = CLIP_MEAN_BGR
+) -> np.ndarray:
     """Letterbox an image by bicubic interpolation.
 
     Args:
@@ -72,11 +72,13 @@ def letterbox_image(image: np.ndarray,
     return cv2.warpAffine(image, matrix, tuple(input_hw[::-1]), flags=cv2.INTER_CUBIC, borderValue=border_value)
 
 
-def letterbox_mask(mask: np.ndarray,
-                   input_hw: tuple[int, int],
-                   border_value: int = 0,
-                   interpolation: str = 'linear',
-                   ignore_index: int = 255) -> np.ndarray:
+def letterbox_mask(
+    mask: np.ndarray,
+    input_hw: tuple[int, int],
+    border_value: int = 0,
+    interpolation: str = 'linear',
+    ignore_index: int = 255,
+) -> np.ndarray:
     """Letterbox a mask or a label map.
 
     Args:
@@ -110,8 +112,10 @@ def letterbox_mask(mask: np.ndarray,
 
     ignored = labels == ignore_index
     if ((labels > 1) & ~ignored).any():
-        raise ValueError(f"Linear interpolation is for masks of 0 and 1 (and {ignore_index} for ignored pixels), "
-                         f"but this one has {np.unique(labels).tolist()}; use interpolation='nearest' for label maps")
+        raise ValueError(
+            f'Linear interpolation is for masks of 0 and 1 (and {ignore_index} for ignored pixels), '
+            f"but this one has {np.unique(labels).tolist()}; use interpolation='nearest' for label maps"
+        )
     result = warp((labels == 1) * np.uint8(255), cv2.INTER_LINEAR, 255 * int(border_value == 1)) >= 128
     result = result.astype(np.uint8)
     if border_value == ignore_index or ignored.any():
@@ -120,10 +124,9 @@ def letterbox_mask(mask: np.ndarray,
     return result.astype(mask.dtype)
 
 
-def undo_letterbox(prob: Tensor,
-                   geometry: LetterboxGeometry,
-                   input_hw: tuple[int, int],
-                   ori_hw: tuple[int, int]) -> Tensor:
+def undo_letterbox(
+    prob: Tensor, geometry: LetterboxGeometry, input_hw: tuple[int, int], ori_hw: tuple[int, int]
+) -> Tensor:
     """Bring maps predicted for a letterboxed image back to the original's size.
 
     The map is first resized to ``input_hw`` (bicubic, corners aligned) and then sampled (bicubic, zero

@@ -39,6 +39,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         ``backbone_tunable``: those inside the encoders: adapters, or all of them in full tuning. ``frozen``: all that
         is not tuned. ``total``: the sum of these.
     """
+
     def of(*modules: nn.Module | None) -> dict[int, nn.Parameter]:
         return {id(value): value for module in modules if module is not None for value in module.parameters()}
 

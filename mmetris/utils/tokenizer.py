@@ -23,6 +23,7 @@ def _bpe():
     """open_clip's tokenizer, made at first use: importing open_clip takes seconds, reading the vocabulary a
     quarter of one."""
     from open_clip.tokenizer import SimpleTokenizer
+
     return SimpleTokenizer()
 
 
@@ -79,6 +80,6 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f'Only strings can be tokenized, but texts[{row}] is {text!r}')
-        ids = [SOS_TOKEN, *_encode(text)[:context_length - 2], EOS_TOKEN]
-        tokens[row, :len(ids)] = torch.tensor(ids)
+        ids = [SOS_TOKEN, *_encode(text)[: context_length - 2], EOS_TOKEN]
+        tokens[row, : len(ids)] = torch.tensor(ids)
     return tokens

@@ -11,11 +11,13 @@ from mmengine.utils import mkdir_or_exist
 from PIL import Image
 
 
-def make_contact_sheet(images: Sequence[str | Path | np.ndarray],
-                       columns: int = 2,
-                       out_file: str | Path | None = None,
-                       cell_width: int | None = 720,
-                       gap: int = 16) -> np.ndarray:
+def make_contact_sheet(
+    images: Sequence[str | Path | np.ndarray],
+    columns: int = 2,
+    out_file: str | Path | None = None,
+    cell_width: int | None = 720,
+    gap: int = 16,
+) -> np.ndarray:
     """Arrange pictures in rows on white.
 
     Args:
@@ -38,7 +40,7 @@ def make_contact_sheet(images: Sequence[str | Path | np.ndarray],
     pictures = [_load(image, cell_width) for image in images]
     columns = min(columns, len(pictures))
     width = max(picture.width for picture in pictures)
-    rows = [pictures[start:start + columns] for start in range(0, len(pictures), columns)]
+    rows = [pictures[start : start + columns] for start in range(0, len(pictures), columns)]
     heights = [max(picture.height for picture in row) for row in rows]
     sheet = Image.new('RGB', (columns * (width + gap) + gap, sum(heights) + (len(rows) + 1) * gap), 'white')
     top = gap

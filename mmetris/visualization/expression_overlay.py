@@ -15,14 +15,16 @@ from .text import find_font, wrap_text
 EXPRESSION_COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233))
 
 
-def draw_expressions(image: np.ndarray,
-                     texts: Sequence[str],
-                     masks: Sequence[np.ndarray],
-                     scores: Sequence[float] | None = None,
-                     alpha: float = 0.35,
-                     min_width: int = 480,
-                     max_lines: int = 3,
-                     legend: bool = True) -> np.ndarray:
+def draw_expressions(
+    image: np.ndarray,
+    texts: Sequence[str],
+    masks: Sequence[np.ndarray],
+    scores: Sequence[float] | None = None,
+    alpha: float = 0.35,
+    min_width: int = 480,
+    max_lines: int = 3,
+    legend: bool = True,
+) -> np.ndarray:
     """Draw the masks of several sentences over their picture, and the sentences below it.
 
     Args:
@@ -42,8 +44,10 @@ def draw_expressions(image: np.ndarray,
         ValueError: If the numbers differ, or a mask does not have the picture's size.
     """
     if len(texts) != len(masks) or (scores is not None and len(scores) != len(texts)):
-        raise ValueError(f'{len(texts)} sentences, {len(masks)} masks and '
-                         f'{len(texts) if scores is None else len(scores)} scores do not belong together')
+        raise ValueError(
+            f'{len(texts)} sentences, {len(masks)} masks and '
+            f'{len(texts) if scores is None else len(scores)} scores do not belong together'
+        )
     for mask in masks:
         if mask.shape != image.shape[:2]:
             raise ValueError(f'a mask has size {mask.shape} (H, W), but the image {image.shape[:2]}')
@@ -63,8 +67,10 @@ def draw_expressions(image: np.ndarray,
                 _draw_number(canvas, index, taken[-1], size)
     if not legend:
         return np.asarray(canvas)
-    lines = [_legend_text(text, None if scores is None else scores[index], bool(masks[index].any()))
-             for index, text in enumerate(texts)]
+    lines = [
+        _legend_text(text, None if scores is None else scores[index], bool(masks[index].any()))
+        for index, text in enumerate(texts)
+    ]
     return np.asarray(_add_legend(canvas, lines, max_lines))
 
 
@@ -80,13 +86,16 @@ def draw_labels(image: np.ndarray, classes: Sequence[str], labels: np.ndarray, m
     Returns:
         The picture, (H', W', 3) RGB.
     """
-    sizes = np.bincount(labels.ravel(), minlength=len(classes))[:len(classes)]
+    sizes = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
     present = [int(index) for index in np.argsort(-sizes, kind='stable') if sizes[index]][:max_classes]
     if not present:
         return draw_expressions(image, ['no class'], [np.zeros(image.shape[:2], bool)])
     shares = sizes[present] / labels.size
-    return draw_expressions(image, [f'{classes[index]} ({100 * share:.0f} % of the image)'
-                                    for index, share in zip(present, shares)], [labels == index for index in present])
+    return draw_expressions(
+        image,
+        [f'{classes[index]} ({100 * share:.0f} % of the image)' for index, share in zip(present, shares)],
+        [labels == index for index in present],
+    )
 
 
 def color_of(index: int) -> tuple[int, int, int]:
@@ -106,8 +115,9 @@ def _enlarge(image: np.ndarray, min_width: int) -> np.ndarray:
     scale = min(min_width / width, max(1, 4096 / height))
     if scale <= 1:
         return np.ascontiguousarray(image)
-    return cv2.resize(image, (max(1, round(width * scale)), max(1, round(height * scale))),
-                      interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(
+        image, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_CUBIC
+    )
 
 
 def _place_of_number(mask: np.ndarray, taken: Sequence[tuple[int, int]], radius: int) -> tuple[int, int]:
@@ -123,8 +133,10 @@ def _place_of_number(mask: np.ndarray, taken: Sequence[tuple[int, int]], radius:
     if distance.max() < 0.8 * radius:
         y = int(np.flatnonzero(mask.any(1))[0]) - radius - 4
     height, width = mask.shape
-    return (int(np.clip(x, radius + 2, max(radius + 2, width - radius - 3))),
-            int(np.clip(y, radius + 2, max(radius + 2, height - radius - 3))))
+    return (
+        int(np.clip(x, radius + 2, max(radius + 2, width - radius - 3))),
+        int(np.clip(y, radius + 2, max(radius + 2, height - radius - 3))),
+    )
 
 
 def _draw_number(canvas: Image.Image, index: int, point: tuple[int, int], size: int) -> None:
@@ -161,8 +173,13 @@ def _add_legend(canvas: Image.Image, lines: Sequence[tuple[str, str]], max_lines
         draw.rounded_rectangle(box, radius=chip // 4, fill=color_of(index))
         if len(rows) > 1:
             number = str(index + 1)
-            draw.text(((box[0] + box[2]) / 2, middle), number, 'white',
-                      find_font(number, round(size * (0.9 if len(number) == 1 else 0.7))), anchor='mm')
+            draw.text(
+                ((box[0] + box[2]) / 2, middle),
+                number,
+                'white',
+                find_font(number, round(size * (0.9 if len(number) == 1 else 0.7))),
+                anchor='mm',
+            )
         for text in wrapped:
             draw.text((left, y + line_height // 2), text, TEXT_COLOR, font, anchor='lm')
             y += line_height

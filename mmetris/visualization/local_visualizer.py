@@ -34,22 +34,22 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
         **kwargs: The other arguments of ``SegLocalVisualizer`` (image, vis_backends, classes, palette...).
     """
 
-    def __init__(self,
-                 name: str = 'visualizer',
-                 alpha: float = 0.45,
-                 ignore_index: int = 255,
-                 save_dir: str | None = None,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        name: str = 'visualizer',
+        alpha: float = 0.45,
+        ignore_index: int = 255,
+        save_dir: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name, alpha=alpha, save_dir=save_dir, **kwargs)
         self.ignore_index = ignore_index
         # The base class hands it to the backends and forgets it; the hook writes its pictures there.
         self.save_dir = save_dir
 
-    def draw_datasample(self,
-                        image: np.ndarray,
-                        data_sample: SegDataSample,
-                        draw_gt: bool = True,
-                        draw_pred: bool = True) -> np.ndarray:
+    def draw_datasample(
+        self, image: np.ndarray, data_sample: SegDataSample, draw_gt: bool = True, draw_pred: bool = True
+    ) -> np.ndarray:
         """Draw one sentence's picture, on any process, without storing it.
 
         Args:
@@ -74,23 +74,32 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
                 overlap = torch.tensor(intersection_and_union(pred, target, self.ignore_index))
                 iou = float(sample_iou(*overlap[:, None]))
             return draw_referring_picture(
-                image, data_sample.get('expression') or '', None if pred is None else pred.numpy(),
-                None if target is None else target.numpy(), iou, osp.basename(img_path), self.alpha, self.ignore_index)
+                image,
+                data_sample.get('expression') or '',
+                None if pred is None else pred.numpy(),
+                None if target is None else target.numpy(),
+                iou,
+                osp.basename(img_path),
+                self.alpha,
+                self.ignore_index,
+            )
         except ValueError as error:
             raise ValueError(f'Cannot draw the masks of {img_path or "a sample"}: {error}') from error
 
     @master_only
-    def add_datasample(self,
-                       name: str,
-                       image: np.ndarray,
-                       data_sample: SegDataSample | None = None,
-                       draw_gt: bool = True,
-                       draw_pred: bool = True,
-                       show: bool = False,
-                       wait_time: float = 0,
-                       out_file: str | None = None,
-                       step: int = 0,
-                       **kwargs: Any) -> None:
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: SegDataSample | None = None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | None = None,
+        step: int = 0,
+        **kwargs: Any,
+    ) -> None:
         """Draw a data sample and show it, write it to a file or hand it to the backends; on the first process
         only.
 
@@ -109,7 +118,8 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
         """
         if data_sample is None or not data_sample.get('expression'):
             super().add_datasample(
-                name, image, data_sample, draw_gt, draw_pred, show, wait_time, out_file, step, **kwargs)
+                name, image, data_sample, draw_gt, draw_pred, show, wait_time, out_file, step, **kwargs
+            )
             return
         picture = self.draw_datasample(image, data_sample, draw_gt, draw_pred)
         self.set_image(picture)

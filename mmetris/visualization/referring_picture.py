@@ -43,16 +43,18 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int
     return cv2.drawContours(tinted, contours, -1, color, thickness, cv2.LINE_AA)
 
 
-def draw_referring_picture(image: np.ndarray,
-                           expression: str,
-                           pred_mask: np.ndarray | None = None,
-                           target_mask: np.ndarray | None = None,
-                           iou: float | None = None,
-                           note: str = '',
-                           alpha: float = 0.45,
-                           ignore_index: int = 255,
-                           min_panel: int = 384,
-                           max_panel: int = 640) -> np.ndarray:
+def draw_referring_picture(
+    image: np.ndarray,
+    expression: str,
+    pred_mask: np.ndarray | None = None,
+    target_mask: np.ndarray | None = None,
+    iou: float | None = None,
+    note: str = '',
+    alpha: float = 0.45,
+    ignore_index: int = 255,
+    min_panel: int = 384,
+    max_panel: int = 640,
+) -> np.ndarray:
     """Draw the image and its masks side by side, the sentence above and the score below.
 
     Args:
@@ -96,8 +98,9 @@ def draw_referring_picture(image: np.ndarray,
     return _compose(panels, f'“{expression}”', footer, note)
 
 
-def _compose(panels: list[tuple[str, tuple[int, int, int] | None, np.ndarray]], title: str, footer: str,
-             note: str) -> np.ndarray:
+def _compose(
+    panels: list[tuple[str, tuple[int, int, int] | None, np.ndarray]], title: str, footer: str, note: str
+) -> np.ndarray:
     """Title, panels with their captions, and the last line, on white."""
     panel_height, panel_width = panels[0][2].shape[:2]
     gap = 12

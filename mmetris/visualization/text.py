@@ -85,7 +85,7 @@ def wrap_text(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: in
         last = lines[max_lines - 1]
         while font.getlength(f'{last}…') > width:
             last = last[:-1]
-        lines = [*lines[:max_lines - 1], f'{last}…']
+        lines = [*lines[: max_lines - 1], f'{last}…']
     return lines
 
 

@@ -1,6 +1,6 @@
 """A web page to try a model on: load a picture, type sentences or class names, see the masks, move the threshold.
 
-    python projects/gradio_demo/app.py
+python projects/gradio_demo/app.py
 """
 
 from __future__ import annotations
@@ -36,14 +36,16 @@ with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
 
 TITLE = 'Referring image segmentation'
 INTRODUCTION = 'Load a picture and say what to segment: each sentence gets its own mask.'
-DEMO_NOTE = ('This model knows **drawn shapes** only (circles, squares, rings... in eight colours): press “Draw an '
-             'example”. For photographs start the page with a model that was trained on them (`--model`).')
+DEMO_NOTE = (
+    'This model knows **drawn shapes** only (circles, squares, rings... in eight colours): press “Draw an '
+    'example”. For photographs start the page with a model that was trained on them (`--model`).'
+)
 HINTS = {
     SENTENCES: ('Sentences, one a line', 'the dog on the left\nthe brown cat'),
     CLASSES: ('Class names, by commas or one a line', 'dog, cat, grass'),
 }
 SESSION_SECONDS = 3600  # a visitor who leaves frees the memory after so long
-CSS = '''
+CSS = """
 footer {display: none !important}
 #message .message {padding: 8px 12px; border-radius: 8px; border: 1px solid; white-space: pre-line; font-size: 14px}
 #message .info {background: #fff7e6; border-color: #e69f00; color: #5c3d00}
@@ -55,7 +57,7 @@ footer {display: none !important}
 #answers .text {width: 100%; white-space: normal; overflow-wrap: anywhere}
 #answers .number {text-align: right}
 #answers .chip {display: inline-block; min-width: 22px; border-radius: 5px; color: white; text-align: center}
-'''
+"""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,14 +66,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--model', help="config, name of the model index or folder of a training; default the demo's")
     parser.add_argument('--weights', help='checkpoint; default the one that belongs to the model')
     parser.add_argument('--device', help='cpu, cuda:0, ...; default a GPU if there is one')
-    parser.add_argument('--host', default='127.0.0.1',
-                        help='address to listen at; default 127.0.0.1, this machine only. 0.0.0.0 lets everybody in '
-                             'who reaches this machine: the page asks for no password')
+    parser.add_argument(
+        '--host',
+        default='127.0.0.1',
+        help='address to listen at; default 127.0.0.1, this machine only. 0.0.0.0 lets everybody in '
+        'who reaches this machine: the page asks for no password',
+    )
     parser.add_argument('--port', type=int, help='default the first free one from 7860')
-    parser.add_argument('--max-pixels', type=int, default=Limits().max_pixels, metavar='N',
-                        help='largest picture, width times height; default 16777216')
-    parser.add_argument('--max-megabytes', type=int, default=Limits().max_megabytes, metavar='N',
-                        help='largest file; default 20')
+    parser.add_argument(
+        '--max-pixels',
+        type=int,
+        default=Limits().max_pixels,
+        metavar='N',
+        help='largest picture, width times height; default 16777216',
+    )
+    parser.add_argument(
+        '--max-megabytes', type=int, default=Limits().max_megabytes, metavar='N', help='largest file; default 20'
+    )
     parser.add_argument('--open', action='store_true', help='open the page in the browser')
     return parser
 
@@ -86,8 +97,10 @@ def show_table(rows: list[Row], with_scores: bool) -> str:
     heads = ['', 'sentence', 'score', 'box (x, y, x, y)', 'share'] if with_scores else ['', 'class', 'share']
     lines = [''.join(f'<th>{head}</th>' for head in heads)]
     for number, row in enumerate(rows, 1):
-        cells = [f'<td><span class="chip" style="background: rgb{row.color}">{number}</span></td>',
-                 f'<td class="text">{html.escape(row.text)}</td>']
+        cells = [
+            f'<td><span class="chip" style="background: rgb{row.color}">{number}</span></td>',
+            f'<td class="text">{html.escape(row.text)}</td>',
+        ]
         if with_scores:
             cells.append(f'<td class="number">{"–" if row.score is None else f"{row.score:.2f}"}</td>')
             cells.append(f'<td>{"nothing found" if row.box is None else ", ".join(map(str, row.box))}</td>')
@@ -105,6 +118,7 @@ def without_traceback(step: Callable) -> Callable:
     Returns:
         The same with a dict as result: that of ``step``, or the message alone.
     """
+
     def run(self: Page, *inputs: Any) -> dict:
         try:
             return step(self, *inputs)
@@ -116,6 +130,7 @@ def without_traceback(step: Callable) -> Callable:
             traceback.print_exc()
             text = 'Something went wrong on the side of the server; its terminal says what.'
         return self.nothing_but(show_message(text, 'error'))
+
     return run
 
 
@@ -143,8 +158,15 @@ class Page:
             self._connect()
 
     def _add_inputs(self, with_example: bool) -> None:
-        self.picture = gr.Image(label='Picture', type='filepath', sources=['upload', 'clipboard'], format='png',
-                                height=340, elem_id='picture', buttons=[])
+        self.picture = gr.Image(
+            label='Picture',
+            type='filepath',
+            sources=['upload', 'clipboard'],
+            format='png',
+            height=340,
+            elem_id='picture',
+            buttons=[],
+        )
         # The file as it came: gradio would decode it here, before its size is known, and show its own errors.
         self.picture.preprocess = lambda payload: None if payload is None else payload.path
         self.example = gr.Button('Draw an example', visible=with_example, elem_id='example')
@@ -155,43 +177,87 @@ class Page:
         self.button = gr.Button('Segment', variant='primary', elem_id='segment')
 
     def _add_outputs(self) -> None:
-        self.result = gr.Image(label='Masks', type='numpy', format='png', interactive=False, height=340,
-                               elem_id='result', buttons=['fullscreen'])
+        self.result = gr.Image(
+            label='Masks',
+            type='numpy',
+            format='png',
+            interactive=False,
+            height=340,
+            elem_id='result',
+            buttons=['fullscreen'],
+        )
         self.message = gr.HTML(elem_id='message', padding=False)
         self.threshold = gr.Slider(
-            0.01, 0.99, value=self.predictor.threshold, step=0.01, elem_id='threshold',
-            label='Threshold', info='Pixels of a higher probability belong to the mask',
-            visible=not self.predictor.asker.by_class)
+            0.01,
+            0.99,
+            value=self.predictor.threshold,
+            step=0.01,
+            elem_id='threshold',
+            label='Threshold',
+            info='Pixels of a higher probability belong to the mask',
+            visible=not self.predictor.asker.by_class,
+        )
         self.table = gr.HTML(elem_id='answers', padding=False)
         with gr.Row():
-            self.save_picture = gr.DownloadButton('Picture with masks (PNG)', interactive=False, size='sm',
-                                                  elem_id='save_picture')
-            self.save_masks = gr.DownloadButton('Masks and boxes (ZIP)', interactive=False, size='sm',
-                                                elem_id='save_masks')
+            self.save_picture = gr.DownloadButton(
+                'Picture with masks (PNG)', interactive=False, size='sm', elem_id='save_picture'
+            )
+            self.save_masks = gr.DownloadButton(
+                'Masks and boxes (ZIP)', interactive=False, size='sm', elem_id='save_masks'
+            )
 
     def _connect(self) -> None:
         hidden = dict(api_visibility='private')
-        outputs = [self.message, self.result, self.table, self.answers, self.session, self.save_picture,
-                   self.save_masks]
+        outputs = [
+            self.message,
+            self.result,
+            self.table,
+            self.answers,
+            self.session,
+            self.save_picture,
+            self.save_masks,
+        ]
         self.mode.change(self.change_mode, self.mode, self.text, show_progress='hidden', **hidden)
-        self.picture.change(self.check_picture, [self.picture, self.session], outputs, show_progress='hidden',
-                            concurrency_id='model', concurrency_limit=1, **hidden)
+        self.picture.change(
+            self.check_picture,
+            [self.picture, self.session],
+            outputs,
+            show_progress='hidden',
+            concurrency_id='model',
+            concurrency_limit=1,
+            **hidden,
+        )
         self.example.click(self.draw_example, self.count, [self.count, self.picture, self.mode, self.text], **hidden)
-        self.button.click(self.ask, [self.picture, self.mode, self.text, self.threshold, self.session], outputs,
-                          show_progress_on=self.result, concurrency_id='model', concurrency_limit=1, **hidden
-                          ).then(self.make_files, [self.answers, self.threshold, self.session], outputs,
-                                 show_progress='hidden', **hidden)
+        self.button.click(
+            self.ask,
+            [self.picture, self.mode, self.text, self.threshold, self.session],
+            outputs,
+            show_progress_on=self.result,
+            concurrency_id='model',
+            concurrency_limit=1,
+            **hidden,
+        ).then(self.make_files, [self.answers, self.threshold, self.session], outputs, show_progress='hidden', **hidden)
         # Only the answers that are there: no encoder runs.
-        self.threshold.change(self.move_threshold, [self.answers, self.threshold], outputs, show_progress='hidden',
-                              trigger_mode='always_last', **hidden
-                              ).then(self.make_files, [self.answers, self.threshold, self.session], outputs,
-                                     show_progress='hidden', **hidden)
+        self.threshold.change(
+            self.move_threshold,
+            [self.answers, self.threshold],
+            outputs,
+            show_progress='hidden',
+            trigger_mode='always_last',
+            **hidden,
+        ).then(self.make_files, [self.answers, self.threshold, self.session], outputs, show_progress='hidden', **hidden)
 
     def nothing_but(self, message: str) -> dict:
         """A message in the place of everything that was there."""
         off = dict(value=None, interactive=False)
-        return {self.message: message, self.result: None, self.table: '', self.answers: None,
-                self.save_picture: gr.DownloadButton(**off), self.save_masks: gr.DownloadButton(**off)}
+        return {
+            self.message: message,
+            self.result: None,
+            self.table: '',
+            self.answers: None,
+            self.save_picture: gr.DownloadButton(**off),
+            self.save_masks: gr.DownloadButton(**off),
+        }
 
     @staticmethod
     def change_mode(mode: str) -> Any:
@@ -222,8 +288,11 @@ class Page:
 
     def _shown(self, answers: Answers, threshold: float) -> dict:
         picture, rows, message = answers.draw(threshold)
-        return {self.message: show_message(message), self.result: picture,
-                self.table: show_table(rows, answers.labels is None)}
+        return {
+            self.message: show_message(message),
+            self.result: picture,
+            self.table: show_table(rows, answers.labels is None),
+        }
 
     @without_traceback
     def make_files(self, answers: Answers | None, threshold: float, session: Session | None) -> dict:
@@ -231,8 +300,10 @@ class Page:
         if answers is None:
             return {self.message: gr.skip()}
         picture, archive = answers.write_files(threshold, Path(session.files.name))
-        return {self.save_picture: gr.DownloadButton(value=picture, interactive=True),
-                self.save_masks: gr.DownloadButton(value=archive, interactive=True)}
+        return {
+            self.save_picture: gr.DownloadButton(value=picture, interactive=True),
+            self.save_masks: gr.DownloadButton(value=archive, interactive=True),
+        }
 
     @staticmethod
     def draw_example(count: int) -> tuple:
@@ -244,9 +315,20 @@ class Page:
     def launch(self, host: str, port: int | None, open_browser: bool = False) -> None:
         """Serve the page until Ctrl+C."""
         _, address, _ = self.blocks.launch(
-            server_name=host, server_port=port, inbrowser=open_browser, share=False, show_error=False, quiet=True,
-            ssr_mode=False, footer_links=[], max_file_size=self.limits.max_megabytes * 10**6, css=CSS,
-            theme=gr.themes.Default(), state_session_capacity=32, prevent_thread_lock=True)
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            share=False,
+            show_error=False,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            max_file_size=self.limits.max_megabytes * 10**6,
+            css=CSS,
+            theme=gr.themes.Default(),
+            state_session_capacity=32,
+            prevent_thread_lock=True,
+        )
         print(f'The page is at {address} (Ctrl+C ends it)', flush=True)
         self.blocks.block_thread()
 

@@ -96,16 +96,23 @@ class Answers:
         if self.labels is None:
             answers = [read_answer(probability, threshold) for probability in self.probabilities]
             rows = [
-                Row(color_of(index), text, float(answer.mask.mean()), None if answer.is_empty else answer.score,
-                    None if answer.is_empty else tuple(int(edge) for edge in answer.box))
+                Row(
+                    color_of(index),
+                    text,
+                    float(answer.mask.mean()),
+                    None if answer.is_empty else answer.score,
+                    None if answer.is_empty else tuple(int(edge) for edge in answer.box),
+                )
                 for index, (text, answer) in enumerate(zip(self.texts, answers))
             ]
             return rows, [answer.mask for answer in answers]
         labels = self.labels_at(threshold)
-        sizes = np.bincount(labels.ravel(), minlength=len(self.texts))[:len(self.texts)]
+        sizes = np.bincount(labels.ravel(), minlength=len(self.texts))[: len(self.texts)]
         present = [int(index) for index in np.argsort(-sizes, kind='stable') if sizes[index]]
-        rows = [Row(color_of(rank), self.texts[index], float(sizes[index] / labels.size))
-                for rank, index in enumerate(present)]
+        rows = [
+            Row(color_of(rank), self.texts[index], float(sizes[index] / labels.size))
+            for rank, index in enumerate(present)
+        ]
         return rows, [labels == index for index in present]
 
     def draw(self, threshold: float) -> tuple[np.ndarray, list[Row], str]:
@@ -125,13 +132,18 @@ class Answers:
         lines = list(self.notes)
         if self.labels is not None:
             if not rows:
-                lines.insert(0, f'No pixel is above the threshold of {threshold:.2f} for any class (the highest '
-                                f'probability is {self.probabilities[0].max():.2f}): move the threshold down.')
+                lines.insert(
+                    0,
+                    f'No pixel is above the threshold of {threshold:.2f} for any class (the highest '
+                    f'probability is {self.probabilities[0].max():.2f}): move the threshold down.',
+                )
             return '\n'.join(lines)
         empty = [index for index, row in enumerate(rows) if row.box is None]
         for index in empty[:3]:
-            lines.append(f'Nothing found for “{_shorten(rows[index].text)}”: no pixel is above the threshold of '
-                         f'{threshold:.2f} (the highest probability is {self.probabilities[index].max():.2f}).')
+            lines.append(
+                f'Nothing found for “{_shorten(rows[index].text)}”: no pixel is above the threshold of '
+                f'{threshold:.2f} (the highest probability is {self.probabilities[index].max():.2f}).'
+            )
         if len(empty) > 3:
             lines.append(f'Nothing found for {len(empty) - 3} more sentences.')
         return '\n'.join(lines)
@@ -146,7 +158,7 @@ class Answers:
         """
         rows, masks = self.masks_at(threshold)
         texts = [row.text for row in rows]
-        scores = None if self.labels is not None else [row.score or 0. for row in rows]
+        scores = None if self.labels is not None else [row.score or 0.0 for row in rows]
         overlay = draw_expressions(self.image, texts, masks, scores) if rows else self.image
         folder.mkdir(parents=True, exist_ok=True)
         stem = re.sub(r'[^\w-]', '_', Path(self.name).stem)[:60] or 'picture'
@@ -197,8 +209,10 @@ class Session:
         self.predictor.reset_image()
         file = Path(path)
         if file.stat().st_size > self.limits.max_megabytes * 10**6:
-            raise ValueError(f'{file.name} is too large: {file.stat().st_size / 1e6:.1f} MB; at most '
-                             f'{self.limits.max_megabytes} MB are read here.')
+            raise ValueError(
+                f'{file.name} is too large: {file.stat().st_size / 1e6:.1f} MB; at most '
+                f'{self.limits.max_megabytes} MB are read here.'
+            )
         # By its bytes: a string could be an address, which would be fetched.
         pixels = read_image(file.read_bytes(), self.limits.max_pixels, name=file.name)
         self.predictor.set_image(pixels)
@@ -218,8 +232,11 @@ class Session:
         """
         entries = split_entries(text, mode)
         if not entries:
-            raise ValueError('Type a sentence, for example “the red circle on the left”.' if mode == SENTENCES
-                             else 'Type the names of at least two classes, for example “circle, square”.')
+            raise ValueError(
+                'Type a sentence, for example “the red circle on the left”.'
+                if mode == SENTENCES
+                else 'Type the names of at least two classes, for example “circle, square”.'
+            )
         if len(entries) > self.limits.max_texts:
             raise ValueError(f'{len(entries)} are too many: at most {self.limits.max_texts} at a time.')
         with warnings.catch_warnings(record=True) as caught:
@@ -229,16 +246,21 @@ class Session:
             kept = 1 if mode == CLASSES else len(entries)
             room = self.limits.max_values // self.image[..., 0].size
             if kept > room:
-                raise ValueError(f'{kept} sentences are too many for a picture of {self.image[..., 0].size / 1e6:.1f} '
-                                 f'million pixels: ask at most {max(room, 1)} at a time, or take a smaller picture.')
+                raise ValueError(
+                    f'{kept} sentences are too many for a picture of {self.image[..., 0].size / 1e6:.1f} '
+                    f'million pixels: ask at most {max(room, 1)} at a time, or take a smaller picture.'
+                )
             answers = Answers(self.image, Path(path).name, entries, [])
             if mode == CLASSES:
                 self._ask_classes(answers)
             else:
                 result = self.predictor.predict(entries)
                 answers.texts, answers.probabilities = result['texts'], result['probabilities']
-        notes = [_as_sentence(str(warning.message)) for warning in caught
-                 if issubclass(warning.category, UserWarning) and Path(warning.filename).is_relative_to(PACKAGE)]
+        notes = [
+            _as_sentence(str(warning.message))
+            for warning in caught
+            if issubclass(warning.category, UserWarning) and Path(warning.filename).is_relative_to(PACKAGE)
+        ]
         answers.notes = list(dict.fromkeys(notes))
         return answers
 
@@ -255,7 +277,7 @@ class Session:
         best, labels = np.zeros(shape, np.float32), np.full(shape, NO_CLASS, np.uint8)
         at_once = min(8, max(1, self.limits.max_values // best.size))
         for start in range(0, len(answers.texts), at_once):
-            probabilities = self.predictor.predict(answers.texts[start:start + at_once])['probabilities']
+            probabilities = self.predictor.predict(answers.texts[start : start + at_once])['probabilities']
             for label, probability in enumerate(probabilities, start):
                 higher = probability > best
                 best[higher], labels[higher] = probability[higher], label

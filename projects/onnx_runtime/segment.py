@@ -45,21 +45,22 @@ class Tokenizer:
         with gzip.open(path) as file:
             lines = file.read().decode('utf-8').split('\n')
         # The first line is a remark; of the others, CLIP uses as many as its ids leave room for.
-        pairs = [tuple(line.split()) for line in lines[1:1 + start - 2 * len(alphabet)]]
+        pairs = [tuple(line.split()) for line in lines[1 : 1 + start - 2 * len(alphabet)]]
         self.rank = {pair: place for place, pair in enumerate(pairs)}
         pieces = [*alphabet, *(letter + '</w>' for letter in alphabet), *map(''.join, pairs)]
         self.ids = {piece: place for place, piece in enumerate(pieces)}
         self.special = {'<start_of_text>': start, '<end_of_text>': end}
         self.words = regex.compile(
-            r"<start_of_text>|<end_of_text>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE)
+            r"<start_of_text>|<end_of_text>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
+        )
         self._known: dict[str, list[int]] = {}
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Token ids (B, context_length) int64."""
         tokens = np.full((len(texts), self.context_length), self.pad, np.int64)
         for row, text in zip(tokens, texts):
-            ids = [self.start, *self.encode(text)[:self.context_length - 2], self.end]
-            row[:len(ids)] = ids
+            ids = [self.start, *self.encode(text)[: self.context_length - 2], self.end]
+            row[: len(ids)] = ids
         return tokens
 
     def encode(self, text: str) -> list[int]:
@@ -111,7 +112,7 @@ def resample(values: np.ndarray, positions: np.ndarray, axis: int, coefficient: 
     first = np.floor(positions).astype(int)
     far = 1 - (positions - first)  # distance to the tap on the right; the one on the left has 1 - far
     shape = [-1 if place == axis else 1 for place in range(values.ndim)]
-    result: np.ndarray | float = 0.
+    result: np.ndarray | float = 0.0
     for tap, distance in ((-1, 2 - far), (0, 1 - far), (1, far), (2, 1 + far)):
         if tap in (0, 1):
             weight = ((coefficient + 2) * distance - (coefficient + 3)) * distance**2 + 1
@@ -194,11 +195,16 @@ class Segmenter:
         names = ('image', 'text') if 'text.onnx' in self.facts['files'] else ('whole',)
         if f'{names[0]}.onnx' not in self.facts['files']:
             raise FileNotFoundError(f'{folder} has no ONNX files; export with --format onnx')
-        self.sessions = {name: onnxruntime.InferenceSession(
-            str(folder / f'{name}.onnx'), providers=list(providers or ['CPUExecutionProvider'])) for name in names}
+        self.sessions = {
+            name: onnxruntime.InferenceSession(
+                str(folder / f'{name}.onnx'), providers=list(providers or ['CPUExecutionProvider'])
+            )
+            for name in names
+        }
         text = self.facts['text']
         self.tokenizer = Tokenizer(
-            folder / text['vocabulary'], text['context_length'], text['start'], text['end'], text['pad'])
+            folder / text['vocabulary'], text['context_length'], text['start'], text['end'], text['pad']
+        )
         self.threshold = self.facts['threshold']
         self._placed: Placed | None = None
         self._features: dict[str, np.ndarray] = {}
@@ -244,13 +250,13 @@ class Segmenter:
             raise ValueError('a sentence is empty: say in words what to segment')
         answers = []
         for start in range(0, len(texts), batch_size):
-            chunk = texts[start:start + batch_size]
+            chunk = texts[start : start + batch_size]
             for text, probability in zip(chunk, self._probabilities(self.tokenizer(chunk))):
                 coefficient = self.facts['image']['cubic_coefficient']
                 probability = resample(probability[0], self._placed.rows, 0, coefficient)
                 probability = resample(probability, self._placed.columns, 1, coefficient).clip(0, 1)
                 mask = probability > threshold
-                score = float(probability[mask].mean(dtype=np.float64)) if mask.any() else 0.
+                score = float(probability[mask].mean(dtype=np.float64)) if mask.any() else 0.0
                 answers.append(Answer(text, probability, mask, score))
         return answers
 
@@ -259,7 +265,8 @@ class Segmenter:
         if 'text' in self.sessions:
             index = np.zeros(len(tokens), np.int64)  # All sentences speak of the one picture.
             return self.sessions['text'].run(
-                ['probabilities'], dict(tokens=tokens, image_index=index, **self._features))[0]
+                ['probabilities'], dict(tokens=tokens, image_index=index, **self._features)
+            )[0]
         images = np.repeat(self._placed.images, len(tokens), axis=0)
         return self.sessions['whole'].run(['probabilities'], dict(images=images, tokens=tokens))[0]
 

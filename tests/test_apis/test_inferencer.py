@@ -109,8 +109,9 @@ def test_box_and_score_are_those_of_the_mask(inferencer, folder):
 
 
 def test_the_threshold_moves_masks_and_samples(inferencer, folder):
-    low, high = (inferencer(folder / '0.png', 'a dog', threshold=value, return_datasamples=True)
-                 for value in (0.3, 0.6))
+    low, high = (
+        inferencer(folder / '0.png', 'a dog', threshold=value, return_datasamples=True) for value in (0.3, 0.6)
+    )
     assert low['masks'][0].sum() > high['masks'][0].sum()
     assert np.array_equal(high['masks'][0], high['probabilities'][0] > 0.6)
     assert np.array_equal(high['masks'][0], high['data_samples'][0].pred_sem_seg.data[0].numpy() == 1)
@@ -151,7 +152,11 @@ def test_pictures_of_one_name_do_not_overwrite_each_other(inferencer, tmp_path):
         Image.fromarray(picture()).save(tmp_path / name)
     inferencer([tmp_path / 'a', tmp_path / 'b', tmp_path / 'c', picture()], 'dog', out_dir=tmp_path / 'out')
     assert sorted(path.name for path in (tmp_path / 'out' / 'masks').iterdir()) == [
-        'X_3_1.png', 'image_3_1.png', 'x_1.png', 'x_2_1.png']
+        'X_3_1.png',
+        'image_3_1.png',
+        'x_1.png',
+        'x_2_1.png',
+    ]
 
 
 @pytest.mark.parametrize('mode, complete', [('RGB', 0), ('P', 1)])
@@ -224,9 +229,10 @@ def test_a_long_sentence_is_cut_where_the_test_pipeline_cuts_it(inferencer, fold
 
 def test_a_config_without_a_test_pipeline_letterboxes_to_its_input_size(model_files, inferencer, folder):
     from mmengine.config import Config
+
     cfg = Config(dict(model=inferencer.cfg.model.to_dict(), input_size=(64, 64), context_length=17))
     other = RefSegInferencer(cfg, model_files[1], device='cpu', show_progress=False)
-    (mask, ), (expected, ) = (one(folder / '0.png', 'a dog')['masks'] for one in (other, inferencer))
+    (mask,), (expected,) = (one(folder / '0.png', 'a dog')['masks'] for one in (other, inferencer))
     assert np.array_equal(mask, expected)
     with pytest.raises(ValueError, match='no test pipeline'):
         RefSegInferencer(Config(dict(model=inferencer.cfg.model.to_dict())), model_files[1], device='cpu')
@@ -236,7 +242,8 @@ def test_it_computes_in_another_type(model_files, inferencer, folder):
     lowered = RefSegInferencer(*model_files, device='cpu', show_progress=False, dtype='bfloat16')
     kinds = []
     lowered.model.neck.bridges['2'].words_in.register_forward_hook(
-        lambda module, inputs, output: kinds.append(output.dtype))
+        lambda module, inputs, output: kinds.append(output.dtype)
+    )
     probs, plain = (np.array(one(folder / '0.png', TEXTS)['probabilities']) for one in (lowered, inferencer))
     assert set(kinds) == {torch.bfloat16} and probs.dtype == np.float32
     assert 0 < np.abs(probs - plain).max() < 0.1
@@ -247,8 +254,10 @@ def test_it_computes_in_another_type(model_files, inferencer, folder):
 def test_the_type_of_the_config_counts_where_none_is_given(model_files, inferencer):
     cfg = inferencer.cfg.copy()
     cfg.model.test_cfg = dict(dtype='bfloat16', corner_aligned=True)
-    own, given = (RefSegInferencer(cfg, model_files[1], device='cpu', show_progress=False, dtype=dtype)
-                  for dtype in (None, 'float32'))
+    own, given = (
+        RefSegInferencer(cfg, model_files[1], device='cpu', show_progress=False, dtype=dtype)
+        for dtype in (None, 'float32')
+    )
     assert own.model.test_cfg == dict(dtype='bfloat16', corner_aligned=True)
     assert given.model.test_cfg == dict(dtype='float32', corner_aligned=True)
 
@@ -266,9 +275,14 @@ def test_without_arguments_it_is_the_demo_model_which_knows_shapes(tmp_path, mon
     assert capsys.readouterr().out == ''  # MMEngine's report on initial weights stays away
     assert inferencer.threshold == 0.35
     ious = []
-    for sample in RefCocoDataset(str(tmp_path / 'shapes'), split='val', test_mode=True, text_mode='original',
-                                 pipeline=[dict(type='LoadAnnotations')]):
-        mask, = inferencer(sample['img_path'], sample['expression'])['masks']
+    for sample in RefCocoDataset(
+        str(tmp_path / 'shapes'),
+        split='val',
+        test_mode=True,
+        text_mode='original',
+        pipeline=[dict(type='LoadAnnotations')],
+    ):
+        (mask,) = inferencer(sample['img_path'], sample['expression'])['masks']
         truth = sample['gt_seg_map'] > 0
         ious.append((mask & truth).sum() / (mask | truth).sum())
     assert len(ious) > 20 and np.mean(ious) > 0.65, 'it has 0.79 on all of val'
@@ -315,13 +329,23 @@ def test_a_model_of_class_names_decides_as_in_testing_and_keeps_its_vocabulary(f
 
     from mmetris.apis import RefSegPredictor
     from tests import toy
+
     cfg = toy.model_cfg('vit')
     cfg.update(type='ClassNameSegmentor', vocabulary=dict(classes=['cat', 'sofa', 'traffic light']))
     cfg['text_encoder']['type'] = 'ClassText'
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), keep_ratio=True),
-                dict(type='LoadAnnotations'), dict(type='mmseg.PackSegInputs')]
-    config = Config(dict(model=cfg, default_scope='mmetris',
-                         test_dataloader=dict(dataset=dict(type='ADE20KDataset', pipeline=pipeline))))
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(64, 64), keep_ratio=True),
+        dict(type='LoadAnnotations'),
+        dict(type='mmseg.PackSegInputs'),
+    ]
+    config = Config(
+        dict(
+            model=cfg,
+            default_scope='mmetris',
+            test_dataloader=dict(dataset=dict(type='ADE20KDataset', pipeline=pipeline)),
+        )
+    )
     torch.save(dict(state_dict=toy.build(cfg).state_dict()), tmp_path / 'weights.pth')
     model = RefSegInferencer(config, tmp_path / 'weights.pth', device='cpu', show_progress=False)
     result = model.label_maps(folder)

@@ -18,6 +18,7 @@ def toy_cfg(**kwargs):
 
 def save_clip(path):
     from open_clip import CLIP
+
     torch.manual_seed(0)
     torch.save(CLIP(**toy.VIT, quick_gelu=True).state_dict(), path)
     return str(path)
@@ -88,9 +89,15 @@ def test_a_checkpoint_of_another_model_is_refused_with_keys_and_shapes(tmp_path,
         extra=model.state_dict() | {'neck.surprise': torch.ones(1)},
         shape=model.state_dict() | {'neck.bridges.2.words_in.bias': torch.ones(99)},
         published={'module.bridger.linear1.0.bias': torch.ones(1)},
-        empty={})
-    named = dict(missing='neck.bridges.2.words_in.bias', extra='neck.surprise', shape='99',
-                 published='etris_to_mmetris', empty='no "state_dict"')
+        empty={},
+    )
+    named = dict(
+        missing='neck.bridges.2.words_in.bias',
+        extra='neck.surprise',
+        shape='99',
+        published='etris_to_mmetris',
+        empty='no "state_dict"',
+    )
     for name, state in cases.items():
         torch.save(dict(state_dict=state), tmp_path / f'{name}.pth')
         with pytest.raises(ValueError, match=rf'(?s){name}\.pth.*{named[name]}'):
@@ -104,7 +111,7 @@ class Runs:
         self.folder = folder
 
     def __reduce__(self):
-        return os.mkdir, (str(self.folder), )
+        return os.mkdir, (str(self.folder),)
 
 
 def test_pickled_code_is_refused_and_not_run(tmp_path, saved):
@@ -128,6 +135,7 @@ def test_wrong_arguments_are_named(tmp_path):
 def test_sentences_as_text_get_the_models_own_length():
     """Where padding is not masked, as in the released variant, the length belongs to the model."""
     from mmetris.structures import RefDataSample
+
     samples = [RefDataSample(metainfo=dict(expression='a dog'))]
     assert toy.build(toy.model_cfg('vit') | dict(context_length=17)).tokens_of(samples, 'cpu').shape == (1, 17)
     assert toy.build_model('vit').tokens_of(samples, 'cpu').shape == (1, 4)

@@ -98,6 +98,7 @@ def test_what_is_not_there_is_named_with_a_remedy(tmp_path, saved, monkeypatch):
 
 def test_weights_at_an_address_are_fetched_once(tmp_path, saved, monkeypatch):
     import torch
+
     fetched = []
 
     def download(address, file, progress):

@@ -24,8 +24,14 @@ def test_the_image_is_encoded_once_for_any_number_of_questions(predictor, monkey
     runs = []
     for name in ('stem', 'stage'):
         function = getattr(predictor.model.backbone, name)
-        monkeypatch.setattr(predictor.model.backbone, name, lambda *args, function=function, name=name: (
-            runs.append((name, args[0] if name == 'stage' else None)), function(*args))[1])
+        monkeypatch.setattr(
+            predictor.model.backbone,
+            name,
+            lambda *args, function=function, name=name: (
+                runs.append((name, args[0] if name == 'stage' else None)),
+                function(*args),
+            )[1],
+        )
     predictor.set_image(picture())
     assert runs == [('stem', None), ('stage', 1), ('stage', 2)]  # The first Bridger follows stage 2.
     runs.clear()

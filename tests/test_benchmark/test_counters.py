@@ -9,7 +9,8 @@ from mmetris.benchmark.counters import count_flops, matrix_product, resident_gro
 def test_calls_take_turns_and_the_first_round_is_not_timed():
     order = []
     seconds = time_in_turns(
-        dict(one=lambda: order.append(1), other=lambda: order.append(2)), repeats=3, device=torch.device('cpu'))
+        dict(one=lambda: order.append(1), other=lambda: order.append(2)), repeats=3, device=torch.device('cpu')
+    )
     assert order == [1, 2] * 4
     assert {name: len(values) for name, values in seconds.items()} == dict(one=3, other=3)
 

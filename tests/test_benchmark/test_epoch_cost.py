@@ -12,8 +12,18 @@ from mmetris.benchmark.epoch_cost import Assumptions, all_reduce_seconds, epoch_
 
 ROOT = Path(__file__).parents[2]
 # 100 samples/s; 80 MB of gradients; 10 GB/s inside a machine of 4 GPUs, 1 GB/s beyond; no latency; 50 samples/s a core.
-GIVEN = Assumptions(samples=1010, batch=10, samples_per_s=100, gradient_bytes=80_000_000, link_gb_s=10, net_gb_s=1,
-                    gpus_per_machine=4, latency_us=0, hidden=0, load_samples_per_s=50)
+GIVEN = Assumptions(
+    samples=1010,
+    batch=10,
+    samples_per_s=100,
+    gradient_bytes=80_000_000,
+    link_gb_s=10,
+    net_gb_s=1,
+    gpus_per_machine=4,
+    latency_us=0,
+    hidden=0,
+    load_samples_per_s=50,
+)
 
 
 def test_one_gpu_computes_all_the_time():
@@ -23,11 +33,14 @@ def test_one_gpu_computes_all_the_time():
     assert cost.epoch_s == pytest.approx(10.1)
 
 
-@pytest.mark.parametrize('gpus, seconds', [
-    (2, 2 * 1 / 2 * 0.008),  # 80 MB at 10 GB/s are 8 ms
-    (4, 2 * 3 / 4 * 0.008),
-    (8, 2 * 7 / 8 * 0.08),  # across machines: at 1 GB/s
-])
+@pytest.mark.parametrize(
+    'gpus, seconds',
+    [
+        (2, 2 * 1 / 2 * 0.008),  # 80 MB at 10 GB/s are 8 ms
+        (4, 2 * 3 / 4 * 0.008),
+        (8, 2 * 7 / 8 * 0.08),  # across machines: at 1 GB/s
+    ],
+)
 def test_a_ring_sends_twice_all_but_one_nth_over_its_slowest_link(gpus, seconds):
     assert all_reduce_seconds(GIVEN, gpus) == pytest.approx(seconds)
     assert epoch_cost(GIVEN, gpus).step_s == pytest.approx(0.1 + seconds)
@@ -50,11 +63,14 @@ def test_steps_and_cores_follow_the_total_batch():
     assert (cost.total_batch, cost.steps, cost.loading_cores) == (80, 13, 16)
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(link_gb_s=0), 'link_gb_s=0 must be positive'),
-    (dict(hidden=1.5), 'hidden=1.5 is a share'),
-    (dict(latency_us=-1), 'latency_us=-1 must not be negative'),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(link_gb_s=0), 'link_gb_s=0 must be positive'),
+        (dict(hidden=1.5), 'hidden=1.5 is a share'),
+        (dict(latency_us=-1), 'latency_us=-1 must not be negative'),
+    ],
+)
 def test_impossible_assumptions_are_named(change, message):
     with pytest.raises(ValueError, match=message):
         replace(GIVEN, **change)

@@ -22,11 +22,14 @@ def test_rates_shares_and_spread_follow_from_the_seconds():
     assert Measurement('fast', (2.0,), 1, 1).matmul_share is None
 
 
-@pytest.mark.parametrize('options', [
-    dict(task='infer'),
-    dict(task='multi', expressions=2, channels_last=True),
-    dict(task='train', batch=2, dtype='bfloat16'),
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(task='infer'),
+        dict(task='multi', expressions=2, channels_last=True),
+        dict(task='train', batch=2, dtype='bfloat16'),
+    ],
+)
 def test_every_task_of_a_referring_model_is_measured(options):
     rows = measure(config(), setting(**options), ('fast', 'plain'), repeats=2, with_memory=False)
     assert [row.path for row in rows] == ['fast', 'plain']

@@ -28,8 +28,9 @@ def step(model, index=INDEX):
     """Logits, and the gradients of what is tuned."""
     model.zero_grad()
     pixels = images().to(next(model.parameters()).dtype)
-    logits = model.forward_logits(pixels[index], TOKENS) if index is None else model.forward_logits(
-        pixels, TOKENS, index)
+    logits = (
+        model.forward_logits(pixels[index], TOKENS) if index is None else model.forward_logits(pixels, TOKENS, index)
+    )
     logits.square().mean().backward()
     return logits.detach(), {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad
@@ -89,7 +90,8 @@ def test_the_fast_path_keeps_nothing_before_the_first_bridger_and_the_plain_one_
 
     def prefix():
         text = model.neck.run_text(
-            model.text_encoder, model.neck.start_text(model.text_encoder, TOKENS), model.text_encoder.out_stages[0])
+            model.text_encoder, model.neck.start_text(model.text_encoder, TOKENS), model.text_encoder.out_stages[0]
+        )
         prefix = type(model.neck).image_prefix(model.neck, model.backbone, images())
         return prefix, text
 
@@ -106,8 +108,10 @@ def test_the_plain_path_makes_weights_and_encodes_an_image_for_each_sentence(mon
     fused, rows = [], []
     attend, conv = nn.functional.scaled_dot_product_attention, model.backbone.tower.conv1
     monkeypatch.setattr(
-        nn.functional, 'scaled_dot_product_attention', lambda *args, **kwargs: fused.append(1) or attend(
-            *args, **kwargs))
+        nn.functional,
+        'scaled_dot_product_attention',
+        lambda *args, **kwargs: fused.append(1) or attend(*args, **kwargs),
+    )
     conv.register_forward_hook(lambda module, args, output: rows.append(len(output)))
     with torch.no_grad():
         model.forward_logits(images(), TOKENS, INDEX)
@@ -124,7 +128,8 @@ def test_the_plain_path_convolves_the_enlarged_maps_and_the_fast_one_the_small_o
     grids = []
     for conv in (first.conv, second.conv, last):
         monkeypatch.setattr(
-            conv, 'forward', lambda x, forward=conv.forward: grids.append(tuple(x.shape[2:])) or forward(x))
+            conv, 'forward', lambda x, forward=conv.forward: grids.append(tuple(x.shape[2:])) or forward(x)
+        )
     with torch.no_grad():
         height, width = model.forward_logits(images(), TOKENS, INDEX).shape[2:]
         assert grids == []

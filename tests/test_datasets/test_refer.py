@@ -195,7 +195,6 @@ class TestInstances:
         with pytest.raises(ValueError, match=f'instances.json is .*{message}'):
             refer.load_instances(str(path))
 
-
     def test_two_items_of_one_id_are_refused(self, tmp_path):
         def repeat(instances, refs):
             instances['annotations'][3]['id'] = 102

@@ -1,4 +1,5 @@
 """Shapes: scenes, sentences and files. Small copies are drawn into temporary folders, in seconds."""
+
 import hashlib
 import json
 import pickle
@@ -142,8 +143,9 @@ def test_regions_have_a_margin_in_which_nothing_is_claimed():
 
 
 def test_leftmost_is_sought_in_its_group_and_needs_a_lead():
-    scene = make_scene(make_object(x=20.0), make_object('star', x=30.0), make_object('star', x=34.0),
-                       make_object('star', x=80.0))
+    scene = make_scene(
+        make_object(x=20.0), make_object('star', x=30.0), make_object('star', x=34.0), make_object('star', x=80.0)
+    )
     assert place_truth(scene, 'leftmost').tolist() == [TRUE, FALSE, FALSE, FALSE]
     stars = np.array([False, True, True, True])
     assert place_truth(scene, 'leftmost', stars).tolist() == [FALSE, UNCLEAR, UNCLEAR, FALSE]
@@ -151,8 +153,13 @@ def test_leftmost_is_sought_in_its_group_and_needs_a_lead():
 
 
 def test_left_of_holds_along_the_axis_and_not_beyond_a_slant():
-    scene = make_scene(make_object(x=80.0, y=50.0), make_object(x=50.0, y=55.0), make_object(x=60.0, y=85.0),
-                       make_object(x=70.0, y=10.0), make_object(x=95.0, y=50.0))
+    scene = make_scene(
+        make_object(x=80.0, y=50.0),
+        make_object(x=50.0, y=55.0),
+        make_object(x=60.0, y=85.0),
+        make_object(x=70.0, y=10.0),
+        make_object(x=95.0, y=50.0),
+    )
     assert relation_truth(scene, 'left', 0).tolist() == [FALSE, TRUE, UNCLEAR, FALSE, FALSE]
     assert relation_truth(scene, 'right', 0).tolist() == [FALSE, FALSE, FALSE, FALSE, TRUE]
     assert relation_truth(scene, 'nearest', 0).tolist() == [FALSE, FALSE, FALSE, FALSE, TRUE]
@@ -221,14 +228,17 @@ def test_the_truth_table_agrees_with_a_case_worked_out_by_hand():
     red_left = make_scene(make_object(x=20.0), make_object('star', 'blue', x=80.0))
     red_right = make_scene(make_object('star', 'blue', x=20.0), make_object(x=80.0))
     circle, star = Description(shape='circle'), Description(colour='blue', shape='star')
-    captions = [Caption('', clauses) for clauses in (
-        (Clause(circle), ),
-        (Clause(circle, place='left'), ),
-        (Clause(circle, relation='left', reference=star), ),
-        (Clause(circle, relation='with', reference=star), ),
-        (Clause(circle, relation='with', reference=circle), ),
-        (Clause(star), Clause(Description(size='large'))),
-    )]
+    captions = [
+        Caption('', clauses)
+        for clauses in (
+            (Clause(circle),),
+            (Clause(circle, place='left'),),
+            (Clause(circle, relation='left', reference=star),),
+            (Clause(circle, relation='with', reference=star),),
+            (Clause(circle, relation='with', reference=circle),),
+            (Clause(star), Clause(Description(size='large'))),
+        )
+    ]
     wanted = [[TRUE, TRUE], [TRUE, FALSE], [TRUE, FALSE], [TRUE, TRUE], [FALSE, FALSE], [FALSE, FALSE]]
     assert truth_table(captions, [red_left, red_right]).tolist() == wanted
     assert truth_table(captions[:1], [make_scene(make_object('ring'))]).tolist() == [[FALSE]]
@@ -240,11 +250,26 @@ def test_the_truth_table_agrees_with_a_case_worked_out_by_hand():
 def test_the_files_have_the_layout_of_refcoco(root, instances, refs):
     assert set(instances) == {'info', 'licenses', 'images', 'annotations', 'categories'}
     assert {'id', 'file_name', 'width', 'height', 'license'} <= set(instances['images'][0])
-    assert set(instances['annotations'][0]) == {'id', 'image_id', 'category_id', 'segmentation', 'area', 'bbox',
-                                                'iscrowd'}
+    assert set(instances['annotations'][0]) == {
+        'id',
+        'image_id',
+        'category_id',
+        'segmentation',
+        'area',
+        'bbox',
+        'iscrowd',
+    }
     assert [category['name'] for category in instances['categories']] == list(SHAPES)
-    assert type(refs) is list and set(refs[0]) == {'ref_id', 'ann_id', 'image_id', 'category_id', 'split', 'sent_ids',
-                                                   'file_name', 'sentences'}
+    assert type(refs) is list and set(refs[0]) == {
+        'ref_id',
+        'ann_id',
+        'image_id',
+        'category_id',
+        'split',
+        'sent_ids',
+        'file_name',
+        'sentences',
+    }
     assert set(refs[0]['sentences'][0]) == {'sent_id', 'raw', 'sent', 'tokens'}
     assert refs[0]['file_name'] == 'COCO_train2014_000000000001_1.jpg'
     for image in instances['images']:
@@ -285,7 +310,7 @@ def test_written_masks_decode_to_what_was_rendered(instances):
         for mask, (mine, annotation) in zip(masks, decoded[image_id], strict=True):
             assert (mask & mine).sum() / (mask | mine).sum() > 0.9
             left, top, width, height = annotation['bbox']
-            assert mask[top:top + height, left:left + width].sum() == mask.sum() == annotation['area']
+            assert mask[top : top + height, left : left + width].sum() == mask.sum() == annotation['area']
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers_and_another_seed_others(root, tmp_path):
@@ -317,9 +342,15 @@ def test_nothing_is_left_behind_when_drawing_fails(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('bad, name', [(dict(seed=-1), 'seed'), (dict(num_train=-2), 'num_train'),
-                                       (dict(num_val=1.5), 'num_val'),
-                                       (dict(num_train=0, num_val=0, num_test_a=0, num_test_b=0), 'num_test_b')])
+@pytest.mark.parametrize(
+    'bad, name',
+    [
+        (dict(seed=-1), 'seed'),
+        (dict(num_train=-2), 'num_train'),
+        (dict(num_val=1.5), 'num_val'),
+        (dict(num_train=0, num_val=0, num_test_a=0, num_test_b=0), 'num_test_b'),
+    ],
+)
 def test_bad_arguments_are_named(bad, name):
     with pytest.raises(ValueError, match=name):
         ShapesSpec(**bad)
@@ -335,8 +366,20 @@ def test_bad_workers_and_splits_are_named(tmp_path):
 def test_the_tool_writes_once_then_says_that_there_is_nothing_to_do(tmp_path):
 
     def run(*args):
-        command = [sys.executable, MAKE_SHAPES, tmp_path / 'data', '--num-train', '2', '--num-val', '1',
-                   '--num-test-a', '1', '--num-test-b', '1', *args]
+        command = [
+            sys.executable,
+            MAKE_SHAPES,
+            tmp_path / 'data',
+            '--num-train',
+            '2',
+            '--num-val',
+            '1',
+            '--num-test-a',
+            '1',
+            '--num-test-b',
+            '1',
+            *args,
+        ]
         return subprocess.run([str(part) for part in command], capture_output=True, text=True)
 
     first, second, third = run(), run(), run('--seed', '1')
@@ -365,8 +408,12 @@ def test_labels_name_the_colour_and_shape_of_the_objects_that_are_drawn(semseg_r
 def test_labels_are_read_as_mmsegmentation_reads_its_own_data(semseg_root):
     init_default_scope('mmetris')
     steps = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
-    dataset = ShapesSegDataset(data_root=str(semseg_root), pipeline=steps, test_mode=True,
-                               data_prefix=dict(img_path='images/testB', seg_map_path='annotations/testB'))
+    dataset = ShapesSegDataset(
+        data_root=str(semseg_root),
+        pipeline=steps,
+        test_mode=True,
+        data_prefix=dict(img_path='images/testB', seg_map_path='annotations/testB'),
+    )
     assert len(dataset) == SPEC.num_test_b and dataset.metainfo['classes'] == SEMSEG_CLASSES
     assert len(dataset.metainfo['palette']) == len({tuple(colour) for colour in dataset.metainfo['palette']}) == 57
     sample = dataset[0]

@@ -21,7 +21,7 @@ def toy_files(tmp_path_factory):
 @pytest.fixture
 def fake_files(monkeypatch):
     """Files that hold nothing and compute what their part does, plus an error that the test sets."""
-    error, parts = dict(value=0.), {}
+    error, parts = dict(value=0.0), {}
     monkeypatch.setattr(export, '_trace', lambda part: part)
 
     def write(program, part, path, opset):
@@ -33,6 +33,7 @@ def fake_files(monkeypatch):
             with torch.no_grad():
                 outputs = parts[path.name](*map(torch.from_numpy, arrays))
             return [output.numpy() + error['value'] for output in outputs]
+
         return run
 
     monkeypatch.setattr(export, '_write', write)
@@ -51,8 +52,9 @@ def test_a_file_that_deviates_is_not_kept(toy_files, tmp_path, fake_files, off):
 def test_small_deviations_pass_and_are_told(toy_files, tmp_path, fake_files):
     fake_files['value'] = 0.0005
     lines = []
-    found = export_model(toy_files[0], tmp_path / 'deep' / 'out', toy_files[1], formats=['torch'], parts=['whole'],
-                         report=lines.append)
+    found = export_model(
+        toy_files[0], tmp_path / 'deep' / 'out', toy_files[1], formats=['torch'], parts=['whole'], report=lines.append
+    )
     off = found['files']['whole.pt2']['largest_deviation']['probabilities']
     assert off == pytest.approx(0.0005, rel=0.01)
     assert lines[0].startswith('whole.pt2: ') and 'probabilities 5.0e-04' in lines[0]

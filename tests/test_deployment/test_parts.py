@@ -37,8 +37,9 @@ def test_both_parts_together_are_the_whole(kind, neck):
 @torch.no_grad()
 def test_the_image_part_holds_only_what_the_text_part_reads():
     """Without a Bridger all maps and no state; with a late one the earlier map and the state."""
-    counts = {name: len(ImagePart(toy.build_model('resnet', neck=neck).eval())(pictures(1)))
-              for name, neck in NECKS.items()}
+    counts = {
+        name: len(ImagePart(toy.build_model('resnet', neck=neck).eval())(pictures(1))) for name, neck in NECKS.items()
+    }
     assert counts == dict(all=1, late=2, none=3)
 
 

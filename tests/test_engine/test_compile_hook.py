@@ -29,23 +29,30 @@ def loader(root, **kwargs):
 def run(folder, name, hooks):
     """Losses of four steps, scores, and the weights that were saved."""
     torch._dynamo.reset()
-    runner = Runner.from_cfg(Config(dict(
-        default_scope='mmetris',
-        custom_imports=dict(imports=['mmetris.registry']),
-        # Dropout draws other random numbers in compiled parts.
-        model=toy.model_cfg('vit', neck=dict(dropout=0.), decode_head=dict(global_alignment=dict(dropout=0.))),
-        train_dataloader=loader(f'{folder}/data', split='train'),
-        val_dataloader=loader(f'{folder}/data', split='val', test_mode=True),
-        val_evaluator=dict(type='RefSegMetric', metric=['mIoU']),
-        val_cfg=dict(),
-        # Not Adam, which makes steps of gradients that are zero but for rounding.
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
-        train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=2),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='EpochSeedHook'), *hooks],
-        randomness=dict(seed=0),
-        work_dir=f'{folder}/{name}',
-        experiment_name=f'{folder.name}_{name}')))
+    runner = Runner.from_cfg(
+        Config(
+            dict(
+                default_scope='mmetris',
+                custom_imports=dict(imports=['mmetris.registry']),
+                # Dropout draws other random numbers in compiled parts.
+                model=toy.model_cfg(
+                    'vit', neck=dict(dropout=0.0), decode_head=dict(global_alignment=dict(dropout=0.0))
+                ),
+                train_dataloader=loader(f'{folder}/data', split='train'),
+                val_dataloader=loader(f'{folder}/data', split='val', test_mode=True),
+                val_evaluator=dict(type='RefSegMetric', metric=['mIoU']),
+                val_cfg=dict(),
+                # Not Adam, which makes steps of gradients that are zero but for rounding.
+                optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+                train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=2),
+                default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+                custom_hooks=[dict(type='EpochSeedHook'), *hooks],
+                randomness=dict(seed=0),
+                work_dir=f'{folder}/{name}',
+                experiment_name=f'{folder.name}_{name}',
+            )
+        )
+    )
     runner.train()
     history = runner.message_hub.log_scalars
     losses = [float(value) for value in history['train/loss'].data[0]]

@@ -40,12 +40,11 @@ class SeedHookToyDataset(BaseDataset):
         if self.noise:
             drawn += np.random.rand() + random.random() + torch.rand(1).item()
         self.draws.append((self.epoch, idx))
-        return dict(inputs=torch.full((4, ), float(drawn)))
+        return dict(inputs=torch.full((4,), float(drawn)))
 
 
 @MODELS.register_module()
 class SeedHookToyModel(BaseModel):
-
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
@@ -63,14 +62,23 @@ def run(work_dir, length, resume=False, hook=True, by_epoch=True, noise=False, n
     """Train for so many epochs or iterations; returns the final weights, the data set and the noise that was seen."""
     train_cfg = dict(by_epoch=True, max_epochs=length) if by_epoch else dict(by_epoch=False, max_iters=length)
     runner = Runner(
-        MODELS.build(dict(type='SeedHookToyModel')), str(work_dir), train_cfg=train_cfg,
-        train_dataloader=dict(batch_size=2, num_workers=num_workers,
-                              dataset=dict(type='SeedHookToyDataset', noise=noise),
-                              sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True)),
+        MODELS.build(dict(type='SeedHookToyModel')),
+        str(work_dir),
+        train_cfg=train_cfg,
+        train_dataloader=dict(
+            batch_size=2,
+            num_workers=num_workers,
+            dataset=dict(type='SeedHookToyDataset', noise=noise),
+            sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
+        ),
         optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.01)),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=by_epoch)),
-        custom_hooks=[dict(type='EpochSeedHook')] if hook else [], randomness=dict(seed=seed), resume=resume,
-        default_scope='mmetris', experiment_name=f'{work_dir.name}_{length}_{resume}')
+        custom_hooks=[dict(type='EpochSeedHook')] if hook else [],
+        randomness=dict(seed=seed),
+        resume=resume,
+        default_scope='mmetris',
+        experiment_name=f'{work_dir.name}_{length}_{resume}',
+    )
     runner.train()
     weights = nn.utils.parameters_to_vector(runner.model.parameters()).detach()
     return weights, runner.train_dataloader.dataset, runner.model.seen
@@ -126,7 +134,7 @@ def test_training_by_iterations_resumes_equal_too(tmp_path):
 def test_the_data_set_knows_the_epoch_it_is_in_and_training_by_iterations_leaves_it_alone(tmp_path):
     _, dataset, _ = run(tmp_path / 'epochs', 3)
     assert [epoch for epoch, _ in dataset.draws] == [0] * 6 + [1] * 6 + [2] * 6
-    assert len({tuple(idx for _, idx in dataset.draws[start:start + 6]) for start in (0, 6, 12)}) > 1, 'shuffled anew'
+    assert len({tuple(idx for _, idx in dataset.draws[start : start + 6]) for start in (0, 6, 12)}) > 1, 'shuffled anew'
     _, dataset, _ = run(tmp_path / 'iterations', 2, by_epoch=False)
     assert {epoch for epoch, _ in dataset.draws} == {None}
 
@@ -143,11 +151,13 @@ class SeedHookForwardingDataset(ConcatDataset):
 def test_the_epoch_goes_through_every_kind_of_wrapper():
     parts = [SeedHookToyDataset() for _ in range(4)]
     with DefaultScope.overwrite_default_scope('mmetris'):
-        wrapped = ConcatDataset([
-            dict(type='RepeatDataset', dataset=parts[0], times=2),
-            dict(type='ClassBalancedDataset', dataset=parts[1], oversample_thr=0.5),
-            dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=parts[2:]), times=2),
-        ])
+        wrapped = ConcatDataset(
+            [
+                dict(type='RepeatDataset', dataset=parts[0], times=2),
+                dict(type='ClassBalancedDataset', dataset=parts[1], oversample_thr=0.5),
+                dict(type='RepeatDataset', dataset=dict(type='ConcatDataset', datasets=parts[2:]), times=2),
+            ]
+        )
     assert set_dataset_epoch(wrapped, 5) == 4
     assert [part.epoch for part in parts] == [5] * 4
     assert set_dataset_epoch([0, 1, 2], 5) == 0, 'a data set without epochs is left alone'

@@ -20,8 +20,11 @@ def test_only_the_main_process_writes_scores(main, tmp_path, monkeypatch):
     monkeypatch.setattr(main_process_logger_hook, 'is_main_process', lambda: main)
     said = []
     runner = SimpleNamespace(
-        log_dir=str(tmp_path), test_dataloader=[1], logger=SimpleNamespace(info=said.append),
-        log_processor=SimpleNamespace(get_log_after_epoch=lambda *args, **kwargs: ({'val/mIoU': 12.5}, 'mIoU 12.5')))
+        log_dir=str(tmp_path),
+        test_dataloader=[1],
+        logger=SimpleNamespace(info=said.append),
+        log_processor=SimpleNamespace(get_log_after_epoch=lambda *args, **kwargs: ({'val/mIoU': 12.5}, 'mIoU 12.5')),
+    )
     hook = HOOKS.build(dict(type='mmetris.MainProcessLoggerHook'))
     hook.json_log_path = 'scores.json'
     hook.after_test_epoch(runner)
@@ -32,8 +35,10 @@ def test_only_the_main_process_writes_scores(main, tmp_path, monkeypatch):
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize('name', ['etris/etris_vitb16_refcoco', 'semseg/etris_vitb16_ade20k-512x512',
-                                  'bridger/deeplabv3plus_r50_ade20k-512x512'])
+@pytest.mark.parametrize(
+    'name',
+    ['etris/etris_vitb16_refcoco', 'semseg/etris_vitb16_ade20k-512x512', 'bridger/deeplabv3plus_r50_ade20k-512x512'],
+)
 @pytest.mark.parametrize('scope', ['mmetris', 'mmseg'])
 def test_configs_use_it_and_build_it_in_either_scope(name, scope):
     logger = Config.fromfile(ROOT / f'configs/{name}.py').default_hooks.logger

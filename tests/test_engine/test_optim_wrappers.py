@@ -33,15 +33,17 @@ def line_step(rows: list[list[float]], model: Line, wrapper: OptimWrapper) -> No
     model.train_step(dict(inputs=torch.tensor(rows)), wrapper)
 
 
-ROWS = [[1., 2., 3.], [3., -2., 1.], [8., 0., 4.], [0., 4., -4.]]
-MEAN = torch.tensor([[3., 1, 1]])
+ROWS = [[1.0, 2.0, 3.0], [3.0, -2.0, 1.0], [8.0, 0.0, 4.0], [0.0, 4.0, -4.0]]
+MEAN = torch.tensor([[3.0, 1, 1]])
 
 
 def build_line(**kwargs) -> tuple[Line, BFloat16OptimWrapper, Tensor]:
     """Model, wrapper of SGD with learning rate 1, and the model's first weights."""
     init_default_scope('mmetris')
     model = Line()
-    wrapper = build_optim_wrapper(model, dict(type='BFloat16OptimWrapper', optimizer=dict(type='SGD', lr=1.), **kwargs))
+    wrapper = build_optim_wrapper(
+        model, dict(type='BFloat16OptimWrapper', optimizer=dict(type='SGD', lr=1.0), **kwargs)
+    )
     return model, wrapper, model.linear.weight.detach().clone()
 
 
@@ -50,13 +52,18 @@ def test_layers_see_bfloat16_and_what_lasts_is_float32(kind):
     """With gradients accumulated: they are there after the first iteration, and weights move after the second."""
     model = toy.build_model(kind).train()
     wrapper = build_optim_wrapper(
-        model, dict(type='BFloat16OptimWrapper', optimizer=dict(type='Adam', lr=1e-2), accumulative_counts=2))
+        model, dict(type='BFloat16OptimWrapper', optimizer=dict(type='Adam', lr=1e-2), accumulative_counts=2)
+    )
     seen = seen_types(model)
     tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     before = [parameter.detach().clone() for parameter in tuned]
     loss = model.train_step(batch(), wrapper)['loss']
     assert set(seen.values()) == {torch.bfloat16} and {name.split('.')[0] for name in seen} >= {
-        'backbone', 'text_encoder', 'neck', 'decode_head'}
+        'backbone',
+        'text_encoder',
+        'neck',
+        'decode_head',
+    }
     assert loss.dtype == torch.float32 and torch.isfinite(loss)
     assert {parameter.grad.dtype for parameter in tuned} == {torch.float32}
     assert all(map(torch.equal, tuned, before))
@@ -101,7 +108,7 @@ def test_autocast_ends_with_the_losses():
 
 def test_it_resumes_what_float16_and_float32_have_saved():
     _, wrapper, _ = build_line()
-    wrapper.load_state_dict(dict(wrapper.state_dict(), loss_scaler=dict(scale=65536.)))
+    wrapper.load_state_dict(dict(wrapper.state_dict(), loss_scaler=dict(scale=65536.0)))
     wrapper.load_state_dict(OptimWrapper(wrapper.optimizer).state_dict())
 
 
@@ -109,7 +116,8 @@ def test_mmsegs_scope_finds_it_too():
     init_default_scope('mmseg')
     try:
         wrapper = build_optim_wrapper(
-            Line(), dict(type='mmetris.BFloat16OptimWrapper', optimizer=dict(type='SGD', lr=1.)))
+            Line(), dict(type='mmetris.BFloat16OptimWrapper', optimizer=dict(type='SGD', lr=1.0))
+        )
     finally:
         init_default_scope('mmetris')
     assert isinstance(wrapper, BFloat16OptimWrapper)

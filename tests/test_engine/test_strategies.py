@@ -92,10 +92,26 @@ def others(folder, sharded) -> str:
     ddp, fsdp = (f'{folder / kind}.py --work-dir {folder}' for kind in ('toy_ddp', 'toy_fsdp'))
     after_ddp, after_fsdp = (f'--resume {folder / kind / "epoch_1.pth"}' for kind in ('ddp', 'fsdp'))
     lowered = '--amp-dtype bfloat16 --cfg-options optim_wrapper.accumulative_counts=2'
-    return run('bash', '-c', 'tools=$0/tools; source "$tools/launch.sh"; launch 2 "$@"', ROOT, folder / 'several.py',
-               TOOLS / 'train.py', f'{ddp}/ddp', ',', f'{fsdp}/fsdp_after_fsdp {after_fsdp}', ',',
-               f'{fsdp}/fsdp_after_ddp {after_ddp}', ',', f'{ddp}/ddp_after_fsdp {after_fsdp}', ',',
-               f'{ddp}/ddp_bfloat16 {lowered}', ',', f'{fsdp}/fsdp_bfloat16 {lowered}', timeout=240)
+    return run(
+        'bash',
+        '-c',
+        'tools=$0/tools; source "$tools/launch.sh"; launch 2 "$@"',
+        ROOT,
+        folder / 'several.py',
+        TOOLS / 'train.py',
+        f'{ddp}/ddp',
+        ',',
+        f'{fsdp}/fsdp_after_fsdp {after_fsdp}',
+        ',',
+        f'{fsdp}/fsdp_after_ddp {after_ddp}',
+        ',',
+        f'{ddp}/ddp_after_fsdp {after_fsdp}',
+        ',',
+        f'{ddp}/ddp_bfloat16 {lowered}',
+        ',',
+        f'{fsdp}/fsdp_bfloat16 {lowered}',
+        timeout=240,
+    )
 
 
 def weights(folder: Path, run_name: str, epoch: int = 2) -> dict[str, torch.Tensor]:
@@ -130,8 +146,9 @@ def test_sharded_training_in_bfloat16_ends_where_that_with_ddp_ends(folder, othe
 
 @pytest.mark.processes
 def test_each_process_keeps_half_and_the_report_tells_the_whole(folder, sharded):
-    kept, whole = (int(number.replace(',', '')) for number in
-                   re.search(r'keeps ([\d,]+) of ([\d,]+) parameters', sharded).groups())
+    kept, whole = (
+        int(number.replace(',', '')) for number in re.search(r'keeps ([\d,]+) of ([\d,]+) parameters', sharded).groups()
+    )
     assert 0.5 <= kept / whole < 0.51
     assert f'of {whole:,} (' in sharded  # the table of tuned and frozen parameters
     assert 'keys in the checkpoint' not in sharded and 'grad_norm' in sharded
@@ -143,8 +160,19 @@ def test_the_checkpoint_is_slim_and_scores_the_same_on_one_process(folder, shard
     frozen = [key for key in state if key.startswith(('backbone', 'text_encoder'))]
     assert frozen == [f'backbone.{FINGERPRINT_KEY}', f'text_encoder.{FINGERPRINT_KEY}']
     # The config with its strategy: one process leaves it out.
-    monkeypatch.setattr(sys, 'argv', ['test.py', str(folder / 'toy_fsdp.py'), str(folder / 'fsdp' / 'epoch_2.pth'),
-                                      '--split', 'val', '--work-dir', str(folder / 'tested')])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'test.py',
+            str(folder / 'toy_fsdp.py'),
+            str(folder / 'fsdp' / 'epoch_2.pth'),
+            '--split',
+            'val',
+            '--work-dir',
+            str(folder / 'tested'),
+        ],
+    )
     monkeypatch.setenv('LOCAL_RANK', '0')
     runpy.run_path(str(TOOLS / 'test.py'), run_name='__main__')
     scores = scores_of(capsys.readouterr().out)['val']
@@ -175,10 +203,13 @@ def test_deepspeed_on_one_process_is_told_its_launcher(monkeypatch, capsys):
     assert 'bash tools/dist_train.sh etris_vitl14_deepspeed_refcoco.py 1' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('missing, message', [
-    ('deepspeed', 'the package deepspeed is not installed'),
-    ('deepspeed.runtime.fp16.onebit', 'no longer has the 1-bit optimizers'),
-])
+@pytest.mark.parametrize(
+    'missing, message',
+    [
+        ('deepspeed', 'the package deepspeed is not installed'),
+        ('deepspeed.runtime.fp16.onebit', 'no longer has the 1-bit optimizers'),
+    ],
+)
 def test_what_deepspeed_lacks_is_said_before_anything_is_built(missing, message, monkeypatch, capsys):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == missing else name)
     with pytest.raises(SystemExit):

@@ -41,8 +41,11 @@ def cells(report, part):
 
 
 def optimizer_of(model, **kwargs):
-    groups = [dict(params=model.decode_head.parameters()), dict(params=model.neck.parameters(), lr=1e-3),
-              dict(params=model.backbone.parameters(), lr=5.0)]
+    groups = [
+        dict(params=model.decode_head.parameters()),
+        dict(params=model.neck.parameters(), lr=1e-3),
+        dict(params=model.backbone.parameters(), lr=5.0),
+    ]
     return OptimWrapper(torch.optim.Adam(groups, lr=1e-4, **kwargs))
 
 
@@ -72,8 +75,9 @@ def test_a_bridged_backbone_shows_what_is_the_bridgers():
 def test_the_last_lines_sum_up_the_model_and_the_part_beside_the_head():
     lines = tunable_report(TinyModel()).splitlines()
     assert lines[-2] == 'tunable parameters: 1,026 of 1,076 (95.35 %)'
-    assert lines[-1] == ("tunable beside the head: 1,020 (Bridger 1,020, prompt 0, inside the encoders 0), "
-                         "2040.00 % of the encoders' 50")
+    assert lines[-1] == (
+        "tunable beside the head: 1,020 (Bridger 1,020, prompt 0, inside the encoders 0), 2040.00 % of the encoders' 50"
+    )
 
 
 def test_a_partly_tuned_encoder_counts_on_both_sides():
@@ -115,7 +119,6 @@ def log():
     messages = []
 
     class Collector(logging.Handler):
-
         def emit(self, record):
             if record.levelno >= logging.INFO:
                 messages.append((record.levelname, record.getMessage()))
@@ -128,7 +131,6 @@ def log():
 
 
 class FakeRunner:
-
     def __init__(self, model, optim_wrapper):
         self.model, self.optim_wrapper = model, optim_wrapper
 
@@ -137,8 +139,10 @@ def test_a_tunable_parameter_without_optimizer_is_warned_of(log):
     model = TinyModel()
     wrapper = OptimWrapper(torch.optim.SGD(model.neck.parameters(), lr=0.1))
     TunableReportHook().before_train(FakeRunner(model, wrapper))
-    assert ('WARNING', '2 tunable parameters belong to no optimizer and will not change, the first is '
-            'decode_head.weight') in log
+    assert (
+        'WARNING',
+        '2 tunable parameters belong to no optimizer and will not change, the first is decode_head.weight',
+    ) in log
 
 
 def test_a_second_training_with_the_same_hook_does_not_repeat_the_table(log):
@@ -169,11 +173,16 @@ def test_a_distributed_wrapper_is_looked_through(log, tmp_path):
 def test_the_log_of_a_training_run_has_the_table_once_before_the_first_iteration(tmp_path):
     assert isinstance(HOOKS.build(dict(type='TunableReportHook')), TunableReportHook)
     runner = Runner(
-        TinyModel(), str(tmp_path), train_dataloader=dict(
-            batch_size=1, dataset=[0, 1], sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=True, max_epochs=2), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.125)),
+        TinyModel(),
+        str(tmp_path),
+        train_dataloader=dict(batch_size=1, dataset=[0, 1], sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.125)),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
-        custom_hooks=[dict(type='TunableReportHook')], default_scope='mmetris', experiment_name=tmp_path.name)
+        custom_hooks=[dict(type='TunableReportHook')],
+        default_scope='mmetris',
+        experiment_name=tmp_path.name,
+    )
     runner.train()
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert log.count('tunable and frozen parameters') == 1

@@ -32,8 +32,9 @@ class SentencePredictor(BaseModel):
 
     def predict_one(self, number):
         ids = dict(sample_idx=number, sent_id=100 + number) if self.with_ids else {}
-        sample = SegDataSample(metainfo=dict(
-            img_path=f'{self.folder}/image_{number // 2}.png', expression=self.expression, **ids))
+        sample = SegDataSample(
+            metainfo=dict(img_path=f'{self.folder}/image_{number // 2}.png', expression=self.expression, **ids)
+        )
         mask = torch.zeros(1, 16, 24, dtype=torch.uint8)
         mask[..., :12] = 1
         sample.pred_sem_seg, sample.gt_sem_seg = PixelData(data=mask), PixelData(data=mask)
@@ -49,16 +50,29 @@ def make_runner(folder, model=None, save_dir=None, launcher='none', **hook):
     for index in range((NUM_SENTENCES + 1) // 2):
         Image.new('RGB', (24, 16), (30, 60, 90)).save(folder / f'image_{index}.png')
     loader = dict(batch_size=2, dataset=list(range(NUM_SENTENCES)), sampler=dict(type='DefaultSampler', shuffle=False))
-    visualizer = dict(type='RefSegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
-                      **(dict(save_dir=str(save_dir)) if save_dir else {}))
+    visualizer = dict(
+        type='RefSegLocalVisualizer',
+        vis_backends=[dict(type='LocalVisBackend')],
+        **(dict(save_dir=str(save_dir)) if save_dir else {}),
+    )
     return Runner(
-        model or SentencePredictor(folder), str(folder / 'work'), launcher=launcher,
-        train_dataloader=dict(loader), val_dataloader=dict(loader), test_dataloader=dict(loader),
-        train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=1), val_cfg=dict(), test_cfg=dict(),
-        val_evaluator=dict(type='RefSegMetric'), test_evaluator=dict(type='RefSegMetric'),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)), visualizer=visualizer,
+        model or SentencePredictor(folder),
+        str(folder / 'work'),
+        launcher=launcher,
+        train_dataloader=dict(loader),
+        val_dataloader=dict(loader),
+        test_dataloader=dict(loader),
+        train_cfg=dict(by_epoch=True, max_epochs=2, val_interval=1),
+        val_cfg=dict(),
+        test_cfg=dict(),
+        val_evaluator=dict(type='RefSegMetric'),
+        test_evaluator=dict(type='RefSegMetric'),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        visualizer=visualizer,
         default_hooks=dict(visualization=dict(type='RefSegVisualizationHook', **hook)),
-        default_scope='mmetris', experiment_name=f'{folder.name}_{np.random.default_rng().integers(2**32)}')
+        default_scope='mmetris',
+        experiment_name=f'{folder.name}_{np.random.default_rng().integers(2**32)}',
+    )
 
 
 def names(folder):
@@ -138,6 +152,6 @@ def draw_in_process(rank, folder):
 def test_every_process_draws_the_sentences_it_has_predicted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
-    mp.spawn(draw_in_process, (tmp_path, ), nprocs=2)
+    mp.spawn(draw_in_process, (tmp_path,), nprocs=2)
     assert names(tmp_path / 'show') == EVERY_SENTENCE
     assert names(tmp_path / 'some') == ['image_0_100.png', 'image_1_102.png'], 'the choice of one process'

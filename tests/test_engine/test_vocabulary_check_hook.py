@@ -16,8 +16,13 @@ def loader(classes):
 
 def runner(train=NAMES, val=NAMES, test=NAMES, vocabulary=NAMES):
     model = SimpleNamespace(vocabulary=vocabulary and Vocabulary.build(vocabulary))
-    return SimpleNamespace(model=model, train_dataloader=loader(train), val_dataloader=loader(val),
-                           test_dataloader=loader(test), val_loop=True)
+    return SimpleNamespace(
+        model=model,
+        train_dataloader=loader(train),
+        val_dataloader=loader(val),
+        test_dataloader=loader(test),
+        val_loop=True,
+    )
 
 
 def run_all(runner):
@@ -37,10 +42,13 @@ def test_a_model_without_a_vocabulary_and_data_without_classes_pass():
 
 
 @pytest.mark.parametrize('phase', ['train', 'val', 'test'])
-@pytest.mark.parametrize('classes, message', [
-    (['sky', 'sofa'], 'the data set has 2 classes, the vocabulary 3'),
-    (['sofa', 'sky', 'dog'], "'sofa' is class 0 of the data set, but 1 of the vocabulary"),
-])
+@pytest.mark.parametrize(
+    'classes, message',
+    [
+        (['sky', 'sofa'], 'the data set has 2 classes, the vocabulary 3'),
+        (['sofa', 'sky', 'dog'], "'sofa' is class 0 of the data set, but 1 of the vocabulary"),
+    ],
+)
 def test_labels_that_mean_something_else_stop_the_run(phase, classes, message):
     with pytest.raises(ValueError, match=f'{phase}_dataloader.*{message}'):
         run_all(runner(**{phase: classes}))

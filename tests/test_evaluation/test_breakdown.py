@@ -28,37 +28,50 @@ def test_all_is_the_scores_of_the_test_set():
 def test_lengths_count_words_and_upper_edges_belong_to_their_class():
     found = rows(length_edges=(1, 3))
     assert {key[1]: found[key][0] for key in found if key[0] == 'length'} == {
-        '1 words': 1, '2-3 words': 2, '4 or more words': 1}
+        '1 words': 1,
+        '2-3 words': 2,
+        '4 or more words': 1,
+    }
     assert found['length', '4 or more words'][1:] == (pytest.approx(50), pytest.approx(50))
 
 
 def test_mask_sizes_are_shares_of_the_picture_and_unknown_ones_are_left_out():
     found = rows(size_edges=(1, 4))
     assert {key[1]: found[key][0] for key in found if key[0] == 'mask size'} == {
-        'up to 1 %': 1, '1 to 4 %': 1, 'over 4 %': 1}
+        'up to 1 %': 1,
+        '1 to 4 %': 1,
+        'over 4 %': 1,
+    }
 
 
 def test_a_sentence_counts_under_each_of_its_types():
     found = rows()
     assert {key[1]: found[key][0] for key in found if key[0] == 'words'} == {
-        'number': 1, 'position': 1, 'colour': 1, 'none of these': 2}
+        'number': 1,
+        'position': 1,
+        'colour': 1,
+        'none of these': 2,
+    }
 
 
-@pytest.mark.parametrize(('expression', 'types'), [
-    ('the dog', set()),
-    ('the left dog', {'position'}),
-    ('the dog to the left of the cat', {'relation'}),
-    ('Man, on TOP of the car!', {'relation'}),
-    ('top car', {'position'}),
-    ('the square nearest to the bottom', {'position'}),
-    ('the square nearest to the red ring', {'relation', 'colour'}),
-    ('number 23 player', {'number'}),
-    ('42', {'number'}),
-    ('the oneness of lefties', set()),
-    ('second guy from the right', {'number', 'position'}),
-    ('red-orange scarf', {'colour'}),
-    ('white bear behind the two others', {'colour', 'relation', 'number'}),
-])
+@pytest.mark.parametrize(
+    ('expression', 'types'),
+    [
+        ('the dog', set()),
+        ('the left dog', {'position'}),
+        ('the dog to the left of the cat', {'relation'}),
+        ('Man, on TOP of the car!', {'relation'}),
+        ('top car', {'position'}),
+        ('the square nearest to the bottom', {'position'}),
+        ('the square nearest to the red ring', {'relation', 'colour'}),
+        ('number 23 player', {'number'}),
+        ('42', {'number'}),
+        ('the oneness of lefties', set()),
+        ('second guy from the right', {'number', 'position'}),
+        ('red-orange scarf', {'colour'}),
+        ('white bear behind the two others', {'colour', 'relation', 'number'}),
+    ],
+)
 def test_longer_phrases_come_first_and_use_up_their_words(expression, types):
     assert word_types(expression) == types
 

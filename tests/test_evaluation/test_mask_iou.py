@@ -23,8 +23,11 @@ deterministic = settings(derandomize=True, deadline=None, max_examples=60, datab
 def masks(elements):
     """Lists of (prediction, ground truth) pairs, each pair of its own size."""
     pair = npst.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=7).flatmap(
-        lambda shape: st.tuples(npst.arrays(np.uint8, shape, elements=st.sampled_from([0, 1])),
-                                npst.arrays(np.uint8, shape, elements=st.sampled_from(elements))))
+        lambda shape: st.tuples(
+            npst.arrays(np.uint8, shape, elements=st.sampled_from([0, 1])),
+            npst.arrays(np.uint8, shape, elements=st.sampled_from(elements)),
+        )
+    )
     return st.lists(pair, min_size=1, max_size=8)
 
 

@@ -34,8 +34,15 @@ def make_sample(index, pred=None, target=None, **meta):
     if pred is None:
         # Each sample keeps another share of its ground truth, so that dropping or doubling one shows in every score.
         pred = np.where(rng.random((height, width)) < 0.4 + index / NUM_SAMPLES, target, 1 - target).astype(np.uint8)
-    sample = SegDataSample(metainfo={'img_path': f'images/{index // 2}.jpg', 'sample_idx': index,
-                                     'sent_id': 100 + index, 'expression': f'object {index}', **meta})
+    sample = SegDataSample(
+        metainfo={
+            'img_path': f'images/{index // 2}.jpg',
+            'sample_idx': index,
+            'sent_id': 100 + index,
+            'expression': f'object {index}',
+            **meta,
+        }
+    )
     sample.pred_sem_seg = PixelData(data=torch.as_tensor(pred)[None])
     sample.gt_sem_seg = PixelData(data=torch.as_tensor(target)[None])
     return sample
@@ -44,7 +51,7 @@ def make_sample(index, pred=None, target=None, **meta):
 def evaluate(samples, size, batch_size=2, **kwargs):
     evaluator = Evaluator(RefSegMetric(**kwargs))
     for start in range(0, len(samples), batch_size):
-        evaluator.process(samples[start:start + batch_size])
+        evaluator.process(samples[start : start + batch_size])
     return evaluator.evaluate(size)
 
 
@@ -54,7 +61,6 @@ def log():
     messages = []
 
     class Collector(logging.Handler):
-
         def emit(self, record):
             messages.append((record.levelname, record.getMessage()))
 
@@ -87,10 +93,17 @@ def test_scores_of_a_data_set_in_percent_under_their_default_names(expected):
 
 def test_a_case_worked_out_by_hand():
     target = np.array([[1, 1, 1, 1, 255]], np.uint8)
-    samples = [make_sample(0, np.array([[1, 1, 0, 0, 1]], np.uint8), target),  # 2/4
-               make_sample(1, np.array([[1, 1, 1, 0, 0]], np.uint8), target)]  # 3/4
+    samples = [
+        make_sample(0, np.array([[1, 1, 0, 0, 1]], np.uint8), target),  # 2/4
+        make_sample(1, np.array([[1, 1, 1, 0, 0]], np.uint8), target),
+    ]  # 3/4
     assert evaluate(samples, 2, thresholds=(0.5, 0.75)) == {
-        'oIoU': 62.5, 'mIoU': 62.5, 'Pr@0.5': 50.0, 'Pr@0.75': 0.0, 'samples': 2}
+        'oIoU': 62.5,
+        'mIoU': 62.5,
+        'Pr@0.5': 50.0,
+        'Pr@0.75': 0.0,
+        'samples': 2,
+    }
 
 
 def test_aliases_give_the_same_scores_under_the_names_asked_for():
@@ -158,13 +171,16 @@ def test_empty_ground_truths_are_counted_in_a_warning_and_score_zero(log):
     assert any(level == 'WARNING' and '1 of 2' in message and '0_100' in message for level, message in log)
 
 
-@pytest.mark.parametrize(('kwargs', 'words'), [
-    (dict(metric=['mIoU', 'mDice']), "no metric 'mDice'; valid names are oIoU, cIoU, mIoU, gIoU, Pr"),
-    (dict(metric='Pr@0.5'), 'thresholds'),
-    (dict(metric=[]), 'valid names'),
-    (dict(thresholds=(50, 60)), r'\[0, 1\]'),
-    (dict(format_only=True), 'output_dir'),
-])
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        (dict(metric=['mIoU', 'mDice']), "no metric 'mDice'; valid names are oIoU, cIoU, mIoU, gIoU, Pr"),
+        (dict(metric='Pr@0.5'), 'thresholds'),
+        (dict(metric=[]), 'valid names'),
+        (dict(thresholds=(50, 60)), r'\[0, 1\]'),
+        (dict(format_only=True), 'output_dir'),
+    ],
+)
 def test_bad_arguments_are_refused_with_the_remedy(kwargs, words):
     with pytest.raises(ValueError, match=words):
         RefSegMetric(**kwargs)
@@ -172,7 +188,7 @@ def test_bad_arguments_are_refused_with_the_remedy(kwargs, words):
 
 def test_masks_of_different_size_are_refused_naming_the_sample():
     sample = make_sample(3, np.ones((4, 4), np.uint8), np.ones((8, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"images/1.jpg.*sent_id 103.*\(4, 4\).*\(8, 8\).*LoadAnnotations"):
+    with pytest.raises(ValueError, match=r'images/1.jpg.*sent_id 103.*\(4, 4\).*\(8, 8\).*LoadAnnotations'):
         Evaluator(RefSegMetric()).process([sample])
 
 
@@ -204,8 +220,10 @@ def test_masks_and_a_table_of_sentences_are_written(tmp_path):
     with open(tmp_path / 'sentences.csv', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert [(row['name'], row['expression']) for row in rows] == [('0_100', 'object 0'), ('0_101', 'object 1')]
-    assert all(float(row['iou']) == pytest.approx(100 * int(row['intersection']) / int(row['union']), abs=0.005)
-               for row in rows)
+    assert all(
+        float(row['iou']) == pytest.approx(100 * int(row['intersection']) / int(row['union']), abs=0.005)
+        for row in rows
+    )
 
 
 def test_tables_of_several_splits_are_kept_apart_by_the_prefix(tmp_path):
@@ -239,17 +257,27 @@ class MaskModel(BaseModel):
         return [make_sample(0, pred, np.ones((1, 8), np.uint8))]
 
 
-@pytest.mark.parametrize(('key', 'rule', 'best_epoch'), [
-    ('mIoU', None, 4), ('oIoU', 'greater', 4), ('Pr@0.5', 'greater', 2), ('auto', 'greater', 4)])
+@pytest.mark.parametrize(
+    ('key', 'rule', 'best_epoch'),
+    [('mIoU', None, 4), ('oIoU', 'greater', 4), ('Pr@0.5', 'greater', 2), ('auto', 'greater', 4)],
+)
 def test_checkpoints_are_kept_by_the_best_score_under_the_plain_names(key, rule, best_epoch, tmp_path):
     loader = dict(batch_size=1, dataset=[0], sampler=dict(type='DefaultSampler', shuffle=False))
     runner = Runner(
-        MaskModel(), str(tmp_path), train_dataloader=loader, val_dataloader=dict(loader),
-        train_cfg=dict(by_epoch=True, max_epochs=4, val_interval=1), val_cfg=dict(),
-        val_evaluator=dict(type='RefSegMetric'), optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks=dict(checkpoint=dict(
-            type='CheckpointHook', interval=9, save_last=False, save_best=key, rule=rule)),
-        default_scope='mmetris', experiment_name=f'{tmp_path.name}')
+        MaskModel(),
+        str(tmp_path),
+        train_dataloader=loader,
+        val_dataloader=dict(loader),
+        train_cfg=dict(by_epoch=True, max_epochs=4, val_interval=1),
+        val_cfg=dict(),
+        val_evaluator=dict(type='RefSegMetric'),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=9, save_last=False, save_best=key, rule=rule)
+        ),
+        default_scope='mmetris',
+        experiment_name=f'{tmp_path.name}',
+    )
     runner.train()
     name = 'oIoU' if key == 'auto' else key
     assert [path.name for path in tmp_path.glob('best_*')] == [f'best_{name}_epoch_{best_epoch}.pth']
@@ -281,10 +309,12 @@ def evaluate_in_process(rank, world_size, folder):
         'repeating': RepeatingSampler(rank, world_size),
         'all on the first process': range(NUM_SAMPLES) if rank == 0 else [],
     }
-    scores = {name: evaluate([make_sample(index) for index in sampler], NUM_SAMPLES)
-              for name, sampler in samplers.items()}
+    scores = {
+        name: evaluate([make_sample(index) for index in sampler], NUM_SAMPLES) for name, sampler in samplers.items()
+    }
     scores['exchanged by the backend'] = evaluate(
-        [make_sample(index) for index in samplers['repeating']], NUM_SAMPLES, collect_device='gpu')
+        [make_sample(index) for index in samplers['repeating']], NUM_SAMPLES, collect_device='gpu'
+    )
     with open(f'{folder}/scores_{rank}.json', 'w') as file:
         json.dump(scores, file)
     torch.distributed.destroy_process_group()

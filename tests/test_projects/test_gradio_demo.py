@@ -111,17 +111,20 @@ def test_a_names_list_is_never_a_file_or_a_data_set(folder, visit):
         visit.ask(str(folder / 'picture.png'), session.CLASSES, str(names))
 
 
-@pytest.mark.parametrize(('file', 'mode', 'text', 'message'), [
-    (None, 'Sentences', 'a dog', 'Load a picture first'),
-    ('broken.png', 'Sentences', 'a dog', 'broken.png cannot be read as an image'),
-    ('large.png', 'Sentences', 'a dog', 'large.png is too large: 3000 x 2000'),
-    ('heavy.png', 'Sentences', 'a dog', 'heavy.png is too large: 2.5 MB; at most 2 MB'),
-    ('picture.png', 'Sentences', ' \n ', 'Type a sentence'),
-    ('picture.png', 'Sentences', None, 'Type a sentence'),
-    ('picture.png', 'Sentences', '1\n2\n3\n4\n5\n6', '6 are too many: at most 5'),
-    ('picture.png', 'Class names', 'dog', 'at least two classes'),
-    ('picture.png', 'Class names', ',', 'at least two classes'),
-])
+@pytest.mark.parametrize(
+    ('file', 'mode', 'text', 'message'),
+    [
+        (None, 'Sentences', 'a dog', 'Load a picture first'),
+        ('broken.png', 'Sentences', 'a dog', 'broken.png cannot be read as an image'),
+        ('large.png', 'Sentences', 'a dog', 'large.png is too large: 3000 x 2000'),
+        ('heavy.png', 'Sentences', 'a dog', 'heavy.png is too large: 2.5 MB; at most 2 MB'),
+        ('picture.png', 'Sentences', ' \n ', 'Type a sentence'),
+        ('picture.png', 'Sentences', None, 'Type a sentence'),
+        ('picture.png', 'Sentences', '1\n2\n3\n4\n5\n6', '6 are too many: at most 5'),
+        ('picture.png', 'Class names', 'dog', 'at least two classes'),
+        ('picture.png', 'Class names', ',', 'at least two classes'),
+    ],
+)
 def test_mistakes_are_explained(folder, visit, file, mode, text, message):
     with pytest.raises(ValueError, match=message):
         visit.ask(file and str(folder / file), mode, text)
@@ -140,8 +143,9 @@ def test_what_is_not_found_and_what_was_cut_is_said(folder, visit):
     message = answers.draw(0.99)[2]
     assert 'Nothing found for “a dog”: no pixel is above the threshold of 0.99 (the highest probability is' in message
     assert 'too long: the model reads the first 15 tokens' in message and 'not English' in message
-    nowhere = session.Answers(picture(48, 80), 'a.png', ['dog', 'cat'], [np.full((48, 80), 0.3)],
-                              np.zeros((48, 80), np.uint8))
+    nowhere = session.Answers(
+        picture(48, 80), 'a.png', ['dog', 'cat'], [np.full((48, 80), 0.3)], np.zeros((48, 80), np.uint8)
+    )
     plain, rows, message = nowhere.draw(0.35)
     assert rows == [] and np.array_equal(plain, nowhere.image)
     assert 'above the threshold of 0.35 for any class (the highest probability is 0.30)' in message
@@ -153,7 +157,8 @@ def test_downloads_hold_masks_at_the_threshold_and_at_the_pictures_size(folder, 
     assert Image.open(overlay).width == 480
     with zipfile.ZipFile(archive) as file:
         assert {'masks/picture_1.png', 'masks/picture_2.png', 'overlays/picture.jpg', 'predictions.json'} == set(
-            file.namelist())
+            file.namelist()
+        )
         mask = np.asarray(Image.open(io.BytesIO(file.read('masks/picture_2.png'))))
     assert np.array_equal(mask == 1, answers.masks_at(0.5)[1][1])
     answers = visit.ask(str(folder / 'picture.png'), session.CLASSES, 'dog, cat')
@@ -171,8 +176,13 @@ def serve(folder, *arguments):
     pytest.importorskip('gradio', reason='gradio is not installed (projects/gradio_demo/requirements.txt)')
     env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', GRADIO_TEMP_DIR=str(folder / 'gradio'))
     process = subprocess.Popen(
-        [sys.executable, str(DEMO / 'app.py'), *map(str, arguments)], cwd=folder, env=env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [sys.executable, str(DEMO / 'app.py'), *map(str, arguments)],
+        cwd=folder,
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     killer = threading.Timer(400, process.kill)
     killer.start()
     try:
@@ -219,8 +229,10 @@ def page(address, browser):
     context = browser.new_context(viewport=dict(width=1180, height=900), accept_downloads=True)
     page, elsewhere = context.new_page(), []
     page.set_default_timeout(60_000)
-    page.on('request', lambda request: None if request.url.startswith((address, 'data:', 'blob:'))
-            else elsewhere.append(request.url))
+    page.on(
+        'request',
+        lambda request: None if request.url.startswith((address, 'data:', 'blob:')) else elsewhere.append(request.url),
+    )
     page.goto(address)
     page.wait_for_selector('#segment')
     yield page
@@ -312,8 +324,10 @@ def test_mistakes_are_explained_on_the_page(page, folder):
 @pytest.mark.processes
 def test_a_file_over_the_limit_is_refused_by_the_server(page, address, folder):
     # Sent without the page's own check, which might be switched off.
-    refused = page.request.post(f'{address}gradio_api/upload', multipart=dict(
-        files=dict(name='heavy.png', mimeType='image/png', buffer=(folder / 'heavy.png').read_bytes())))
+    refused = page.request.post(
+        f'{address}gradio_api/upload',
+        multipart=dict(files=dict(name='heavy.png', mimeType='image/png', buffer=(folder / 'heavy.png').read_bytes())),
+    )
     assert refused.status == 413
     page.set_input_files('#picture input[type=file]', str(folder / 'heavy.png'))
     page.wait_for_selector('text=/exceed|too large|maximum/i')
@@ -331,8 +345,13 @@ def test_only_this_machine_reaches_the_page(address):
 @pytest.mark.processes
 def test_missing_weights_end_with_one_line(folder):
     pytest.importorskip('gradio', reason='gradio is not installed')
-    done = subprocess.run([sys.executable, str(DEMO / 'app.py'), '--model', 'none'], cwd=folder, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, str(DEMO / 'app.py'), '--model', 'none'],
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert done.returncode == 1 and done.stdout == ''
     assert done.stderr.strip().split('\n')[-1].startswith("error: no model, file or folder is called 'none'")
     assert 'Traceback' not in done.stderr

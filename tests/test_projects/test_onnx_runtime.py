@@ -37,10 +37,27 @@ def load():
 
 segment = load()
 TOKENIZER = segment.Tokenizer(default_bpe(), 77, 49406, 49407)
-ODD = ['', 'The LEFT dog', "it's the dogs' ball, they'll've", 'x' * 300, '12 345', 'naïve café', 'ǅungla İstanbul ß ſ',
-       "don'ſ '\u017ft", 'a&amp;b &amp;lt; &nbsp;', 'schÃ¶n', '犬 左', '🐶👍🏽', 'a\u0301\u200d\x85b\x1cc\x00d',
-       '<end_of_text> <START_of_text>', '<\u017ftart_of_text>', '١٢٣ ½ Ⅷ', '\u2028a\ufeffb', 'ﬁne ﬂag',
-       '“quoted” — dash…']
+ODD = [
+    '',
+    'The LEFT dog',
+    "it's the dogs' ball, they'll've",
+    'x' * 300,
+    '12 345',
+    'naïve café',
+    'ǅungla İstanbul ß ſ',
+    "don'ſ '\u017ft",
+    'a&amp;b &amp;lt; &nbsp;',
+    'schÃ¶n',
+    '犬 左',
+    '🐶👍🏽',
+    'a\u0301\u200d\x85b\x1cc\x00d',
+    '<end_of_text> <START_of_text>',
+    '<\u017ftart_of_text>',
+    '١٢٣ ½ Ⅷ',
+    '\u2028a\ufeffb',
+    'ﬁne ﬂag',
+    '“quoted” — dash…',
+]
 FACTS = dict(size=[64, 96], border=[122.7709383, 116.7460125, 104.09373615], cubic_coefficient=-0.75)
 
 
@@ -97,8 +114,9 @@ def save_kinds(folder: Path) -> list[Path]:
     turned[0x0112] = 6
     sixteen = Image.fromarray(picture(20, 30)[..., 0].astype(np.uint16) * 257)
     colours.save(folder / 'turned.png', exif=turned)
-    for name, image in dict(clear=clear, grey=colours.convert('L'), palette=colours.quantize(16),
-                            sixteen=sixteen).items():
+    for name, image in dict(
+        clear=clear, grey=colours.convert('L'), palette=colours.quantize(16), sixteen=sixteen
+    ).items():
         image.save(folder / f'{name}.png')
     return sorted(folder.glob('*.png'))
 

@@ -80,11 +80,14 @@ def test_masks_are_timed_in_both_forms(script, source, monkeypatch):
         np.testing.assert_array_equal(from_rle, from_polygons)
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--images', '0'], '--images 0: at least 1'),
-    (['--repeats', '-3'], '--repeats -3: at least 1'),
-    (['--annotations', '5', '--refs', '6'], '--refs 6: at most one for each of the 5 annotations'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--images', '0'], '--images 0: at least 1'),
+        (['--repeats', '-3'], '--repeats -3: at least 1'),
+        (['--annotations', '5', '--refs', '6'], '--refs 6: at most one for each of the 5 annotations'),
+    ],
+)
 def test_impossible_numbers_end_with_one_line(script, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, 'argv', [SCRIPT, *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -100,6 +103,14 @@ def test_the_command_prints_every_figure_in_json():
     assert result.returncode == 0, result.stderr
     figures = json.loads(result.stdout.splitlines()[-1])
     assert (figures['images'], figures['annotations'], figures['refs'], figures['objects']) == (3, 9, 6, 6)
-    assert {'instances_bytes', 'refs_bytes', 'record_bytes', 'read_seconds_json', 'read_peak_bytes_json',
-            'draw_seconds', 'rle_us', 'polygon_us'} <= set(figures)
+    assert {
+        'instances_bytes',
+        'refs_bytes',
+        'record_bytes',
+        'read_seconds_json',
+        'read_peak_bytes_json',
+        'draw_seconds',
+        'rle_us',
+        'polygon_us',
+    } <= set(figures)
     assert all(value > 0 for value in figures.values())

@@ -18,8 +18,21 @@ def run(*arguments):
 
 @pytest.mark.processes
 def test_a_comparison_in_json_has_both_paths_and_their_ratio():
-    result = run('--task', 'multi', '--expressions', '2', '--size', '64', '64', '--repeats', '1', '--matmul-side', '64',
-                 '--compare', '--json')
+    result = run(
+        '--task',
+        'multi',
+        '--expressions',
+        '2',
+        '--size',
+        '64',
+        '64',
+        '--repeats',
+        '1',
+        '--matmul-side',
+        '64',
+        '--compare',
+        '--json',
+    )
     assert result.returncode == 0, result.stderr
     content = json.loads(result.stdout.splitlines()[-1])
     fast, plain = content['measurements']
@@ -30,13 +43,16 @@ def test_a_comparison_in_json_has_both_paths_and_their_ratio():
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize('arguments, message', [
-    (['--task', 'infer', '--expressions', '2'], 'multi and train'),
-    (['--task', 'infer', '--unshared'], 'needs several sentences'),
-    (['--task', 'infer', '--plain-dtype', 'float32'], 'for --plain and --compare'),
-    (['--task', 'data', '--compare'], 'has no model'),
-    (['--task', 'semseg'], 'takes a ClassNameSegmentor'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--task', 'infer', '--expressions', '2'], 'multi and train'),
+        (['--task', 'infer', '--unshared'], 'needs several sentences'),
+        (['--task', 'infer', '--plain-dtype', 'float32'], 'for --plain and --compare'),
+        (['--task', 'data', '--compare'], 'has no model'),
+        (['--task', 'semseg'], 'takes a ClassNameSegmentor'),
+    ],
+)
 def test_mistakes_end_with_one_line(arguments, message):
     result = run(*arguments)
     assert result.returncode == 2

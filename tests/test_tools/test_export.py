@@ -58,10 +58,14 @@ def vit(tmp_path_factory) -> SimpleNamespace:
     """A toy ViT, split, in both formats, by the tool."""
     folder = tmp_path_factory.mktemp('some where')
     config, weights = save_toy_model(folder / 'model')
-    printed = run(TOOL, folder / 'model', '--out-dir', folder / 'exported', '--format', 'both',
-                  '--parts', 'split')
-    return SimpleNamespace(model=init_model(config, weights, 'cpu'), config=config, weights=weights,
-                           out=folder / 'exported', printed=printed)
+    printed = run(TOOL, folder / 'model', '--out-dir', folder / 'exported', '--format', 'both', '--parts', 'split')
+    return SimpleNamespace(
+        model=init_model(config, weights, 'cpu'),
+        config=config,
+        weights=weights,
+        out=folder / 'exported',
+        printed=printed,
+    )
 
 
 @pytest.fixture(scope='module')
@@ -70,8 +74,9 @@ def resnet(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp('resnet')
     config, weights = save_toy_model(folder / 'model', kind='resnet')
     export_model(config, folder / 'exported', weights, parts=['whole'], size=(64, 96))
-    return SimpleNamespace(model=init_model(config, weights, 'cpu'), config=config, weights=weights,
-                           out=folder / 'exported')
+    return SimpleNamespace(
+        model=init_model(config, weights, 'cpu'), config=config, weights=weights, out=folder / 'exported'
+    )
 
 
 @functools.cache
@@ -104,7 +109,7 @@ def expected_logits(model, images: np.ndarray, texts: list[str]) -> np.ndarray:
     rows = []
     for image, text in zip(inputs, texts, strict=True):
         tokens = tokenize(text, 17)
-        rows.append(model.forward_logits(image[None], tokens[:, :int(tokens.argmax()) + 1]))
+        rows.append(model.forward_logits(image[None], tokens[:, : int(tokens.argmax()) + 1]))
     return torch.cat(rows).numpy()
 
 
@@ -129,7 +134,7 @@ def test_the_whole_of_a_resnet_agrees_at_any_batch_and_another_size(resnet, rows
 @pytest.mark.parametrize('index', [[0], [0, 0, 0], [2, 0, 1, 1, 2]])
 def test_image_and_text_agree_with_any_number_of_images_and_sentences(vit, suffix, index):
     images = rgb_pictures(max(index) + 1)
-    texts = (TEXTS * 2)[:len(index)]
+    texts = (TEXTS * 2)[: len(index)]
     features = run_file(vit.out / f'image{suffix}', images)
     outputs = run_file(vit.out / f'text{suffix}', tokenize(texts, 17).numpy(), np.array(index), *features)
     assert_agrees(outputs, expected_logits(vit.model, images[index], texts))
@@ -176,15 +181,28 @@ def test_the_example_runs_without_mmetris_and_torch_and_finds_the_same_masks(req
     Image.fromarray(picture(90, 120, seed=5)).save(photo)
     config = Config.fromfile(model.config)
     config.test_dataloader.dataset.pipeline[1].size = tuple(
-        json.loads((model.out / 'export.json').read_text())['image']['size'])
+        json.loads((model.out / 'export.json').read_text())['image']['size']
+    )
     inferencer = RefSegInferencer(config, model.weights, device='cpu', show_progress=False)
     # Half of the pixels are above it, which are other ones for each sentence.
     probabilities = inferencer(photo, TEXTS)['probabilities']
     threshold = float(np.median(probabilities))
     assert np.std(probabilities) > 0.03
     expected = inferencer(photo, TEXTS, threshold=threshold)
-    printed = run(sys.executable, '-I', '-c', WITHOUT, SEGMENT, model.out, photo, *TEXTS,
-                  '--out-dir', tmp_path / 'results', '--threshold', threshold)
+    printed = run(
+        sys.executable,
+        '-I',
+        '-c',
+        WITHOUT,
+        SEGMENT,
+        model.out,
+        photo,
+        *TEXTS,
+        '--out-dir',
+        tmp_path / 'results',
+        '--threshold',
+        threshold,
+    )
     for number, (mask, text, score) in enumerate(zip(expected['masks'], TEXTS, expected['scores'], strict=True), 1):
         found = np.asarray(Image.open(tmp_path / 'results' / f'photo_{number}.png')) > 0
         # OpenCV's versions round the letterboxed picture in different ways, by a grey level or two.
@@ -204,15 +222,18 @@ def call(arguments, monkeypatch) -> int:
     return end.value.code
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['no_such_model'], 'no_such_model'),
-    (['etris_vitb16_refcoco'], 'no weights'),
-    (['CONFIG', '--weights', 'nowhere.pth'], 'nowhere.pth'),
-    (['CONFIG', '--weights', 'WEIGHTS', '--size', '60', '64'], 'multiples of 8'),
-    (['CONFIG', '--weights', 'WEIGHTS', '--opset', '11'], '18 or newer'),
-    (['demo', '--out-dir', 'OUT'], '--force'),
-    (['demo', '--out-dir', 'MODEL', '--force'], 'is no export'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['no_such_model'], 'no_such_model'),
+        (['etris_vitb16_refcoco'], 'no weights'),
+        (['CONFIG', '--weights', 'nowhere.pth'], 'nowhere.pth'),
+        (['CONFIG', '--weights', 'WEIGHTS', '--size', '60', '64'], 'multiples of 8'),
+        (['CONFIG', '--weights', 'WEIGHTS', '--opset', '11'], '18 or newer'),
+        (['demo', '--out-dir', 'OUT'], '--force'),
+        (['demo', '--out-dir', 'MODEL', '--force'], 'is no export'),
+    ],
+)
 def test_mistakes_end_with_one_line_and_status_2(vit, tmp_path, monkeypatch, capsys, arguments, message):
     places = dict(CONFIG=vit.config, WEIGHTS=vit.weights, OUT=vit.out, MODEL=vit.config.parent)
     arguments = ['--out-dir', tmp_path / 'new', *(places.get(word, word) for word in arguments)]

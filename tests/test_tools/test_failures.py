@@ -35,8 +35,22 @@ def tested(folder) -> Path:
     options = []
     if _has_tensorboard():
         options = ['--cfg-options', 'visualizer.vis_backends.0.type=TensorboardVisBackend']
-    run(TOOLS / 'test.py', folder / 'toy_shapes.py', folder / 'toy.pth', '--work-dir', folder / 'work', '--out',
-        folder / 'masks', '--show-dir', 'pictures', '--split', 'val', '--split', 'testA', *options)
+    run(
+        TOOLS / 'test.py',
+        folder / 'toy_shapes.py',
+        folder / 'toy.pth',
+        '--work-dir',
+        folder / 'work',
+        '--out',
+        folder / 'masks',
+        '--show-dir',
+        'pictures',
+        '--split',
+        'val',
+        '--split',
+        'testA',
+        *options,
+    )
     return folder / 'masks'
 
 
@@ -80,8 +94,9 @@ def test_sizes_of_the_true_masks_follow_from_the_table(folder, tested):
     run(FAILURES, tested, '--split', 'val', '--out-dir', out, '--sizes', '3')
     from mmetris.datasets import RefCocoDataset
 
-    data = RefCocoDataset(str(folder / 'shapes') + '/', split='val', test_mode=True, pipeline=[
-        dict(type='mmetris.LoadAnnotations')])
+    data = RefCocoDataset(
+        str(folder / 'shapes') + '/', split='val', test_mode=True, pipeline=[dict(type='mmetris.LoadAnnotations')]
+    )
     masks = [data[index]['gt_seg_map'] for index in range(len(data))]
     small = sum(mask.mean() <= 0.03 for mask in masks)
     assert 0 < small < len(masks)
@@ -91,8 +106,18 @@ def test_sizes_of_the_true_masks_follow_from_the_table(folder, tested):
 
 def test_without_a_config_pictures_come_from_a_folder_and_the_sheet_can_be_of_one_kind_of_words(folder, tested):
     out = folder / 'images'
-    run(FAILURES, tested, '--split', 'testA', '--images', folder / 'shapes' / 'train2014', '--out-dir', out,
-        '--contains', 'relation')
+    run(
+        FAILURES,
+        tested,
+        '--split',
+        'testA',
+        '--images',
+        folder / 'shapes' / 'train2014',
+        '--out-dir',
+        out,
+        '--contains',
+        'relation',
+    )
     worst = rows_of(out / 'testA' / 'worst.csv')
     assert 0 < len(worst) < len(rows_of(tested / 'testA' / 'sentences_testA.csv'))
     assert (out / 'testA' / 'worst.png').is_file()
@@ -100,18 +125,30 @@ def test_without_a_config_pictures_come_from_a_folder_and_the_sheet_can_be_of_on
 
 def test_a_checkpoint_is_tested_first(folder, tested):
     out = folder / 'from_checkpoint'
-    run(FAILURES, '--config', folder / 'toy_shapes.py', '--checkpoint', folder / 'toy.pth', '--split', 'testA',
-        '--out-dir', out)
+    run(
+        FAILURES,
+        '--config',
+        folder / 'toy_shapes.py',
+        '--checkpoint',
+        folder / 'toy.pth',
+        '--split',
+        'testA',
+        '--out-dir',
+        out,
+    )
     assert rows_of(out / 'masks' / 'sentences_testA.csv') == rows_of(tested / 'testA' / 'sentences_testA.csv')
     assert (out / 'testA' / 'worst.png').is_file()
 
 
-@pytest.mark.parametrize(('arguments', 'code', 'message'), [
-    (['nothing', '--out-dir', 'x'], 1, 'nothing has no sentences.csv'),
-    (['--out-dir', 'x'], 2, 'give either the folder of tools/test.py --out, or --config and --checkpoint'),
-    (['--checkpoint', 'x.pth', '--out-dir', 'x'], 2, '--checkpoint needs --config'),
-    (['nothing', '--out-dir', 'x', '--number', '0'], 2, '--number must be at least 1'),
-])
+@pytest.mark.parametrize(
+    ('arguments', 'code', 'message'),
+    [
+        (['nothing', '--out-dir', 'x'], 1, 'nothing has no sentences.csv'),
+        (['--out-dir', 'x'], 2, 'give either the folder of tools/test.py --out, or --config and --checkpoint'),
+        (['--checkpoint', 'x.pth', '--out-dir', 'x'], 2, '--checkpoint needs --config'),
+        (['nothing', '--out-dir', 'x', '--number', '0'], 2, '--number must be at least 1'),
+    ],
+)
 def test_mistakes_end_with_one_line(tmp_path, arguments, code, message):
     (tmp_path / 'nothing').mkdir()
     printed = run(FAILURES, *arguments, code=code, cwd=tmp_path)

@@ -81,24 +81,46 @@ def test_colours_run_from_the_least_to_the_largest_value(tool):
 @pytest.mark.processes
 def test_the_figure_has_four_rows_and_a_column_for_each_sentence(model, tmp_path):
     Image.fromarray(picture(60, 90)).save(tmp_path / 'picture.png')
-    printed = run(SCRIPT, *model, tmp_path / 'picture.png', *TEXTS, '--out', tmp_path / 'new' / 'figure.png',
-                  '--panel', '180', '--at', 'last')
+    printed = run(
+        SCRIPT,
+        *model,
+        tmp_path / 'picture.png',
+        *TEXTS,
+        '--out',
+        tmp_path / 'new' / 'figure.png',
+        '--panel',
+        '180',
+        '--at',
+        'last',
+    )
     assert 'the left dog: the map changes by' in printed
     with Image.open(tmp_path / 'new' / 'figure.png') as figure:
         assert 2 * 180 < figure.width < 2 * 180 + 80 and 4 * 120 < figure.height < 4 * 120 + 120
     # The same model in the place of one trained without: no difference.
-    printed = run(SCRIPT, model[0].parent, '-', tmp_path / 'picture.png', 'a dog', '--without', *model, '--out',
-                  tmp_path / 'same.png')
+    printed = run(
+        SCRIPT,
+        model[0].parent,
+        '-',
+        tmp_path / 'picture.png',
+        'a dog',
+        '--without',
+        *model,
+        '--out',
+        tmp_path / 'same.png',
+    )
     assert 'a dog: the map changes by 0 %' in printed
 
 
 @pytest.mark.processes
-@pytest.mark.parametrize(('options', 'message'), [
-    (['none.png', 'a dog', '--out', 'x.png'], 'image not found: none.png'),
-    (['picture.png', 'a dog', '--out', 'x.xyz'], 'needs the ending of a picture format'),
-    (['picture.png', 'a dog', '--out', 'x.png', '--at', '9'], '--at 9: the decoder gets the stages'),
-    (['picture.png', ' ', '--out', 'x.png'], 'sentence 1 is empty'),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['none.png', 'a dog', '--out', 'x.png'], 'image not found: none.png'),
+        (['picture.png', 'a dog', '--out', 'x.xyz'], 'needs the ending of a picture format'),
+        (['picture.png', 'a dog', '--out', 'x.png', '--at', '9'], '--at 9: the decoder gets the stages'),
+        (['picture.png', ' ', '--out', 'x.png'], 'sentence 1 is empty'),
+    ],
+)
 def test_mistakes_end_with_one_line(model, tmp_path, options, message):
     Image.fromarray(picture()).save(tmp_path / 'picture.png')
     printed = run(SCRIPT, *model, *options, code=1, cwd=tmp_path)

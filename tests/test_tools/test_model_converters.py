@@ -26,7 +26,7 @@ class Runs:
         self.folder = folder
 
     def __reduce__(self):
-        return os.mkdir, (str(self.folder), )
+        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.processes

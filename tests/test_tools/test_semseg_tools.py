@@ -28,7 +28,9 @@ default_hooks = dict(checkpoint=dict(interval=4), logger=dict(interval=2))
 """
 
 # A SegFormer of a few thousand parameters, in MMSegmentation's scope, as the tutorial has it.
-BRIDGED = NAMES + f"""
+BRIDGED = (
+    NAMES
+    + f"""
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmetris'])
 custom_hooks = [dict(type='mmetris.VocabularyCheckHook'), dict(type='mmetris.SlimCheckpointHook')]
@@ -49,6 +51,7 @@ model = dict(
         num_classes={len(SEMSEG_CLASSES)}, norm_cfg=dict(type='BN'), align_corners=False),
     test_cfg=dict(mode='whole'))
 """
+)
 
 
 @pytest.fixture(scope='module')

@@ -43,8 +43,16 @@ def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **varia
     command = [str(part) for part in command]
     if command[0].endswith('.py'):
         command.insert(0, sys.executable)
-    done = subprocess.run(command, cwd=cwd, env=env, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env=env,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert done.returncode == code, f'{command} ended with {done.returncode}:\n{done.stdout[-6000:]}'
     return done.stdout
 
@@ -72,8 +80,20 @@ def tested(config, trained) -> tuple[Path, str]:
     """Work folder and output of a test on two processes, with masks and pictures."""
     work, elsewhere = config.parent / 'tested', config.parent / 'elsewhere'
     elsewhere.mkdir()
-    output = run('bash', TOOLS / 'dist_test.sh', config, trained[0] / 'epoch_2.pth', 2, '--work-dir', work,
-                 '--out', work / 'masks', '--show-dir', 'pictures', cwd=elsewhere)
+    output = run(
+        'bash',
+        TOOLS / 'dist_test.sh',
+        config,
+        trained[0] / 'epoch_2.pth',
+        2,
+        '--work-dir',
+        work,
+        '--out',
+        work / 'masks',
+        '--show-dir',
+        'pictures',
+        cwd=elsewhere,
+    )
     # MMEngine exchanges results in .dist_test; pictures belong into the work folder.
     assert {path.name for path in elsewhere.iterdir()} <= {'.dist_test'}
     return work, output
@@ -82,9 +102,12 @@ def tested(config, trained) -> tuple[Path, str]:
 def sentences(config: Path) -> dict[str, int]:
     """Number of sentences of each split, from the files."""
     import pickle
+
     refs = pickle.loads((config.parent / 'shapes' / 'refcoco' / 'refs(unc).p').read_bytes())
-    return {split: sum(len(ref['sentences']) for ref in refs if ref['split'] == split)
-            for split in ('train', 'val', 'testA', 'testB')}
+    return {
+        split: sum(len(ref['sentences']) for ref in refs if ref['split'] == split)
+        for split in ('train', 'val', 'testA', 'testB')
+    }
 
 
 def scores_of(output: str) -> dict[str, dict[str, float]]:
@@ -105,8 +128,9 @@ def test_training_on_two_processes_logs_checkpoints_and_scores_every_sentence(co
 
 @pytest.mark.processes
 def test_only_tuned_weights_change_in_training(trained):
-    first, second = (torch.load(trained[0] / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
-                     for epoch in (1, 2))
+    first, second = (
+        torch.load(trained[0] / f'epoch_{epoch}.pth', weights_only=False)['state_dict'] for epoch in (1, 2)
+    )
     moved = {key for key, value in second.items() if not torch.equal(value, first[key])}
     assert any(key.startswith('neck') for key in moved) and any(key.startswith('decode_head') for key in moved)
     assert not [key for key in moved if key.startswith(('backbone', 'text_encoder'))]
@@ -115,12 +139,22 @@ def test_only_tuned_weights_change_in_training(trained):
 @pytest.mark.processes
 def test_a_resumed_run_equals_an_uninterrupted_one(config, trained):
     work = config.parent / 'resumed'
-    run('bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work, '--resume',
-        '--cfg-options', 'train_cfg.max_epochs=1')
+    run(
+        'bash',
+        TOOLS / 'dist_train.sh',
+        config,
+        2,
+        '--work-dir',
+        work,
+        '--resume',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+    )
     output = run('bash', TOOLS / 'dist_train.sh', config, 2, '--work-dir', work, '--resume')
     assert 'resumed epoch: 1' in output
-    whole, resumed = (torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']
-                      for folder in (trained[0], work))
+    whole, resumed = (
+        torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict'] for folder in (trained[0], work)
+    )
     assert whole.keys() == resumed.keys()
     assert not [key for key, value in whole.items() if not torch.equal(value, resumed[key])]
 
@@ -131,7 +165,8 @@ def test_testing_scores_each_split_once_under_its_name(config, tested):
     scores = scores_of(output)
     assert list(scores) == ['val', 'testA', 'testB']
     assert {split: score['samples'] for split, score in scores.items()} == {
-        split: count for split, count in sentences(config).items() if split != 'train'}
+        split: count for split, count in sentences(config).items() if split != 'train'
+    }
     dumped = json.loads(next(work.glob('*/*.json')).read_text())
     assert dumped['testB/mIoU'] == pytest.approx(scores['testB']['mIoU'], abs=0.01)
 
@@ -158,8 +193,17 @@ def test_every_sentence_gets_a_mask_and_a_picture(config, tested):
 
 @pytest.mark.processes
 def test_one_process_scores_what_two_do_and_other_splits_can_be_named(config, trained, tested):
-    output = run(TOOLS / 'test.py', config, trained[0] / 'epoch_2.pth', '--split', 'testB', '--split', 'val',
-                 '--work-dir', config.parent / 'one')
+    output = run(
+        TOOLS / 'test.py',
+        config,
+        trained[0] / 'epoch_2.pth',
+        '--split',
+        'testB',
+        '--split',
+        'val',
+        '--work-dir',
+        config.parent / 'one',
+    )
     scores = scores_of(output)
     assert list(scores) == ['testB', 'val']
     for split, named in scores.items():
@@ -168,8 +212,16 @@ def test_one_process_scores_what_two_do_and_other_splits_can_be_named(config, tr
 
 @pytest.mark.processes
 def test_augmented_testing_runs(config, trained):
-    output = run(TOOLS / 'test.py', config, trained[0] / 'epoch_2.pth', '--tta', '--split', 'testA',
-                 '--work-dir', config.parent / 'tta')
+    output = run(
+        TOOLS / 'test.py',
+        config,
+        trained[0] / 'epoch_2.pth',
+        '--tta',
+        '--split',
+        'testA',
+        '--work-dir',
+        config.parent / 'tta',
+    )
     assert scores_of(output)['testA']['samples'] == sentences(config)['testA']
 
 
@@ -177,14 +229,33 @@ def test_augmented_testing_runs(config, trained):
 def test_a_cpu_trains_and_tests_in_bfloat16(config, trained, tested):
     """With gradients of two batches for a step; a test in bfloat16 scores nearly what one in float32 does."""
     work = config.parent / 'bfloat16'
-    output = run(TOOLS / 'train.py', config, '--work-dir', work, '--amp-dtype', 'bfloat16', '--cfg-options',
-                 'train_cfg.max_epochs=1', 'optim_wrapper.accumulative_counts=2', 'default_hooks.logger.interval=1')
+    output = run(
+        TOOLS / 'train.py',
+        config,
+        '--work-dir',
+        work,
+        '--amp-dtype',
+        'bfloat16',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'optim_wrapper.accumulative_counts=2',
+        'default_hooks.logger.interval=1',
+    )
     assert "type='mmetris.BFloat16OptimWrapper'" in output
     assert re.findall(r'Epoch\(train\) .* loss: (\S+)', output)
     state = torch.load(work / 'epoch_1.pth', weights_only=False)['state_dict']
     assert {value.dtype for value in state.values() if value.is_floating_point()} == {torch.float32}
-    output = run(TOOLS / 'test.py', config, trained[0] / 'epoch_2.pth', '--dtype', 'bfloat16', '--split', 'val',
-                 '--work-dir', work)
+    output = run(
+        TOOLS / 'test.py',
+        config,
+        trained[0] / 'epoch_2.pth',
+        '--dtype',
+        'bfloat16',
+        '--split',
+        'val',
+        '--work-dir',
+        work,
+    )
     scores, expected = scores_of(output)['val'], scores_of(tested[1])['val']
     assert "test_cfg=dict(dtype='bfloat16')" in output
     assert scores == pytest.approx(expected, abs=3)
@@ -226,32 +297,39 @@ def test_print_config_shows_bases_and_overrides_resolved(config):
     assert 'dropout=0.25' in copy.read_text()
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (('dist_train.sh', 'no.py', 2), 'config file not found: no.py'),
-    (('dist_train.sh', 'configs/etris/etris_tiny_shapes.py', 'two'), "must be a positive integer, not 'two'"),
-    (('dist_train.sh', 'configs/etris/etris_tiny_shapes.py'), 'usage:'),
-    (('dist_test.sh', 'configs/etris/etris_tiny_shapes.py', 'no.pth', 2), 'checkpoint file not found: no.pth'),
-    (('slurm_train.sh', 'gpu', 'job', 'no.py'), 'config file not found: no.py'),
-    (('slurm_test.sh', 'gpu', 'job', 'configs/etris/etris_tiny_shapes.py', 'no.pth'), 'checkpoint file not found'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('dist_train.sh', 'no.py', 2), 'config file not found: no.py'),
+        (('dist_train.sh', 'configs/etris/etris_tiny_shapes.py', 'two'), "must be a positive integer, not 'two'"),
+        (('dist_train.sh', 'configs/etris/etris_tiny_shapes.py'), 'usage:'),
+        (('dist_test.sh', 'configs/etris/etris_tiny_shapes.py', 'no.pth', 2), 'checkpoint file not found: no.pth'),
+        (('slurm_train.sh', 'gpu', 'job', 'no.py'), 'config file not found: no.py'),
+        (('slurm_test.sh', 'gpu', 'job', 'configs/etris/etris_tiny_shapes.py', 'no.pth'), 'checkpoint file not found'),
+    ],
+)
 def test_launchers_stop_with_one_line_before_any_process_starts(arguments, message):
     output = run('bash', TOOLS / arguments[0], *arguments[1:], code=2)
     assert message in output and len(output.strip().split('\n')) == 1
 
 
-@pytest.mark.parametrize('script, arguments', [
-    ('slurm_train.sh', ('part', 'job', 'configs/etris/etris_tiny_shapes.py', '--amp')),
-    ('slurm_test.sh', ('part', 'job', 'configs/etris/etris_tiny_shapes.py', 'https://host/x.pth', '--tta')),
-])
+@pytest.mark.parametrize(
+    'script, arguments',
+    [
+        ('slurm_train.sh', ('part', 'job', 'configs/etris/etris_tiny_shapes.py', '--amp')),
+        ('slurm_test.sh', ('part', 'job', 'configs/etris/etris_tiny_shapes.py', 'https://host/x.pth', '--tta')),
+    ],
+)
 def test_slurm_launchers_hand_all_arguments_to_srun(script, arguments, tmp_path):
     srun = tmp_path / 'srun'
     srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     srun.chmod(0o755)
     path = f'{tmp_path}:{os.environ["PATH"]}'
-    output = run('bash', TOOLS / script, *arguments, PATH=path, GPUS='4', GPUS_PER_NODE='2',
-                 SRUN_ARGS='--qos=high --time=1').split('\n')
+    output = run(
+        'bash', TOOLS / script, *arguments, PATH=path, GPUS='4', GPUS_PER_NODE='2', SRUN_ARGS='--qos=high --time=1'
+    ).split('\n')
     assert {'--partition=part', '--job-name=job', '--ntasks=4', '--gres=gpu:2', '--qos=high', '--time=1'} <= set(output)
-    assert output[output.index(arguments[2]):] == [*arguments[2:], '--launcher', 'slurm', '']
+    assert output[output.index(arguments[2]) :] == [*arguments[2:], '--launcher', 'slurm', '']
 
 
 def test_scripts_are_executable():
@@ -263,7 +341,7 @@ class Evil:
     """Pickles to a call that leaves a trace."""
 
     def __reduce__(self):
-        return os.mkdir, ('executed', )
+        return os.mkdir, ('executed',)
 
 
 @pytest.mark.parametrize('spoil', ['code', 'cut'])
@@ -271,9 +349,11 @@ def test_a_malicious_or_damaged_checkpoint_is_refused_and_not_run(config, tmp_pa
     torch.save(dict(state_dict=dict(weight=Evil() if spoil == 'code' else torch.zeros(9999))), tmp_path / 'bad.pth')
     if spoil == 'cut':
         (tmp_path / 'bad.pth').write_bytes((tmp_path / 'bad.pth').read_bytes()[:-3000])
-    for command in ([TOOLS / 'test.py', config, tmp_path / 'bad.pth'],
-                    [TOOLS / 'train.py', config, '--resume', tmp_path / 'bad.pth'],
-                    [TOOLS / 'train.py', config, '--cfg-options', f'load_from={tmp_path / "bad.pth"}']):
+    for command in (
+        [TOOLS / 'test.py', config, tmp_path / 'bad.pth'],
+        [TOOLS / 'train.py', config, '--resume', tmp_path / 'bad.pth'],
+        [TOOLS / 'train.py', config, '--cfg-options', f'load_from={tmp_path / "bad.pth"}'],
+    ):
         output = run(*command, '--work-dir', tmp_path / 'work', code=2, cwd=tmp_path)
         assert 'bad.pth cannot be read' in output and 'Traceback' not in output
     assert not (tmp_path / 'executed').exists()

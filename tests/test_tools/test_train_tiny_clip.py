@@ -1,4 +1,5 @@
 """The pre-training of the tiny CLIP, at settings that run for seconds. Nothing is downloaded."""
+
 import json
 import sys
 from pathlib import Path
@@ -22,12 +23,32 @@ TINY_VIT = dict(
     embed_dim=32,
     quick_gelu=True,
     vision_cfg=dict(image_size=128, patch_size=16, width=32, head_width=16, layers=4),
-    text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=4))
+    text_cfg=dict(context_length=77, vocab_size=49408, width=16, heads=2, layers=4),
+)
 
 
 def run(folder, *args):
-    command = ['--out', f'{folder}/clip', '--cache', f'{folder}/cache', '--batch-size', '8', '--bank', '20', '--keep',
-               '24', '--probe-scenes', '8', '--log-seconds', '0', '--probe-seconds', '1000', '--arch', 'vit', *args]
+    command = [
+        '--out',
+        f'{folder}/clip',
+        '--cache',
+        f'{folder}/cache',
+        '--batch-size',
+        '8',
+        '--bank',
+        '20',
+        '--keep',
+        '24',
+        '--probe-scenes',
+        '8',
+        '--log-seconds',
+        '0',
+        '--probe-seconds',
+        '1000',
+        '--arch',
+        'vit',
+        *args,
+    ]
     trainer = train_tiny_clip.train(train_tiny_clip.parse_args(command))
     records = [json.loads(line) for line in (folder / 'clip.log.jsonl').read_text().splitlines()]
     return trainer, records
@@ -128,7 +149,7 @@ def test_trimmed_tokens_give_the_text_features_of_full_length_ones():
 def test_our_tokens_are_those_of_clip():
     texts = ['a star', 'the leftmost checkered cyan ring farthest from the purple heart']
     tokens, full = shapes_batches.tokenize(texts), shapes_batches._tokenizer()(texts)
-    assert torch.equal(tokens, full[:, :tokens.shape[1]]) and not full[:, tokens.shape[1]:].any()
+    assert torch.equal(tokens, full[:, : tokens.shape[1]]) and not full[:, tokens.shape[1] :].any()
     assert set(tokens.unique().tolist()) <= set(shapes_batches.used_tokens())
 
 

@@ -19,13 +19,18 @@ class Runs:
         self.folder = folder
 
     def __reduce__(self):
-        return os.mkdir, (str(self.folder), )
+        return os.mkdir, (str(self.folder),)
 
 
 def test_what_mmengine_saves_comes_back(tmp_path):
-    history = HistoryBuffer([1., 2.], [1, 1])
-    saved = dict(state_dict=dict(weight=torch.ones(2)), meta=dict(epoch=3, cfg='a = 1', seed=np.int64(5)),
-                 message_hub=dict(log_scalars=dict(loss=history)), best=np.float64(0.5), flag=np.bool_(True))
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    saved = dict(
+        state_dict=dict(weight=torch.ones(2)),
+        meta=dict(epoch=3, cfg='a = 1', seed=np.int64(5)),
+        message_hub=dict(log_scalars=dict(loss=history)),
+        best=np.float64(0.5),
+        flag=np.bool_(True),
+    )
     torch.save(saved, tmp_path / 'epoch_3.pth')
     read = read_checkpoint(tmp_path / 'epoch_3.pth')
     assert torch.equal(read['state_dict']['weight'], torch.ones(2))
@@ -36,7 +41,7 @@ def test_what_mmengine_saves_comes_back(tmp_path):
 
 def test_a_history_cannot_bring_methods_along(tmp_path, monkeypatch):
     monkeypatch.setattr(HistoryBuffer, '_statistics_methods', dict(mean=HistoryBuffer.max, mine=np.ndarray))
-    torch.save(dict(history=HistoryBuffer([1., 2.], [1, 1])), tmp_path / 'methods.pth')
+    torch.save(dict(history=HistoryBuffer([1.0, 2.0], [1, 1])), tmp_path / 'methods.pth')
     monkeypatch.undo()
     history = read_checkpoint(tmp_path / 'methods.pth')['history']
     assert history.statistics('mean') == 1.5 and 'mine' not in HistoryBuffer._statistics_methods
@@ -53,11 +58,14 @@ def test_getattr_reaches_nothing_but_a_historys_methods(tmp_path):
         read_checkpoint(tmp_path / 'bad.pth')
 
 
-@pytest.mark.parametrize('content, named', [
-    (Runs('was_run'), 'unsupported GLOBAL posix.mkdir'),  # in a module that PyTorch blocks
-    (argparse.Namespace(lr=1), 'Unsupported global: GLOBAL argparse.Namespace'),
-    (Getattr(), r'getattr\('),
-])
+@pytest.mark.parametrize(
+    'content, named',
+    [
+        (Runs('was_run'), 'unsupported GLOBAL posix.mkdir'),  # in a module that PyTorch blocks
+        (argparse.Namespace(lr=1), 'Unsupported global: GLOBAL argparse.Namespace'),
+        (Getattr(), r'getattr\('),
+    ],
+)
 def test_a_refusal_names_what_it_found_and_does_not_advise_to_load_it_anyway(tmp_path, content, named):
     torch.save(dict(meta=content), tmp_path / 'bad.pth')
     with pytest.raises(ValueError, match=named) as caught:
@@ -89,26 +97,27 @@ def test_functions_of_allowed_modules_are_refused(tmp_path):
         read_checkpoint(tmp_path / 'bad.pth')
 
 
-@pytest.mark.parametrize('part', [0., 0.1, 0.5, 0.95])
+@pytest.mark.parametrize('part', [0.0, 0.1, 0.5, 0.95])
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
 def test_a_cut_off_file_is_refused(tmp_path, part, suffix):
-    weights = dict(weight=torch.arange(1000.))
+    weights = dict(weight=torch.arange(1000.0))
     path = tmp_path / f'cut{suffix}'
     if suffix == '.pth':
         torch.save(dict(state_dict=weights), path)
     else:
         from safetensors.torch import save_file
+
         save_file(weights, str(path))
     content = path.read_bytes()
-    path.write_bytes(content[:int(part * len(content))])
+    path.write_bytes(content[: int(part * len(content))])
     with pytest.raises(ValueError, match='cut'):
         read_checkpoint(path)
 
 
 def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
-    torch.save(dict(state_dict=dict(weight=torch.full((64, ), 1.5))), tmp_path / 'model.pth')
+    torch.save(dict(state_dict=dict(weight=torch.full((64,), 1.5))), tmp_path / 'model.pth')
     content = bytearray((tmp_path / 'model.pth').read_bytes())
-    content[content.index(torch.full((64, ), 1.5).numpy().tobytes()) + 130] ^= 1
+    content[content.index(torch.full((64,), 1.5).numpy().tobytes()) + 130] ^= 1
     (tmp_path / 'model.pth').write_bytes(content)
     with pytest.raises(ValueError, match='model.pth is damaged: the checksum'):
         read_checkpoint(tmp_path / 'model.pth')

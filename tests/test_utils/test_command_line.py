@@ -48,8 +48,9 @@ def load(parser, *arguments: str) -> Config:
 
 
 def test_options_are_merged(parser, path):
-    cfg = load(parser, path, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5',
-               'train_dataloader.dataset.pipeline.1.type=C')
+    cfg = load(
+        parser, path, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5', 'train_dataloader.dataset.pipeline.1.type=C'
+    )
     assert cfg.optim_wrapper.optimizer.lr == 0.5
     assert cfg.train_dataloader.dataset.pipeline[1].type == 'C'
 
@@ -116,8 +117,9 @@ def test_the_work_folder_is_the_command_lines_then_the_configs_then_its_name(par
 def mixed(parser, monkeypatch, amp_dtype: str | None, gpu: bool, has_bfloat16: bool = True, **wrapper) -> dict:
     """The optimizer's wrapper after --amp, on a machine that is pretended."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: (
-        has_bfloat16 or including_emulation))
+    monkeypatch.setattr(
+        torch.cuda, 'is_bf16_supported', lambda including_emulation=True: has_bfloat16 or including_emulation
+    )
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda: 'Old GPU')
     cfg = Config(dict(optim_wrapper=dict(dict(type='OptimWrapper', accumulative_counts=2), **wrapper)))
     prepare_mixed_precision(parser, cfg, argparse.Namespace(config='some.py', amp_dtype=amp_dtype))
@@ -142,12 +144,15 @@ def test_bfloat16_is_for_any_machine_and_keeps_the_wrappers_other_settings(parse
     assert mixed(parser, monkeypatch, None, gpu, **BFLOAT16) == BFLOAT16
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(amp_dtype=None, gpu=False), 'needs a GPU, and none is visible; --amp-dtype bfloat16 runs on CPUs too'),
-    (dict(amp_dtype='bfloat16', gpu=True, has_bfloat16=False), 'Old GPU does not compute in bfloat16; take'),
-    (dict(amp_dtype='bfloat16', gpu=True, type='DeepSpeedOptimWrapper'), 'is set in strategy.bf16'),
-    (dict(amp_dtype='bfloat16', gpu=False, type='ApexOptimWrapper'), 'some.py has a ApexOptimWrapper'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(amp_dtype=None, gpu=False), 'needs a GPU, and none is visible; --amp-dtype bfloat16 runs on CPUs too'),
+        (dict(amp_dtype='bfloat16', gpu=True, has_bfloat16=False), 'Old GPU does not compute in bfloat16; take'),
+        (dict(amp_dtype='bfloat16', gpu=True, type='DeepSpeedOptimWrapper'), 'is set in strategy.bf16'),
+        (dict(amp_dtype='bfloat16', gpu=False, type='ApexOptimWrapper'), 'some.py has a ApexOptimWrapper'),
+    ],
+)
 def test_mixed_precision_that_cannot_be_is_one_line(parser, monkeypatch, capsys, arguments, message):
     with pytest.raises(SystemExit):
         mixed(parser, monkeypatch, **arguments)
@@ -176,11 +181,16 @@ def test_compiling_adds_one_hook_and_keeps_the_others(parser, path):
     assert compiled(parser, path, custom_hooks=own) == ['CompileHook']
 
 
-@pytest.mark.parametrize('settings, message', [
-    (dict(model=dict(type='EncoderDecoder')), 'has a EncoderDecoder; compile=True of MMEngine'),
-    (dict(model=dict(type='ReferringSegmentor'), strategy=dict(type='mmetris.RefSegFSDPStrategy')),
-     'does not go with the strategy'),
-])
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(model=dict(type='EncoderDecoder')), 'has a EncoderDecoder; compile=True of MMEngine'),
+        (
+            dict(model=dict(type='ReferringSegmentor'), strategy=dict(type='mmetris.RefSegFSDPStrategy')),
+            'does not go with the strategy',
+        ),
+    ],
+)
 def test_what_cannot_be_compiled_ends_with_one_line(parser, path, capsys, settings, message):
     with pytest.raises(SystemExit):
         add_compile_hook(parser, Config(settings), argparse.Namespace(config=path))

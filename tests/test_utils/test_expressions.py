@@ -12,7 +12,10 @@ def test_ordinary_sentences_pass_without_a_warning():
         warnings.simplefilter('error')
         assert check_expressions('  the left\n dog ') == ['the left dog']
         assert check_expressions(('a', '2nd from right!', 'the man at the café table')) == [
-            'a', '2nd from right!', 'the man at the café table']
+            'a',
+            '2nd from right!',
+            'the man at the café table',
+        ]
 
 
 @pytest.mark.parametrize('texts', ['', '  \n', ['a dog', ''], [], ()])

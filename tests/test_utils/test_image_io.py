@@ -28,11 +28,16 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 def png_of(width: int, height: int, bits: int, rows: bytes) -> bytes:
     """A colour PNG by hand, for what Pillow does not write."""
+
     def chunk(kind, data):
         return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
 
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, 2, 0, 0, 0))
-            + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, bits, 2, 0, 0, 0))
+        + chunk(b'IDAT', zlib.compress(rows))
+        + chunk(b'IEND', b'')
+    )
 
 
 @pytest.fixture
@@ -99,8 +104,12 @@ def test_transparent_parts_are_white_or_the_background():
     opacity = np.full((48, 80), 255, np.uint8)
     opacity[:10], opacity[10:20] = 0, 128
     rgba = Image.fromarray(np.dstack([RGB, opacity]))
-    for source in (rgba, encoded(rgba, 'PNG'), encoded(rgba, 'WEBP', lossless=True, exact=True),
-                   np.dstack([BGR, opacity])):
+    for source in (
+        rgba,
+        encoded(rgba, 'PNG'),
+        encoded(rgba, 'WEBP', lossless=True, exact=True),
+        np.dstack([BGR, opacity]),
+    ):
         pixels = read_image(source).astype(int)
         assert (pixels[:10] == 255).all() and np.array_equal(pixels[20:], BGR[20:])
         assert np.abs(pixels[10:20] - (BGR[10:20].astype(int) * 128 / 255 + 127)).max() <= 1
@@ -122,10 +131,16 @@ def test_grey_and_sixteen_bits_and_cmyk_become_colour():
     grey = RGB[..., 0]
     expected = np.repeat(grey[..., None], 3, axis=2)
     deep = grey.astype(np.uint16) * 257
-    sources = [grey, grey[..., None], encoded(Image.fromarray(grey), 'PNG'), deep,
-               encoded(Image.fromarray(deep), 'PNG'), encoded(Image.fromarray(deep), 'TIFF'),
-               encoded(Image.fromarray(deep.astype(np.int32)), 'TIFF'),
-               encoded(Image.fromarray((grey / np.float32(255)).astype(np.float32)), 'TIFF')]
+    sources = [
+        grey,
+        grey[..., None],
+        encoded(Image.fromarray(grey), 'PNG'),
+        deep,
+        encoded(Image.fromarray(deep), 'PNG'),
+        encoded(Image.fromarray(deep), 'TIFF'),
+        encoded(Image.fromarray(deep.astype(np.int32)), 'TIFF'),
+        encoded(Image.fromarray((grey / np.float32(255)).astype(np.float32)), 'TIFF'),
+    ]
     for source in sources:
         assert np.array_equal(read_image(source), expected)
     assert np.array_equal(read_image(grey > 100), np.repeat(((grey > 100) * 255)[..., None], 3, axis=2))
@@ -173,8 +188,12 @@ def test_what_is_no_picture_is_named_in_one_line(tmp_path, png):
     (tmp_path / 'half.png').write_bytes(png.read_bytes()[:-2000])
     jpeg = encoded(Image.fromarray(RGB), 'JPEG')
     (tmp_path / 'half.jpg').write_bytes(jpeg[:-300])
-    for name, words in {'empty.png': 'is empty', 'text.jpg': 'no known format', 'half.png': 'cannot be read',
-                        'half.jpg': 'truncated'}.items():
+    for name, words in {
+        'empty.png': 'is empty',
+        'text.jpg': 'no known format',
+        'half.png': 'cannot be read',
+        'half.jpg': 'truncated',
+    }.items():
         with pytest.raises(ValueError, match=f'{name}.*{words}') as caught:
             read_image(tmp_path / name)
         assert '\n' not in str(caught.value)
@@ -187,10 +206,17 @@ def test_what_is_no_picture_is_named_in_one_line(tmp_path, png):
             read_image(source)
 
 
-@pytest.mark.parametrize('array, words', [
-    (np.zeros((0, 5, 3), np.uint8), 'no pixels: 5 x 0'), (np.zeros((5, 0), np.uint8), 'no pixels'),
-    (np.zeros((5, 5, 2), np.uint8), r'shape \(5, 5, 2\)'), (np.zeros(5, np.uint8), 'shape'),
-    (np.zeros((5, 5, 3), np.float32), 'float32.*uint8'), (np.zeros((5, 5, 3), np.int64), 'int64')])
+@pytest.mark.parametrize(
+    'array, words',
+    [
+        (np.zeros((0, 5, 3), np.uint8), 'no pixels: 5 x 0'),
+        (np.zeros((5, 0), np.uint8), 'no pixels'),
+        (np.zeros((5, 5, 2), np.uint8), r'shape \(5, 5, 2\)'),
+        (np.zeros(5, np.uint8), 'shape'),
+        (np.zeros((5, 5, 3), np.float32), 'float32.*uint8'),
+        (np.zeros((5, 5, 3), np.int64), 'int64'),
+    ],
+)
 def test_an_array_that_is_no_picture_is_refused(array, words):
     with pytest.raises(ValueError, match=words):
         read_image(array)

@@ -32,18 +32,21 @@ def test_every_name_goes_through_every_template():
     assert Vocabulary.build(['cat', 'dog'], 'vild').templates == tuple(get_predefined_templates('vild'))
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(classes='ade21k'), "'ade21k' is neither a text file.*ade20k"),
-    (dict(classes=['cat']), 'at least two classes'),
-    (dict(classes=['cat', ' ']), 'class 1 .* empty name'),
-    (dict(classes=['cat', []]), 'class 1 .* empty name'),
-    (dict(classes=['cat', 'dog', 'Cat']), "'Cat' stands for class 0 and again for class 2"),
-    (dict(classes=['dog', ['cat', 'cat']]), "'cat' stands for class 1 and again for class 1"),
-    (dict(classes=['cat', 'dog'], templates='imagenot'), "'imagenot' is no set of MMSeg"),
-    (dict(classes=['cat', 'dog'], templates=['a photo']), "'a photo' needs one {}"),
-    (dict(classes=['cat', 'dog'], templates=[]), 'templates is empty'),
-    (dict(classes=['cat', 'dog'], background=2), 'background=2 is none of the 2 classes'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(classes='ade21k'), "'ade21k' is neither a text file.*ade20k"),
+        (dict(classes=['cat']), 'at least two classes'),
+        (dict(classes=['cat', ' ']), 'class 1 .* empty name'),
+        (dict(classes=['cat', []]), 'class 1 .* empty name'),
+        (dict(classes=['cat', 'dog', 'Cat']), "'Cat' stands for class 0 and again for class 2"),
+        (dict(classes=['dog', ['cat', 'cat']]), "'cat' stands for class 1 and again for class 1"),
+        (dict(classes=['cat', 'dog'], templates='imagenot'), "'imagenot' is no set of MMSeg"),
+        (dict(classes=['cat', 'dog'], templates=['a photo']), "'a photo' needs one {}"),
+        (dict(classes=['cat', 'dog'], templates=[]), 'templates is empty'),
+        (dict(classes=['cat', 'dog'], background=2), 'background=2 is none of the 2 classes'),
+    ],
+)
 def test_what_is_no_vocabulary_is_refused_with_the_reason(wrong, message):
     with pytest.raises(ValueError, match=message):
         Vocabulary.build(**wrong)

@@ -57,8 +57,11 @@ def test_the_picture_has_one_size_whatever_was_found():
     """The frames of a video must not differ."""
     texts = ['a sentence that takes more than a single line of the legend ' * 3, 'two']
     masks = [box_mask(0, 0, 50, 50), np.zeros((300, 600), bool)]
-    sizes = {draw_expressions(IMAGE, texts, some, scores).shape
-             for some in (masks, masks[::-1]) for scores in (None, [1.0, 0.0])}
+    sizes = {
+        draw_expressions(IMAGE, texts, some, scores).shape
+        for some in (masks, masks[::-1])
+        for scores in (None, [1.0, 0.0])
+    }
     assert len(sizes) == 1
 
 

@@ -21,7 +21,7 @@ SHARED = Path(os.environ.get('MMETRIS_SHARED', Path(__file__).parents[3] / 'shar
 
 def disc(height=128, width=128, center=(60, 40), radius=20):
     rows, columns = np.mgrid[:height, :width]
-    return ((rows - center[0])**2 + (columns - center[1])**2 < radius**2).astype(np.uint8)
+    return ((rows - center[0]) ** 2 + (columns - center[1]) ** 2 < radius**2).astype(np.uint8)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def has_color(picture, color):
 
 def panels_have(picture, color):
     """Whether a picture has a colour above its captions, which repeat the masks' colours."""
-    return has_color(picture[:int(0.85 * len(picture))], color)
+    return has_color(picture[: int(0.85 * len(picture))], color)
 
 
 def test_the_inside_of_a_mask_is_tinted_and_the_outside_unchanged(image):
@@ -164,8 +164,15 @@ def test_the_visualizer_writes_a_file_with_the_score_of_the_masks(image, tmp_pat
 def test_the_visualizer_draws_what_is_asked_for_and_there(image, tmp_path):
     visualizer = RefSegLocalVisualizer(save_dir=str(tmp_path), vis_backends=[dict(type='LocalVisBackend')])
     both = make_sample(disc(), disc())
-    widths = [visualizer.draw_datasample(image, sample, draw_gt, draw_pred).shape[1] for sample, draw_gt, draw_pred in [
-        (make_sample(), True, True), (both, False, True), (make_sample(target=disc()), True, True), (both, True, True)]]
+    widths = [
+        visualizer.draw_datasample(image, sample, draw_gt, draw_pred).shape[1]
+        for sample, draw_gt, draw_pred in [
+            (make_sample(), True, True),
+            (both, False, True),
+            (make_sample(target=disc()), True, True),
+            (both, True, True),
+        ]
+    ]
     assert widths[0] < widths[1] == widths[2] < widths[3]
     visualizer.add_datasample('name', image, both, step=3)
     assert [path.name for path in tmp_path.glob('vis_data/vis_image/*')] == ['name_3.png']

@@ -38,11 +38,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Measure what reading annotations and masks costs')
     parser.add_argument('--images', type=int, default=20000, help='empty files; default 20000')
     parser.add_argument('--annotations', type=int, default=200000, help='polygons; default 200000')
-    parser.add_argument('--refs', type=int, default=50000,
-                        help='objects with sentences, in the shares of the splits of RefCOCO; default 50000')
+    parser.add_argument(
+        '--refs',
+        type=int,
+        default=50000,
+        help='objects with sentences, in the shares of the splits of RefCOCO; default 50000',
+    )
     parser.add_argument('--masks', type=int, default=1000, help='objects whose masks are timed; default 1000')
-    parser.add_argument('--repeats', type=int, default=1,
-                        help='times to read, of which the (lower) median counts; default 1')
+    parser.add_argument(
+        '--repeats', type=int, default=1, help='times to read, of which the (lower) median counts; default 1'
+    )
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
     return parser
 
@@ -68,10 +73,17 @@ def write_annotations(root: Path, images: int, annotations: int, refs: int) -> d
     instances = dict(
         images=[dict(id=index, file_name=name, height=height, width=width) for index, name in enumerate(names)],
         annotations=[
-            dict(id=index, image_id=index * images // annotations, category_id=1 + index % 80, iscrowd=0,
-                 segmentation=[_outline(rng)]) for index in range(annotations)
+            dict(
+                id=index,
+                image_id=index * images // annotations,
+                category_id=1 + index % 80,
+                iscrowd=0,
+                segmentation=[_outline(rng)],
+            )
+            for index in range(annotations)
         ],
-        categories=[dict(id=index, name=f'thing {index}') for index in range(1, 81)])
+        categories=[dict(id=index, name=f'thing {index}') for index in range(1, 81)],
+    )
     (root / 'instances.json').write_text(json.dumps(instances))
     published = refer.PUBLISHED_COUNTS['refcoco', 'unc']
     splits = [split for split, (count, _) in published.items() for _ in range(count)]
@@ -80,13 +92,25 @@ def write_annotations(root: Path, images: int, annotations: int, refs: int) -> d
         annotation = instances['annotations'][index * annotations // refs]
         sentences = [_sentence(rng, 4 * index + turn) for turn in range(rng.integers(2, 5))]
         objects.append(
-            dict(ref_id=index, ann_id=annotation['id'], image_id=annotation['image_id'],
-                 split=splits[index * len(splits) // refs], category_id=annotation['category_id'],
-                 file_name=f'{names[annotation["image_id"]][:-4]}_{annotation["id"]}.jpg', sentences=sentences,
-                 sent_ids=[sentence['sent_id'] for sentence in sentences]))
+            dict(
+                ref_id=index,
+                ann_id=annotation['id'],
+                image_id=annotation['image_id'],
+                split=splits[index * len(splits) // refs],
+                category_id=annotation['category_id'],
+                file_name=f'{names[annotation["image_id"]][:-4]}_{annotation["id"]}.jpg',
+                sentences=sentences,
+                sent_ids=[sentence['sent_id'] for sentence in sentences],
+            )
+        )
     (root / 'refs(mine).p').write_bytes(pickle.dumps(objects, protocol=2))
-    return dict(data_root=str(root), ann_file='instances.json', split_file='refs(mine).p',
-                data_prefix=dict(img_path='images/'), split='train')
+    return dict(
+        data_root=str(root),
+        ann_file='instances.json',
+        split_file='refs(mine).p',
+        data_prefix=dict(img_path='images/'),
+        split='train',
+    )
 
 
 def _outline(rng: np.random.Generator) -> list[float]:
@@ -121,8 +145,12 @@ def read_once(source: dict[str, Any], reader: str) -> dict[str, float]:
     before, started = _resident('VmRSS'), time.process_time()
     dataset = RefCocoDataset(**source)
     seconds = time.process_time() - started
-    return {'objects': len(dataset), 'record_bytes': dataset.data_bytes.nbytes, f'read_seconds_{reader}': seconds,
-            f'read_peak_bytes_{reader}': max(0, _resident('VmHWM') - before)}
+    return {
+        'objects': len(dataset),
+        'record_bytes': dataset.data_bytes.nbytes,
+        f'read_seconds_{reader}': seconds,
+        f'read_peak_bytes_{reader}': max(0, _resident('VmHWM') - before),
+    }
 
 
 def _resident(field: str) -> int:
@@ -161,7 +189,8 @@ def time_masks(source: dict[str, Any], masks: int) -> dict[str, float]:
                 load(dict(segmentation=segmentations[index], height=height, width=width, seg_fields=[]))
             times.append(time.process_time() - started)
     return dict(draw_seconds=draw_seconds) | {
-        name: 1e6 * statistics.median(times) / len(chosen) for name, times in spent.items()}
+        name: 1e6 * statistics.median(times) / len(chosen) for name, times in spent.items()
+    }
 
 
 def measure(root: Path, args: argparse.Namespace) -> dict[str, float]:
@@ -175,9 +204,11 @@ def measure(root: Path, args: argparse.Namespace) -> dict[str, float]:
         Bytes of both files, and what :func:`read_once` (medians) and :func:`time_masks` return.
     """
     source = write_annotations(root, args.images, args.annotations, args.refs)
-    figures = dict(instances_bytes=(root / source['ann_file']).stat().st_size,
-                   refs_bytes=(root / source['split_file']).stat().st_size)
-    for reader in ('json', 'orjson') if find_spec('orjson') else ('json', ):
+    figures = dict(
+        instances_bytes=(root / source['ann_file']).stat().st_size,
+        refs_bytes=(root / source['split_file']).stat().st_size,
+    )
+    for reader in ('json', 'orjson') if find_spec('orjson') else ('json',):
         reads = []
         for _ in range(args.repeats):
             with ProcessPoolExecutor(1, mp_context=get_context('spawn')) as pool:

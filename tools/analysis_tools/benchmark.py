@@ -37,15 +37,21 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument('--plain', action='store_true', help='measure the literal computation instead')
     which.add_argument('--compare', action='store_true', help='measure both in turns')
     parser.add_argument('--plain-dtype', choices=list(DTYPES), help="of the literal computation; default --dtype's")
-    parser.add_argument('--unshared', action='store_true',
-                        help="measure in turns also with each sentence's image encoded by itself")
-    parser.add_argument('--prefix-cache', action='store_true',
-                        help='measure in turns also with a prefix_cache that holds all images')
+    parser.add_argument(
+        '--unshared', action='store_true', help="measure in turns also with each sentence's image encoded by itself"
+    )
+    parser.add_argument(
+        '--prefix-cache', action='store_true', help='measure in turns also with a prefix_cache that holds all images'
+    )
     parser.add_argument('--compile', action='store_true', help='measure in turns also what torch.compile makes of it')
-    parser.add_argument('--plain-graph', choices=['stem', 'bridger'], default='stem',
-                        help='where the gradients of the literal computation end; default stem')
+    parser.add_argument(
+        '--plain-graph',
+        choices=['stem', 'bridger'],
+        default='stem',
+        help='where the gradients of the literal computation end; default stem',
+    )
     parser.add_argument('--channels-last', action='store_true', help='memory layout of convolutions, on both paths')
-    parser.add_argument('--own-data', action='store_true', help='data: the config\'s own files, not drawn ones')
+    parser.add_argument('--own-data', action='store_true', help="data: the config's own files, not drawn ones")
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
     parser.add_argument('--matmul-side', type=int, help='of the matrix product; default 8192 on a GPU, else 2048')
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
@@ -55,8 +61,19 @@ def build_parser() -> argparse.ArgumentParser:
 def setting_of(args: argparse.Namespace) -> Setting:
     """What the command line asks to measure."""
     expressions = args.expressions or (8 if args.task == 'multi' else 1)
-    return Setting(args.task, args.batch, expressions, tuple(args.size), args.dtype, args.plain_dtype, args.device,
-                   args.channels_last, args.plain_graph == 'stem', args.own_data, args.matmul_side)
+    return Setting(
+        args.task,
+        args.batch,
+        expressions,
+        tuple(args.size),
+        args.dtype,
+        args.plain_dtype,
+        args.device,
+        args.channels_last,
+        args.plain_graph == 'stem',
+        args.own_data,
+        args.matmul_side,
+    )
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -77,28 +94,38 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 def table_of(rows: Sequence[Measurement]) -> PrettyTable:
     """The measurements as a table."""
-    table = PrettyTable(['path', 'ms', 'quartiles', 'images/s', 'sentences/s', 'GFLOP', 'GFLOP/s', '% of matmul',
-                         'peak MB'], align='r')
+    table = PrettyTable(
+        ['path', 'ms', 'quartiles', 'images/s', 'sentences/s', 'GFLOP', 'GFLOP/s', '% of matmul', 'peak MB'], align='r'
+    )
     for row in rows:
         low, high = row.quartiles
-        table.add_row([
-            row.path, f'{1e3 * row.median:.1f}', f'{1e3 * low:.1f} to {1e3 * high:.1f}',
-            f'{row.images / row.median:.2f}', f'{row.sentences / row.median:.2f}',
-            '' if row.flops is None else f'{row.flops / 1e9:.2f}',
-            '' if row.flops is None else f'{row.flops / row.median / 1e9:.1f}',
-            '' if row.matmul_share is None else f'{100 * row.matmul_share:.1f}',
-            '' if row.peak_bytes is None else f'{row.peak_bytes / 1e6:.1f}',
-        ])
+        table.add_row(
+            [
+                row.path,
+                f'{1e3 * row.median:.1f}',
+                f'{1e3 * low:.1f} to {1e3 * high:.1f}',
+                f'{row.images / row.median:.2f}',
+                f'{row.sentences / row.median:.2f}',
+                '' if row.flops is None else f'{row.flops / 1e9:.2f}',
+                '' if row.flops is None else f'{row.flops / row.median / 1e9:.1f}',
+                '' if row.matmul_share is None else f'{100 * row.matmul_share:.1f}',
+                '' if row.peak_bytes is None else f'{row.peak_bytes / 1e6:.1f}',
+            ]
+        )
     return table
 
 
 def ratios_of(fast: Measurement, slow: Measurement) -> dict[str, float | None]:
     """One path over a faster one: seconds, FLOPs, peak memory."""
+
     def over(one: float | None, other: float | None) -> float | None:
         return one / other if one and other else None
 
-    return dict(seconds=over(slow.median, fast.median), flops=over(slow.flops, fast.flops),
-                peak_bytes=over(slow.peak_bytes, fast.peak_bytes))
+    return dict(
+        seconds=over(slow.median, fast.median),
+        flops=over(slow.flops, fast.flops),
+        peak_bytes=over(slow.peak_bytes, fast.peak_bytes),
+    )
 
 
 def main() -> None:
@@ -108,30 +135,50 @@ def main() -> None:
     check(parser, args)
     cfg, setting = load_config(parser, args), setting_of(args)
     paths = ('fast', 'plain') if args.compare else ('plain',) if args.plain else ('fast',)
-    paths += tuple(path for path, asked in (('unshared', args.unshared), ('cached', args.prefix_cache),
-                                            ('compiled', args.compile)) if asked)
+    paths += tuple(
+        path
+        for path, asked in (('unshared', args.unshared), ('cached', args.prefix_cache), ('compiled', args.compile))
+        if asked
+    )
     try:
         rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
     except ValueError as error:
         parser.error(str(error))
     machine = describe_machine(args.device)
     by_path = {row.path: row for row in rows}
-    ratios = {f'{slow}_over_{fast}': ratios_of(by_path[fast], by_path[slow])
-              for slow, fast in COMPARED if {slow, fast} <= set(by_path)}
+    ratios = {
+        f'{slow}_over_{fast}': ratios_of(by_path[fast], by_path[slow])
+        for slow, fast in COMPARED
+        if {slow, fast} <= set(by_path)
+    }
     if args.json:
-        print(json.dumps(dict(config=args.config, **vars(setting), sentences=setting.sentences, machine=machine,
-                              measurements=[row.as_dict() for row in rows], **ratios)))
+        print(
+            json.dumps(
+                dict(
+                    config=args.config,
+                    **vars(setting),
+                    sentences=setting.sentences,
+                    machine=machine,
+                    measurements=[row.as_dict() for row in rows],
+                    **ratios,
+                )
+            )
+        )
         return
-    print(f'{args.config}: {setting.task}, {setting.batch} x {setting.expressions}, '
-          f'{setting.hw[0]} x {setting.hw[1]}, {setting.dtype}'
-          + (f', plain {setting.plain_dtype}' if setting.plain_dtype else ''))
+    print(
+        f'{args.config}: {setting.task}, {setting.batch} x {setting.expressions}, '
+        f'{setting.hw[0]} x {setting.hw[1]}, {setting.dtype}'
+        + (f', plain {setting.plain_dtype}' if setting.plain_dtype else '')
+    )
     print(', '.join(f'{name} {value}' for name, value in machine.items() if value is not None))
     print(table_of(rows))
     if rows[0].matmul_rate is not None:
         print(f'matrix product: {rows[0].matmul_rate / 1e9:.1f} GFLOP/s')
     for title, ratio in ratios.items():
-        print(f'{title.replace("_over_", " / ")}: ' + ', '.join(
-            f'{name} {value:.2f}' for name, value in ratio.items() if value is not None))
+        print(
+            f'{title.replace("_over_", " / ")}: '
+            + ', '.join(f'{name} {value:.2f}' for name, value in ratio.items() if value is not None)
+        )
 
 
 if __name__ == '__main__':

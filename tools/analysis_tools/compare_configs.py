@@ -59,8 +59,20 @@ def train_and_test(config: Path, seed: int, folder: Path, args: argparse.Namespa
     checkpoint = max(folder.glob('best_*.pth'), key=os.path.getmtime)
     for split in args.splits:
         masks = folder / split
-        run('bash', 'tools/dist_test.sh', config, checkpoint, str(args.processes), '--work-dir', folder / 'test',
-            '--split', split, '--out', masks, *options)
+        run(
+            'bash',
+            'tools/dist_test.sh',
+            config,
+            checkpoint,
+            str(args.processes),
+            '--work-dir',
+            folder / 'test',
+            '--split',
+            split,
+            '--out',
+            masks,
+            *options,
+        )
 
 
 def read_ious(folder: Path) -> list[dict]:

@@ -1,6 +1,6 @@
 """Count tunable and frozen parameters of a config's model, as the paper's tables do; no weights are needed.
 
-    python tools/analysis_tools/count_parameters.py configs/etris/etris_r101_refcoco.py [--json]
+python tools/analysis_tools/count_parameters.py configs/etris/etris_r101_refcoco.py [--json]
 """
 
 from __future__ import annotations

@@ -45,8 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         ('load-samples-per-s', 'samples that a core decodes in a second'),
     ):
         default = getattr(DEFAULTS, name.replace('-', '_'))
-        parser.add_argument(f'--{name}', type=type(default) if name == 'gpus-per-machine' else float, default=default,
-                            help=f'{text}; default {default:g}')
+        parser.add_argument(
+            f'--{name}',
+            type=type(default) if name == 'gpus-per-machine' else float,
+            default=default,
+            help=f'{text}; default {default:g}',
+        )
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
     return parser
 
@@ -83,21 +87,40 @@ def assumptions_of(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         rate = args.peak_tflops * 1e12 * args.share / flops
         origin |= dict(flops=flops, peak_tflops=args.peak_tflops, share=args.share)
     given = Assumptions(
-        samples=samples_of(parser, args, cfg), batch=args.batch or cfg.train_dataloader.batch_size, samples_per_s=rate,
-        gradient_bytes=tunable * args.bytes_per_gradient, link_gb_s=args.link_gb_s, net_gb_s=args.net_gb_s,
-        gpus_per_machine=args.gpus_per_machine, latency_us=args.latency_us, hidden=args.hidden,
-        load_samples_per_s=args.load_samples_per_s)
+        samples=samples_of(parser, args, cfg),
+        batch=args.batch or cfg.train_dataloader.batch_size,
+        samples_per_s=rate,
+        gradient_bytes=tunable * args.bytes_per_gradient,
+        link_gb_s=args.link_gb_s,
+        net_gb_s=args.net_gb_s,
+        gpus_per_machine=args.gpus_per_machine,
+        latency_us=args.latency_us,
+        hidden=args.hidden,
+        load_samples_per_s=args.load_samples_per_s,
+    )
     return given, origin
 
 
 def table_of(costs: list[EpochCost]) -> PrettyTable:
     """The costs as a table."""
-    table = PrettyTable(['GPUs', 'batch', 'steps', 'step ms', 'communication ms', 'share', 'epoch minutes',
-                         'loading cores', 'per GPU'], align='r')
+    table = PrettyTable(
+        ['GPUs', 'batch', 'steps', 'step ms', 'communication ms', 'share', 'epoch minutes', 'loading cores', 'per GPU'],
+        align='r',
+    )
     for cost in costs:
-        table.add_row([cost.gpus, cost.total_batch, cost.steps, f'{1e3 * cost.step_s:.1f}',
-                       f'{1e3 * cost.communication_s:.2f}', f'{100 * cost.communication_share:.1f} %',
-                       f'{cost.epoch_s / 60:.3g}', cost.loading_cores, f'{cost.loading_cores / cost.gpus:.1f}'])
+        table.add_row(
+            [
+                cost.gpus,
+                cost.total_batch,
+                cost.steps,
+                f'{1e3 * cost.step_s:.1f}',
+                f'{1e3 * cost.communication_s:.2f}',
+                f'{100 * cost.communication_share:.1f} %',
+                f'{cost.epoch_s / 60:.3g}',
+                cost.loading_cores,
+                f'{cost.loading_cores / cost.gpus:.1f}',
+            ]
+        )
     return table
 
 
@@ -111,8 +134,13 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     if args.json:
-        print(json.dumps(dict(config=args.config, assumptions=vars(given), origin=origin,
-                              costs=[cost.as_dict() for cost in costs])))
+        print(
+            json.dumps(
+                dict(
+                    config=args.config, assumptions=vars(given), origin=origin, costs=[cost.as_dict() for cost in costs]
+                )
+            )
+        )
         return
     print(f'{args.config}: computed, not measured, from')
     for name, value in {**vars(given), **origin}.items():

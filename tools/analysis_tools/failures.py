@@ -59,25 +59,53 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--images', type=Path, help='folder of the pictures, where no config is given')
     parser.add_argument('--split', action='append', metavar='NAME', help='only this split; again for more')
     parser.add_argument('--number', type=int, default=16, help='cases on the sheet; default 16')
-    parser.add_argument('--contains', metavar='TYPE',
-                        help='only sentences with words of this type on the sheet: number, position, colour, relation')
-    parser.add_argument('--lengths', type=int, nargs='+', default=LENGTH_EDGES, metavar='N',
-                        help=f'most words of each class of length; default {" ".join(map(str, LENGTH_EDGES))}')
-    parser.add_argument('--sizes', type=float, nargs='+', default=SIZE_EDGES, metavar='P',
-                        help=f'largest percent of the picture of each class of mask size; default '
-                             f'{" ".join(map(str, SIZE_EDGES))}')
-    parser.add_argument('--word-types', type=Path, default=WORD_TYPES_FILE, metavar='FILE',
-                        help='JSON with lists of words, instead of mmetris/evaluation/word_types.json')
+    parser.add_argument(
+        '--contains',
+        metavar='TYPE',
+        help='only sentences with words of this type on the sheet: number, position, colour, relation',
+    )
+    parser.add_argument(
+        '--lengths',
+        type=int,
+        nargs='+',
+        default=LENGTH_EDGES,
+        metavar='N',
+        help=f'most words of each class of length; default {" ".join(map(str, LENGTH_EDGES))}',
+    )
+    parser.add_argument(
+        '--sizes',
+        type=float,
+        nargs='+',
+        default=SIZE_EDGES,
+        metavar='P',
+        help=f'largest percent of the picture of each class of mask size; default {" ".join(map(str, SIZE_EDGES))}',
+    )
+    parser.add_argument(
+        '--word-types',
+        type=Path,
+        default=WORD_TYPES_FILE,
+        metavar='FILE',
+        help='JSON with lists of words, instead of mmetris/evaluation/word_types.json',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
     return parser
 
 
-def run_test(config: str, checkpoint: str, out_dir: Path, splits: Sequence[str] | None,
-             cfg_options: dict[str, Any] | None) -> Path:
+def run_test(
+    config: str, checkpoint: str, out_dir: Path, splits: Sequence[str] | None, cfg_options: dict[str, Any] | None
+) -> Path:
     """Run tools/test.py, and return the folder of its masks."""
     results = out_dir / 'masks'
-    command = [sys.executable, str(Path(__file__).parents[1] / 'test.py'), config, checkpoint, '--out', str(results),
-               '--work-dir', str(out_dir / 'test')]
+    command = [
+        sys.executable,
+        str(Path(__file__).parents[1] / 'test.py'),
+        config,
+        checkpoint,
+        '--out',
+        str(results),
+        '--work-dir',
+        str(out_dir / 'test'),
+    ]
     for split in splits or ():
         command += ['--split', split]
     if cfg_options:
@@ -152,8 +180,9 @@ class Samples:
     def __call__(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """Picture (H, W, 3) RGB and true mask (H, W)."""
         if name not in self.records:
-            raise ValueError(f'the test data of the config has no sentence called {name}; do config and results belong '
-                             'together?')
+            raise ValueError(
+                f'the test data of the config has no sentence called {name}; do config and results belong together?'
+            )
         record = self.records[name]
         image = mmcv.imread(record['img_path'], channel_order='rgb')
         if self.load_mask is None:
@@ -188,8 +217,9 @@ def draw_worst(worst: Sequence[SentenceScore], results: Path, samples: Any, out_
         image, target = samples(score.name)
         mask_file = results / f'{score.name}.png'
         predicted = np.asarray(Image.open(mask_file)) if mask_file.is_file() else None
-        pictures.append(draw_referring_picture(image, score.expression, predicted, target, score.iou,
-                                               f'{rank}. {score.name}'))
+        pictures.append(
+            draw_referring_picture(image, score.expression, predicted, target, score.iou, f'{rank}. {score.name}')
+        )
     make_contact_sheet(pictures, 2, out_file)
 
 
@@ -204,8 +234,10 @@ def write_tables(parts: Sequence[Part], worst: Sequence[SentenceScore], folder: 
         writer.writerow(['rank', *COLUMNS])
         writer.writerows([rank, *score[:4], f'{100 * score.iou:.2f}'] for rank, score in enumerate(worst, 1))
     lines = ['| by | part | sentences | mIoU | oIoU |', '| --- | --- | ---: | ---: | ---: |']
-    lines += [f'| {part.by} | {part.part} | {part.sentences} | {part.mean_iou:.2f} | {part.overall_iou:.2f} |'
-              for part in parts]
+    lines += [
+        f'| {part.by} | {part.part} | {part.sentences} | {part.mean_iou:.2f} | {part.overall_iou:.2f} |'
+        for part in parts
+    ]
     markdown = '\n'.join(lines) + '\n'
     (folder / 'breakdown.md').write_text(markdown, encoding='utf-8')
     return markdown
@@ -214,24 +246,43 @@ def write_tables(parts: Sequence[Part], worst: Sequence[SentenceScore], folder: 
 def draw_breakdown(parts: Sequence[Part], out_file: Path) -> None:
     """Bars of mIoU and oIoU for each part, beside the lines of all sentences."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
     whole, groups = parts[0], list(dict.fromkeys(part.by for part in parts[1:]))
     sizes = [sum(part.by == group for part in parts) for group in groups]
-    figure, axes = pyplot.subplots(1, len(groups), figsize=(1 + 0.85 * sum(sizes), 3.4), layout='constrained',
-                                   sharey=True, squeeze=False, gridspec_kw=dict(width_ratios=sizes))
+    figure, axes = pyplot.subplots(
+        1,
+        len(groups),
+        figsize=(1 + 0.85 * sum(sizes), 3.4),
+        layout='constrained',
+        sharey=True,
+        squeeze=False,
+        gridspec_kw=dict(width_ratios=sizes),
+    )
     for axis, group in zip(axes[0], groups):
         rows = [part for part in parts if part.by == group]
-        for offset, key, color, label in ((-0.2, 'mean_iou', '#0072b2', 'mIoU'),
-                                          (0.2, 'overall_iou', '#e69f00', 'oIoU')):
-            axis.bar([index + offset for index in range(len(rows))], [getattr(row, key) for row in rows], 0.38,
-                     color=color, label=label)
+        for offset, key, color, label in (
+            (-0.2, 'mean_iou', '#0072b2', 'mIoU'),
+            (0.2, 'overall_iou', '#e69f00', 'oIoU'),
+        ):
+            axis.bar(
+                [index + offset for index in range(len(rows))],
+                [getattr(row, key) for row in rows],
+                0.38,
+                color=color,
+                label=label,
+            )
             axis.axhline(getattr(whole, key), color=color, linewidth=1, linestyle='--')
         labels = [f'{row.part.removesuffix(" words")}\n{row.sentences}' for row in rows]
         axis.set_xticks(range(len(rows)), labels, fontsize=8)
-        axis.set_title({'length': 'words in the sentence', 'mask size': 'mask, share of the picture',
-                        'words': 'kind of words'}[group], fontsize=10)
+        axis.set_title(
+            {'length': 'words in the sentence', 'mask size': 'mask, share of the picture', 'words': 'kind of words'}[
+                group
+            ],
+            fontsize=10,
+        )
         axis.spines[['top', 'right']].set_visible(False)
     axes[0, 0].set_ylabel('percent')
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper right', ncols=2, frameon=False)
@@ -264,8 +315,9 @@ def main() -> None:
         sys.exit(f'error: {error}')
 
 
-def report(table: Path, cfg: Config | None, split: str, args: argparse.Namespace,
-           lists: dict[str, tuple[str, ...]]) -> None:
+def report(
+    table: Path, cfg: Config | None, split: str, args: argparse.Namespace, lists: dict[str, tuple[str, ...]]
+) -> None:
     """Write everything about one split."""
     scores, folder = read_scores(table), args.out_dir / split
     folder.mkdir(parents=True, exist_ok=True)
@@ -280,7 +332,7 @@ def report(table: Path, cfg: Config | None, split: str, args: argparse.Namespace
     if cfg is not None or args.images is not None:
         samples = Samples(cfg, split) if cfg is not None else ImageFolder(args.images)
         if worst:
-            draw_worst(worst[:args.number], table.parent, samples, folder / 'worst.png')
+            draw_worst(worst[: args.number], table.parent, samples, folder / 'worst.png')
     else:
         print('no sheet of the worst cases: give --config or --images')
     print(f'written: {folder}')

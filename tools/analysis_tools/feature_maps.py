@@ -60,11 +60,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('checkpoint', help='checkpoint; "-" for the one that belongs to the config')
     parser.add_argument('image', help='picture')
     parser.add_argument('texts', nargs='+', help='sentences; each is a column')
-    parser.add_argument('--without', nargs=2, metavar=('CONFIG', 'CHECKPOINT'),
-                        help='a model that was trained without Bridger; default the same model, Bridgers passed by')
-    parser.add_argument('--at', default='fused', metavar='PLACE',
-                        help="the decoder's map after hierarchical alignment (fused, default), or of the maps that it "
-                             'gets the first (finest), the last, or that of a stage (a number)')
+    parser.add_argument(
+        '--without',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help='a model that was trained without Bridger; default the same model, Bridgers passed by',
+    )
+    parser.add_argument(
+        '--at',
+        default='fused',
+        metavar='PLACE',
+        help="the decoder's map after hierarchical alignment (fused, default), or of the maps that it "
+        'gets the first (finest), the last, or that of a stage (a number)',
+    )
     parser.add_argument('--out', required=True, help='picture to write')
     parser.add_argument('--panel', type=int, default=360, help='width of a panel in pixels; default 360')
     parser.add_argument('--device', help='default a GPU if there is one')
@@ -92,8 +100,10 @@ def choose_place(place: str, out_stages: Sequence[int]) -> int | None:
     if place in ('first', 'last'):
         return 0 if place == 'first' else len(out_stages) - 1
     if not place.isdigit() or int(place) not in out_stages:
-        raise ValueError(f'--at {place}: the decoder gets the stages {", ".join(map(str, out_stages))}; give one of '
-                         'them, first, last or fused')
+        raise ValueError(
+            f'--at {place}: the decoder gets the stages {", ".join(map(str, out_stages))}; give one of '
+            'them, first, last or fused'
+        )
     return out_stages.index(int(place))
 
 
@@ -146,8 +156,9 @@ def _at_picture(energy: Tensor, sample, input_hw: tuple[int, int]) -> np.ndarray
     return enlarged[0, 0].cpu().numpy()
 
 
-def make_columns(asker: Asker, image: np.ndarray, texts: Sequence[str], place: str,
-                 plain: Asker | None = None) -> list[Column]:
+def make_columns(
+    asker: Asker, image: np.ndarray, texts: Sequence[str], place: str, plain: Asker | None = None
+) -> list[Column]:
     """Everything the figure shows.
 
     Args:
@@ -161,8 +172,9 @@ def make_columns(asker: Asker, image: np.ndarray, texts: Sequence[str], place: s
         ValueError: If the model has no Bridger that could be passed by.
     """
     if not asker.model.neck.stages:
-        raise ValueError('the model has no Bridger (neck.stages is empty); give the one that has, and this one as '
-                         '--without')
+        raise ValueError(
+            'the model has no Bridger (neck.stages is empty); give the one that has, and this one as --without'
+        )
     if plain is None:
         with passed_by(asker.model.neck):
             without = energy_maps(asker, image, texts, place)
@@ -188,8 +200,11 @@ def draw_figure(image: np.ndarray, columns: Sequence[Column], panel_width: int =
         (H', W', 3) RGB.
     """
     panel_height = max(1, round(panel_width * image.shape[0] / image.shape[1]))
-    small = cv2.resize(image, (panel_width, panel_height), interpolation=cv2.INTER_AREA
-                       if panel_width < image.shape[1] else cv2.INTER_CUBIC)
+    small = cv2.resize(
+        image,
+        (panel_width, panel_height),
+        interpolation=cv2.INTER_AREA if panel_width < image.shape[1] else cv2.INTER_CUBIC,
+    )
     size = int(np.clip(panel_width / 20, 12, 40))
     gap, line = size // 2, round(1.35 * size)
     captions = ['image', 'without Bridger', 'with Bridger', 'mask']
@@ -211,8 +226,12 @@ def draw_figure(image: np.ndarray, columns: Sequence[Column], panel_width: int =
         for row, text in enumerate(lines):
             draw.text((x + panel_width / 2, gap + (row + 0.5) * line), text, (20, 20, 20), font, anchor='mm')
         mask = cv2.resize(column.mask.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST) == 1
-        panels = [small, heat_map(column.without, small.shape[:2]), heat_map(column.with_bridger, small.shape[:2]),
-                  overlay_mask(small, mask, PRED_COLOR) if mask.any() else small]
+        panels = [
+            small,
+            heat_map(column.without, small.shape[:2]),
+            heat_map(column.with_bridger, small.shape[:2]),
+            overlay_mask(small, mask, PRED_COLOR) if mask.any() else small,
+        ]
         for number, panel in enumerate(panels):
             canvas.paste(Image.fromarray(panel), (x, title_height + number * (panel_height + gap)))
     return np.asarray(canvas)
@@ -240,8 +259,10 @@ def main() -> None:
     write_image(draw_figure(np.ascontiguousarray(image[..., ::-1]), columns, args.panel), args.out)
     for column in columns:
         change = np.linalg.norm(column.with_bridger - column.without) / max(np.linalg.norm(column.without), 1e-12)
-        print(f'{image_name(args.image)}: {column.text}: the map changes by {100 * change:.0f} %, the mask covers '
-              f'{100 * column.mask.mean():.1f} % of the picture')
+        print(
+            f'{image_name(args.image)}: {column.text}: the map changes by {100 * change:.0f} %, the mask covers '
+            f'{100 * column.mask.mean():.1f} % of the picture'
+        )
     print(f'written: {Path(args.out)}')
 
 

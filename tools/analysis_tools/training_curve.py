@@ -26,8 +26,13 @@ SCORES = ('oIoU', 'mIoU', 'Pr@0.5', 'Pr@0.7', 'Pr@0.9')
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description='Table and figure of a training')
-    parser.add_argument('work_dirs', type=Path, nargs='+', metavar='work_dir',
-                        help='work folder of tools/train.py; several: of trainings that continue one another')
+    parser.add_argument(
+        'work_dirs',
+        type=Path,
+        nargs='+',
+        metavar='work_dir',
+        help='work folder of tools/train.py; several: of trainings that continue one another',
+    )
     parser.add_argument('--out', type=Path, help='figure to write (.png, .pdf, .svg)')
     parser.add_argument('--csv', type=Path, help='table to write')
     return parser
@@ -58,7 +63,8 @@ def read_log(work_dir: Path) -> list[dict]:
                     epoch=epoch,
                     loss=mean(step['loss'] for step in done),
                     minutes=mean(step['time'] for step in done) * num_steps / 60,
-                    **{name: entry[name] for name in SCORES})
+                    **{name: entry[name] for name in SCORES},
+                )
     if not epochs:
         raise ValueError(f'{work_dir}: no epoch of this training has been evaluated')
     return [epochs[epoch] for epoch in sorted(epochs)]
@@ -77,15 +83,16 @@ def table_of(rows: list[dict]) -> PrettyTable:
     """The rows as a table."""
     table = PrettyTable(list(rows[0]))
     for row in rows:
-        table.add_row([
-            value if name == 'epoch' else f'{value:.{4 if name == "loss" else 2}f}' for name, value in row.items()
-        ])
+        table.add_row(
+            [value if name == 'epoch' else f'{value:.{4 if name == "loss" else 2}f}' for name, value in row.items()]
+        )
     return table
 
 
 def draw(rows: list[dict], out: Path) -> None:
     """Scores and loss over epochs."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
 

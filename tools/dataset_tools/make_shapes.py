@@ -1,8 +1,9 @@
 """Draw the Shapes data set, a small stand-in for RefCOCO in RefCOCO's own layout.
 
-    python tools/dataset_tools/make_shapes.py data/shapes
-    python tools/dataset_tools/make_shapes.py data/shapes_semseg --layout semseg     # labels instead of sentences
+python tools/dataset_tools/make_shapes.py data/shapes
+python tools/dataset_tools/make_shapes.py data/shapes_semseg --layout semseg     # labels instead of sentences
 """
+
 import argparse
 import sys
 import time
@@ -27,8 +28,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num-val', type=int, default=default.num_val, help='images of split val')
     parser.add_argument('--num-test-a', type=int, default=default.num_test_a, help='images of split testA')
     parser.add_argument('--num-test-b', type=int, default=default.num_test_b, help='images of split testB (crowded)')
-    parser.add_argument('--layout', choices=LAYOUTS, default='refcoco',
-                        help="'refcoco' with sentences (default), 'semseg' with labels by colour and shape")
+    parser.add_argument(
+        '--layout',
+        choices=LAYOUTS,
+        default='refcoco',
+        help="'refcoco' with sentences (default), 'semseg' with labels by colour and shape",
+    )
     parser.add_argument('--workers', type=int, default=0, help='drawing processes; 0 draws in this one')
     parser.add_argument('--force', action='store_true', help='replace what the folder holds')
     return parser.parse_args()

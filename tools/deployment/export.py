@@ -23,18 +23,32 @@ OPSET = 18
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description='Export a model to ONNX and torch.export')
-    parser.add_argument('model', nargs='?', help='config file, name in the model index, folder of a training, or '
-                        '"demo"; default: the demo model, which knows drawn shapes only')
+    parser.add_argument(
+        'model',
+        nargs='?',
+        help='config file, name in the model index, folder of a training, or '
+        '"demo"; default: the demo model, which knows drawn shapes only',
+    )
     parser.add_argument('--weights', help='checkpoint; default: the one that belongs to the model')
     parser.add_argument('--out-dir', type=Path, required=True, help='folder to write; must not exist')
     parser.add_argument('--format', choices=[*FORMATS, 'both'], default='onnx', help='default: onnx')
-    parser.add_argument('--parts', choices=[*PARTS, 'both'], default='both',
-                        help='whole: one file; split: what precedes the sentence and the rest; default: both')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'),
-                        help="height and width of the network's input; default: the config's")
+    parser.add_argument(
+        '--parts',
+        choices=[*PARTS, 'both'],
+        default='both',
+        help='whole: one file; split: what precedes the sentence and the rest; default: both',
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help="height and width of the network's input; default: the config's",
+    )
     parser.add_argument('--opset', type=int, default=OPSET, help=f'ONNX operator set; default {OPSET}')
-    parser.add_argument('--no-check', dest='check', action='store_false',
-                        help='do not run the files and compare them with the model')
+    parser.add_argument(
+        '--no-check', dest='check', action='store_false', help='do not run the files and compare them with the model'
+    )
     parser.add_argument('--force', action='store_true', help='replace an earlier export in --out-dir')
     return parser
 
@@ -49,10 +63,16 @@ def main() -> None:
         from mmetris.deployment import DeviationError, export_model
     try:
         export_model(
-            None if args.model in (None, 'demo') else args.model, args.out_dir, args.weights,
+            None if args.model in (None, 'demo') else args.model,
+            args.out_dir,
+            args.weights,
             formats=list(FORMATS) if args.format == 'both' else [args.format],
             parts=list(PARTS) if args.parts == 'both' else [args.parts],
-            size=args.size, opset=args.opset, check=args.check, force=args.force)
+            size=args.size,
+            opset=args.opset,
+            check=args.check,
+            force=args.force,
+        )
     except DeviationError as error:
         sys.exit(f'error: {error}')
     except (ValueError, OSError, ImportError, RuntimeError) as error:

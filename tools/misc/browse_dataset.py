@@ -1,6 +1,6 @@
 """Look at what a model is trained on: images, sentences and masks as they leave the pipeline.
 
-    python tools/misc/browse_dataset.py configs/etris/etris_tiny_shapes.py --output-dir work_dirs/browse --number 20
+python tools/misc/browse_dataset.py configs/etris/etris_tiny_shapes.py --output-dir work_dirs/browse --number 20
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def main() -> None:
             draw_pred=False,
             show=args.output_dir is None,
             wait_time=args.show_interval,
-            out_file=out_file)
+            out_file=out_file,
+        )
         progress.update()
     print()
 

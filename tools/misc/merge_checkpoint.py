@@ -1,6 +1,6 @@
 """Put the frozen CLIP back into a slim checkpoint, for programs that do not know mmetris's slim ones.
 
-    python tools/misc/merge_checkpoint.py configs/etris/etris_vitb16_refcoco.py slim.pth full.pth
+python tools/misc/merge_checkpoint.py configs/etris/etris_vitb16_refcoco.py slim.pth full.pth
 """
 
 from slim_checkpoint import build_parser, convert

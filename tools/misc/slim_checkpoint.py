@@ -32,8 +32,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def convert(args: argparse.Namespace, change: Callable[[nn.Module, MutableMapping[str, Tensor], str], None],
-            to_slim: bool) -> None:
+def convert(
+    args: argparse.Namespace, change: Callable[[nn.Module, MutableMapping[str, Tensor], str], None], to_slim: bool
+) -> None:
     """Read a checkpoint, change its state dicts, write it.
 
     Args:
@@ -59,8 +60,11 @@ def convert(args: argparse.Namespace, change: Callable[[nn.Module, MutableMappin
         change(model, content['ema_state_dict'], 'module.')
     if Path(args.out).suffix == '.safetensors':
         with write_atomically(args.out) as temporary:
-            save_file({key: value.contiguous() for key, value in content['state_dict'].items()}, temporary,
-                      metadata=dict(format='pt', config=Path(args.config).name))
+            save_file(
+                {key: value.contiguous() for key, value in content['state_dict'].items()},
+                temporary,
+                metadata=dict(format='pt', config=Path(args.config).name),
+            )
     else:
         save_checkpoint(args.out, content)
     sizes = [Path(path).stat().st_size for path in (args.checkpoint, args.out)]

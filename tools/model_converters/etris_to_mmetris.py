@@ -31,23 +31,42 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Convert a checkpoint of the released ETRIS code')
     parser.add_argument('checkpoint', help='checkpoint of the released code')
     parser.add_argument('out_dir', help='folder for config.py and model.pth')
-    parser.add_argument('--bridger-heads', type=int, metavar='N',
-                        help="attention heads of the Bridger (the code's nhead); default 4 (ResNet) or 8 (ViT)")
-    parser.add_argument('--head-heads', type=int, default=HEAD_HEADS, metavar='N',
-                        help="attention heads of the decoder (the code's num_head); default %(default)s")
-    parser.add_argument('--text-heads', type=int, metavar='N',
-                        help="attention heads of CLIP's text encoder; default width / 64, below width 128 width / 16")
-    parser.add_argument('--image-heads', type=int, metavar='N',
-                        help="attention heads of CLIP's image encoder; default width / 64")
-    parser.add_argument('--context-length', type=int, default=17, metavar='L',
-                        help="tokens of a sentence (the code's word_len): 17, or 22 for RefCOCOg; default %(default)s")
+    parser.add_argument(
+        '--bridger-heads',
+        type=int,
+        metavar='N',
+        help="attention heads of the Bridger (the code's nhead); default 4 (ResNet) or 8 (ViT)",
+    )
+    parser.add_argument(
+        '--head-heads',
+        type=int,
+        default=HEAD_HEADS,
+        metavar='N',
+        help="attention heads of the decoder (the code's num_head); default %(default)s",
+    )
+    parser.add_argument(
+        '--text-heads',
+        type=int,
+        metavar='N',
+        help="attention heads of CLIP's text encoder; default width / 64, below width 128 width / 16",
+    )
+    parser.add_argument(
+        '--image-heads', type=int, metavar='N', help="attention heads of CLIP's image encoder; default width / 64"
+    )
+    parser.add_argument(
+        '--context-length',
+        type=int,
+        default=17,
+        metavar='L',
+        help="tokens of a sentence (the code's word_len): 17, or 22 for RefCOCOg; default %(default)s",
+    )
     return parser
 
 
 def complete_config(converted: ConvertedCheckpoint, context_length: int) -> Config:
     """The released recipe with the converted model in it, without any ``_base_``."""
     cfg = Config.fromfile(RECIPES[converted.sizes.family]).to_dict()
-    size = (converted.sizes.input_size, ) * 2
+    size = (converted.sizes.input_size,) * 2
     divisor = converted.model_cfg['data_preprocessor']['size_divisor']
 
     def resized(length):  # The sizes of test-time augmentation keep their ratio to the input size.
@@ -74,8 +93,13 @@ def main() -> None:
     args = build_parser().parse_args()
     try:
         converted = from_published(
-            read_checkpoint(args.checkpoint), args.bridger_heads, args.head_heads, args.text_heads, args.image_heads,
-            args.context_length)
+            read_checkpoint(args.checkpoint),
+            args.bridger_heads,
+            args.head_heads,
+            args.text_heads,
+            args.image_heads,
+            args.context_length,
+        )
         config_text = complete_config(converted, args.context_length).pretty_text
         converted.checkpoint['meta']['dataset_meta'] = dict(RefCocoDataset.METAINFO)
         out_dir = Path(args.out_dir)
@@ -90,10 +114,12 @@ def main() -> None:
     for name in published['entries']:
         print(f'entry "{name}" -> kept in meta, not used')
     model = converted.model_cfg
-    print(f'{len(converted.names)} keys used, none left over: {model["backbone"]["type"]}, '
-          f'heads: Bridger {model["neck"]["num_heads"]}, decoder {model["decode_head"]["num_heads"]}, '
-          f'text encoder {converted.sizes.arch["text_cfg"]["heads"]}; {args.context_length} tokens\n'
-          f'written: {out_dir / "config.py"}, {out_dir / "model.pth"}')
+    print(
+        f'{len(converted.names)} keys used, none left over: {model["backbone"]["type"]}, '
+        f'heads: Bridger {model["neck"]["num_heads"]}, decoder {model["decode_head"]["num_heads"]}, '
+        f'text encoder {converted.sizes.arch["text_cfg"]["heads"]}; {args.context_length} tokens\n'
+        f'written: {out_dir / "config.py"}, {out_dir / "model.pth"}'
+    )
 
 
 if __name__ == '__main__':

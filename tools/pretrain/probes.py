@@ -1,4 +1,5 @@
 """What a tiny CLIP knows, measured on scenes it was never trained on. Every figure is an accuracy, 0..1."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +14,12 @@ from mmetris.datasets.shapes import captions as cap
 from mmetris.datasets.shapes.logic import DIRECTIONS, FALSE, TRUE, Description, place_truth
 from mmetris.datasets.shapes.scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene
 
-_CORNERS = {'top left': 'at the top left', 'top right': 'at the top right', 'bottom left': 'at the bottom left',
-            'bottom right': 'at the bottom right'}
+_CORNERS = {
+    'top left': 'at the top left',
+    'top right': 'at the top right',
+    'bottom left': 'at the bottom left',
+    'bottom right': 'at the bottom right',
+}
 _PROMPTS = {  # attribute -> text of each of its values
     'colour': {value: f'a {value} object' for value in COLOURS},
     'shape': {value: f'a {value}' for value in SHAPES},
@@ -35,8 +40,10 @@ class Probes:
         rng = np.random.default_rng([seed, HELD_OUT_STREAM])
 
         def draw(start: int, fewest: int, most: int) -> list[Scene]:
-            return [scene_at(seed, HELD_OUT_STREAM, start + i, int(rng.integers(fewest, most + 1)))
-                    for i in range(num_scenes)]
+            return [
+                scene_at(seed, HELD_OUT_STREAM, start + i, int(rng.integers(fewest, most + 1)))
+                for i in range(num_scenes)
+            ]
 
         self.single, self.pairs, self.crowds = draw(0, 1, 1), draw(num_scenes, 2, 2), draw(2 * num_scenes, 3, 5)
         self.pictures = [[picture(scene) for scene in scenes] for scenes in (self.single, self.pairs, self.crowds)]
@@ -58,7 +65,7 @@ class Probes:
             for relation in DIRECTIONS:
                 forward = cap.Clause(first, relation=relation, reference=second)
                 backward = cap.Clause(second, relation=relation, reference=first)
-                claims = [cap.Caption(cap.word_clause(rng, clause), (clause, )) for clause in (forward, backward)]
+                claims = [cap.Caption(cap.word_clause(rng, clause), (clause,)) for clause in (forward, backward)]
                 if [int(value) for value in cap.truth_table(claims, [scene])[:, 0]] == [TRUE, FALSE]:
                     self.swaps.append((index, claims[0].text, claims[1].text))
 
@@ -95,7 +102,7 @@ class Probes:
 
     @staticmethod
     def _embed_images(model: CLIP, pictures: Sequence[np.ndarray]) -> Tensor:
-        chunks = [pictures[i:i + 64] for i in range(0, len(pictures), 64)]
+        chunks = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
         return torch.cat([normalize(model.encode_image(normalise(np.stack(chunk))), dim=-1) for chunk in chunks])
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 Axes: S scenes of a batch, C captions of a batch.
 """
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -77,7 +78,7 @@ class SceneBank:
         self._scenes: dict[int, Scene] = {}
         name, shape = f'{seed}_{size}_{IMAGE_SIZE}.npy', (size, IMAGE_SIZE, IMAGE_SIZE, 3)
         self._pictures = self._open(folder / f'pictures_{name}', shape, np.uint8)
-        self._drawn = self._open(folder / f'drawn_{name}', (size, ), bool)
+        self._drawn = self._open(folder / f'drawn_{name}', (size,), bool)
 
     @staticmethod
     def _open(path: Path, shape: tuple, dtype: type) -> np.ndarray:
@@ -97,7 +98,6 @@ class SceneBank:
             self._drawn[index] = True
         return self._pictures[index]
 
-
     def close_up(self, index: int, scene: Scene, rng: np.random.Generator) -> np.ndarray:
         """A piece of its picture around a lone object, (CLOSE_UP_SIZE, CLOSE_UP_SIZE, 3) uint8 RGB."""
         scale = IMAGE_SIZE / max(scene.width, scene.height)
@@ -108,7 +108,7 @@ class SceneBank:
             wanted = border + centre * scale - CLOSE_UP_SIZE / 2 + rng.integers(-6, 7)
             corner.append(int(np.clip(wanted, 0, IMAGE_SIZE - CLOSE_UP_SIZE)))
         top, left = corner
-        return self.picture(index, scene)[top:top + CLOSE_UP_SIZE, left:left + CLOSE_UP_SIZE]
+        return self.picture(index, scene)[top : top + CLOSE_UP_SIZE, left : left + CLOSE_UP_SIZE]
 
 
 @dataclass
@@ -128,9 +128,15 @@ class Batch:
     false: Tensor
 
 
-def make_batch(pictures: Sequence[np.ndarray], scenes: Sequence[Scene], rng: np.random.Generator,
-               num_captions: int = 3, num_misses: int = 2, forms: Sequence[float] = _FORMS,
-               detail: float = 0.5) -> Batch:
+def make_batch(
+    pictures: Sequence[np.ndarray],
+    scenes: Sequence[Scene],
+    rng: np.random.Generator,
+    num_captions: int = 3,
+    num_misses: int = 2,
+    forms: Sequence[float] = _FORMS,
+    detail: float = 0.5,
+) -> Batch:
     """Write captions and near misses for the scenes, and work out which captions are negatives of which scenes.
 
     ``forms`` and ``detail`` are those of :func:`~mmetris.datasets.shapes.captions.sample_caption`.
@@ -142,12 +148,17 @@ def make_batch(pictures: Sequence[np.ndarray], scenes: Sequence[Scene], rng: np.
         owner += [index] * num_captions
     written = true + [cap.near_miss(caption, rng) for caption in true for _ in range(num_misses)]
     false = cap.truth_table(written, scenes) == FALSE
-    return Batch(np.stack(pictures), tokenize([caption.text for caption in written]),
-                 torch.tensor(owner), torch.from_numpy(false))
+    return Batch(
+        np.stack(pictures),
+        tokenize([caption.text for caption in written]),
+        torch.tensor(owner),
+        torch.from_numpy(false),
+    )
 
 
-def bank_batch(bank: SceneBank, rng: np.random.Generator, size: int, weights: Sequence[float] | None = None,
-               **kwargs) -> Batch:
+def bank_batch(
+    bank: SceneBank, rng: np.random.Generator, size: int, weights: Sequence[float] | None = None, **kwargs
+) -> Batch:
     """Draw a batch; ``weights`` are the chances of scenes with 1, 2, ... objects (None: all alike)."""
     share = np.ones(MAX_OBJECTS) if weights is None else np.asarray(weights, float)
     numbers = rng.choice(MAX_OBJECTS, size, p=share / share.sum())

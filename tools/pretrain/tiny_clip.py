@@ -2,6 +2,7 @@
 
 It is an ordinary ``open_clip.CLIP`` with CLIP's own tokenizer, small enough to travel with the sources.
 """
+
 import json
 import os
 from collections.abc import Sequence
@@ -30,12 +31,14 @@ ARCHS: dict[str, dict] = {
         embed_dim=64,
         quick_gelu=True,
         vision_cfg=dict(image_size=IMAGE_SIZE, patch_size=8, width=128, head_width=32, layers=4),
-        text_cfg=_TEXT_CFG),
+        text_cfg=_TEXT_CFG,
+    ),
     'resnet': dict(
         embed_dim=64,
         quick_gelu=True,
         vision_cfg=dict(image_size=IMAGE_SIZE, width=16, head_width=32, layers=[1, 1, 1, 1]),
-        text_cfg=_TEXT_CFG),
+        text_cfg=_TEXT_CFG,
+    ),
 }
 
 
@@ -68,8 +71,9 @@ def build_clip(config: dict) -> CLIP:
     model = CLIP(**json.loads(json.dumps(config)))
     if 'patch_size' in config['vision_cfg']:
         with torch.no_grad():
-            model.visual.positional_embedding[1:] = _grid_waves(model.visual.grid_size[0],
-                                                                config['vision_cfg']['width'])
+            model.visual.positional_embedding[1:] = _grid_waves(
+                model.visual.grid_size[0], config['vision_cfg']['width']
+            )
     return model
 
 
@@ -107,7 +111,7 @@ def letterbox(image: np.ndarray, size: int = IMAGE_SIZE) -> np.ndarray:
     boxed = np.empty((size, size, 3), np.uint8)
     boxed[:] = np.round(np.array(OPENAI_DATASET_MEAN) * 255)
     top, left = (size - height) // 2, (size - width) // 2
-    boxed[top:top + height, left:left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    boxed[top : top + height, left : left + width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     return boxed
 
 
@@ -162,7 +166,7 @@ class UsedWords(nn.Module):
     def __init__(self, embedding: nn.Embedding, used: Sequence[int]) -> None:
         super().__init__()
         used = torch.tensor(sorted(set(used)))
-        row = torch.full((embedding.num_embeddings, ), -1)
+        row = torch.full((embedding.num_embeddings,), -1)
         row[used] = torch.arange(len(used))
         self.weight = nn.Parameter(embedding.weight.detach()[used].clone())
         self.register_buffer('full', embedding.weight.detach().clone())
@@ -185,8 +189,10 @@ def save_clip(path: Path, model: CLIP, config: dict, **notes: object) -> None:
     state = {key: value for key, value in model.state_dict().items() if not key.startswith('token_embedding.')}
     embedding = model.token_embedding
     state['token_embedding.weight'] = embedding.filled() if isinstance(embedding, UsedWords) else embedding.weight
-    state = {key: value.detach().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
-             for key, value in state.items()}
+    state = {
+        key: value.detach().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        for key, value in state.items()
+    }
     metadata = {
         'format': 'pt',
         'arch': json.dumps(config, sort_keys=True),

@@ -8,6 +8,7 @@ every caption about every scene is known, only captions that are clearly *false*
 
 writes ``OUT.safetensors`` (the best so far), ``OUT.log.jsonl`` and, in the cache folder, a checkpoint for ``--resume``.
 """
+
 import argparse
 import json
 import math
@@ -48,11 +49,11 @@ def contrastive_loss(images: Tensor, texts: Tensor, owner: Tensor, false: Tensor
     # Each true caption against all that are false of its picture ...
     to_text = logits.masked_fill(~false, barred).T[owner]
     # ... and against all pictures it is false of.
-    to_image = logits[:len(owner)].masked_fill(~false[:len(owner)], barred)
+    to_image = logits[: len(owner)].masked_fill(~false[: len(owner)], barred)
     loss = sum(cross_entropy(torch.cat([positive[:, None], others], 1), target) for others in (to_text, to_image)) / 2
     if len(texts) > len(owner):
         # The near misses once more by themselves: among hundreds of easy negatives they would hardly be heard.
-        misses = to_text[:, len(owner):].unflatten(1, (len(owner), -1))[each, each]
+        misses = to_text[:, len(owner) :].unflatten(1, (len(owner), -1))[each, each]
         loss = loss + cross_entropy(torch.cat([positive[:, None], misses], 1), target)
     return loss
 
@@ -97,7 +98,10 @@ class Trainer:
         others = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
             [dict(params=decayed, weight_decay=args.weight_decay), dict(params=others, weight_decay=0.0)],
-            lr=args.lr, betas=(0.9, 0.98), eps=1e-6)
+            lr=args.lr,
+            betas=(0.9, 0.98),
+            eps=1e-6,
+        )
         self.schedule = Schedule(args.lr, args.warmup, args.keep)
         self.step, self.samples, self.seconds, self.best = 0, 0, 0.0, -1.0
 
@@ -128,9 +132,16 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; a reader never sees half of one."""
-        state = dict(model=self.model.state_dict(), optimizer=self.optimizer.state_dict(), arch=self.args.arch,
-                     step=self.step, samples=self.samples, seconds=self.seconds, best=self.best,
-                     rng=torch.get_rng_state())
+        state = dict(
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            arch=self.args.arch,
+            step=self.step,
+            samples=self.samples,
+            seconds=self.seconds,
+            best=self.best,
+            rng=torch.get_rng_state(),
+        )
         partial = path.with_name(path.name + '.partial')
         torch.save(state, partial)
         os.replace(partial, path)
@@ -176,9 +187,15 @@ def probe(trainer: Trainer, probes: Probes, log: Log, export: Path) -> None:
     log.write(kind='probe', step=trainer.step, minutes=trainer.seconds / 60, mean=mean, **result)
     if mean > trainer.best:
         trainer.best = mean
-        save_clip(export, trainer.model, trainer.config, trained_on='Shapes captions (mmetris), rendered on the fly',
-                  samples_seen=trainer.samples, steps=trainer.step,
-                  probes=json.dumps({k: round(v, 4) for k, v in result.items()}))
+        save_clip(
+            export,
+            trainer.model,
+            trainer.config,
+            trained_on='Shapes captions (mmetris), rendered on the fly',
+            samples_seen=trainer.samples,
+            steps=trainer.step,
+            probes=json.dumps({k: round(v, 4) for k, v in result.items()}),
+        )
 
 
 def train(args: argparse.Namespace) -> Trainer:
@@ -203,16 +220,28 @@ def train(args: argparse.Namespace) -> Trainer:
             # A close-up costs a quarter of a picture, and its one caption says everything.
             batch = close_up_batch(bank, rng, 2 * args.batch_size, num_captions=1, num_misses=1)
         else:
-            batch = bank_batch(bank, rng, args.batch_size, trainer.schedule.num_objects(trainer.progress),
-                               num_captions=args.captions, num_misses=args.misses)
+            batch = bank_batch(
+                bank,
+                rng,
+                args.batch_size,
+                trainer.schedule.num_objects(trainer.progress),
+                num_captions=args.captions,
+                num_misses=args.misses,
+            )
         losses.append(trainer.train_step(batch))
         now = time.monotonic()
         trainer.seconds, clock = trainer.seconds + now - clock, now
         if now - since['log'][0] >= args.log_seconds or trainer.progress >= 1:
             then, samples = since['log']
-            log.write(kind='train', step=trainer.step, minutes=trainer.seconds / 60, loss=float(np.mean(losses)),
-                      lr=trainer.schedule.lr(trainer.progress), scale=float(trainer.model.logit_scale.detach().exp()),
-                      samples_per_s=(trainer.samples - samples) / (now - then))
+            log.write(
+                kind='train',
+                step=trainer.step,
+                minutes=trainer.seconds / 60,
+                loss=float(np.mean(losses)),
+                lr=trainer.schedule.lr(trainer.progress),
+                scale=float(trainer.model.logit_scale.detach().exp()),
+                samples_per_s=(trainer.samples - samples) / (now - then),
+            )
             losses, since['log'] = [], (now, trainer.samples)
         if now - since['probe'] >= args.probe_seconds or trainer.progress >= 1:
             since['probe'] = now
@@ -230,13 +259,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in the cache folder')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--steps', type=int, default=100000, help='most steps')
-    parser.add_argument('--minutes', type=float, default=34.0, help='most minutes of training; the schedule is '
-                        'stretched over the steps or the minutes, whichever is used up first')
+    parser.add_argument(
+        '--minutes',
+        type=float,
+        default=34.0,
+        help='most minutes of training; the schedule is '
+        'stretched over the steps or the minutes, whichever is used up first',
+    )
     parser.add_argument('--batch-size', type=int, default=64, help='scenes per step')
     parser.add_argument('--captions', type=int, default=2, help='true captions per scene')
     parser.add_argument('--misses', type=int, default=2, help='near misses per caption')
-    parser.add_argument('--close-ups', type=float, help='part of the training that comes first, on close-ups of lone '
-                        'objects with full captions; default 0.3 for a ResNet, 0 for a ViT, whose size is fixed')
+    parser.add_argument(
+        '--close-ups',
+        type=float,
+        help='part of the training that comes first, on close-ups of lone '
+        'objects with full captions; default 0.3 for a ResNet, 0 for a ViT, whose size is fixed',
+    )
     parser.add_argument('--bank', type=int, default=20000, help='different scenes (38 kB of the cache each)')
     parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--warmup', type=float, default=0.03, help='part of the training')

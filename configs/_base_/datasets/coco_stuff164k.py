@@ -6,6 +6,7 @@ source = dict(type='COCOStuffDataset', data_root='data/coco_stuff164k')
 
 validation = dict(**source, data_prefix=dict(img_path='images/val2017', seg_map_path='annotations/val2017'))
 train_dataloader = dict(
-    dataset=dict(**source, data_prefix=dict(img_path='images/train2017', seg_map_path='annotations/train2017')))
+    dataset=dict(**source, data_prefix=dict(img_path='images/train2017', seg_map_path='annotations/train2017'))
+)
 val_dataloader = dict(dataset=validation)
 test_dataloader = dict(dataset=validation)

@@ -15,13 +15,14 @@ train_lists, added_lists, validation = (
         data_root=data_root,
         data_prefix=dict(img_path='JPEGImages', seg_map_path=labels),
         ann_file=f'ImageSets/Segmentation/{split}.txt',
-        pipeline=pipeline)
+        pipeline=pipeline,
+    )
     for split, labels, pipeline in (
         ('train', 'SegmentationClass', train_pipeline),
         ('aug', 'SegmentationClassAug', train_pipeline),
         ('val', 'SegmentationClass', _base_.test_pipeline),
-    ))
-train_dataloader = dict(
-    dataset=dict(_delete_=True, type='ConcatDataset', datasets=[train_lists, added_lists]))
+    )
+)
+train_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[train_lists, added_lists]))
 val_dataloader = dict(dataset=validation)
 test_dataloader = dict(dataset=validation)

@@ -31,7 +31,8 @@ tta_pipeline = [
             [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
-        ]),
+        ],
+    ),
 ]
 
 train_dataloader = dict(
@@ -47,7 +48,9 @@ train_dataloader = dict(
         data_prefix=dict(img_path='train2014/'),
         split='train',
         text_mode='random',  # one sentence of each object, drawn anew in every epoch
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=16,
     num_workers=4,
@@ -62,7 +65,9 @@ val_dataloader = dict(
         split='val',
         text_mode='original',  # every sentence of every object
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = dict(
     batch_size=16,
     num_workers=4,
@@ -77,7 +82,9 @@ test_dataloader = dict(
         split='testA',
         text_mode='original',
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 
 val_evaluator = dict(type='RefSegMetric', metric=['oIoU', 'mIoU', 'Pr'])
 test_evaluator = val_evaluator

@@ -23,10 +23,11 @@ tta_pipeline = [
         type='TestTimeAug',
         transforms=[
             [dict(type='Resize', scale=(size, size), keep_ratio=True) for size in (96, 128, 160)],
-            [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0., 1.)],
+            [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
-        ]),
+        ],
+    ),
 ]
 
 train_dataloader, val_dataloader, test_dataloader = (
@@ -39,9 +40,15 @@ train_dataloader, val_dataloader, test_dataloader = (
             type='ShapesSegDataset',
             data_root=data_root,
             data_prefix=dict(img_path=f'images/{split}', seg_map_path=f'annotations/{split}'),
-            pipeline=pipeline))
-    for split, batch_size, pipeline in (('train', 8, train_pipeline), ('val', 16, test_pipeline),
-                                        ('testA', 16, test_pipeline)))
+            pipeline=pipeline,
+        ),
+    )
+    for split, batch_size, pipeline in (
+        ('train', 8, train_pipeline),
+        ('val', 16, test_pipeline),
+        ('testA', 16, test_pipeline),
+    )
+)
 
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator

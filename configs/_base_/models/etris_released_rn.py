@@ -13,9 +13,11 @@ model = dict(
         pool_shortcut=True,
         # What "frozen" leaves moving there: positions and BatchNorm statistics.
         tunable_parameters=['attnpool.positional_embedding'],
-        norm_eval=False),
+        norm_eval=False,
+    ),
     text_encoder=dict(
-        type='CLIPTextEncoder', num_stages=3, out_stages=(1, 2, 3), tunable_parameters=['positional_embedding']),
+        type='CLIPTextEncoder', num_stages=3, out_stages=(1, 2, 3), tunable_parameters=['positional_embedding']
+    ),
     neck=dict(
         type='Bridger',
         stages=(2, 3, 4),
@@ -29,12 +31,15 @@ model = dict(
         init_cfg=[
             dict(type='Normal', layer='Linear', std=0.02),
             dict(type='Kaiming', layer=['Conv2d', 'ConvTranspose2d'], mode='fan_out', nonlinearity='relu'),
-        ]),
+        ],
+    ),
     decode_head=dict(
         type='ETRISHead',
         channels=512,
         num_heads=8,
         text_projection=True,
         loss_decode=dict(type='TextToPixelContrastiveLoss'),
-        threshold=0.35),
-    test_cfg=dict(mode='whole', corner_aligned=True))
+        threshold=0.35,
+    ),
+    test_cfg=dict(mode='whole', corner_aligned=True),
+)

@@ -8,9 +8,7 @@ model = dict(
     # Strides 8, 16, 32 are brought to 16.
     neck=dict(type='Bridger', stages=(2, 3, 4), embed_dims=64, num_heads=8, ffn_dims=128, dropout=0.1),
     decode_head=dict(
-        type='ETRISHead',
-        channels=512,
-        num_heads=8,
-        loss_decode=dict(type='TextToPixelContrastiveLoss'),
-        threshold=0.35),
-    test_cfg=dict(mode='whole'))
+        type='ETRISHead', channels=512, num_heads=8, loss_decode=dict(type='TextToPixelContrastiveLoss'), threshold=0.35
+    ),
+    test_cfg=dict(mode='whole'),
+)

@@ -6,7 +6,8 @@ arch = dict(
     embed_dim=64,
     quick_gelu=True,
     vision_cfg=dict(image_size=128, width=16, head_width=32, layers=[1, 1, 1, 1]),
-    text_cfg=dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4))
+    text_cfg=dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4),
+)
 clip_checkpoint = 'pretrained/tiny_clip_resnet.safetensors'
 
 model = dict(
@@ -20,4 +21,6 @@ model = dict(
         global_alignment=dict(dropout=0, ffn_dims=128),
         # CLIP's sentence features are long (norm 12 here), so that PyTorch's initial weights of this layer start the
         # logits near +-14 and cost the demo most of its few steps. These start them near +-1.
-        projector=dict(init_cfg=dict(type='Normal', std=0.004, override=dict(name='kernel_projection')))))
+        projector=dict(init_cfg=dict(type='Normal', std=0.004, override=dict(name='kernel_projection'))),
+    ),
+)

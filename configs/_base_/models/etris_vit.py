@@ -14,11 +14,10 @@ model = dict(
         embed_dims=64,
         num_heads=8,
         ffn_dims=128,
-        dropout=0.1),
+        dropout=0.1,
+    ),
     decode_head=dict(
-        type='ETRISHead',
-        channels=512,
-        num_heads=8,
-        loss_decode=dict(type='TextToPixelContrastiveLoss'),
-        threshold=0.35),
-    test_cfg=dict(mode='whole'))
+        type='ETRISHead', channels=512, num_heads=8, loss_decode=dict(type='TextToPixelContrastiveLoss'), threshold=0.35
+    ),
+    test_cfg=dict(mode='whole'),
+)

@@ -7,4 +7,5 @@ clip_checkpoint = 'pretrained/ViT-B-16.pt'
 
 model = dict(
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint))
+    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
+)

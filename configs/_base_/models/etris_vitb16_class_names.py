@@ -9,4 +9,6 @@ model = dict(
     decode_head=dict(
         # CLIP's sentence features are long: PyTorch's initial weights of this layer would start the logits near +-14.
         projector=dict(init_cfg=dict(type='Normal', std=0.004, override=dict(name='kernel_projection'))),
-        loss_decode=dict(_delete_=True, type='CrossEntropyLoss', avg_non_ignore=True)))
+        loss_decode=dict(_delete_=True, type='CrossEntropyLoss', avg_non_ignore=True),
+    ),
+)

@@ -9,4 +9,5 @@ model = dict(
     # Twice the patch, since the Bridger halves the grid.
     data_preprocessor=dict(size_divisor=2 * 14),
     backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint))
+    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
+)

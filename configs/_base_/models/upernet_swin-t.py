@@ -10,12 +10,14 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/'
-            'swin_tiny_patch4_window7_224_20220317-1cdeb081.pth'),
+            'swin_tiny_patch4_window7_224_20220317-1cdeb081.pth',
+        ),
         embed_dims=96,
         depths=(2, 2, 6, 2),
         num_heads=(3, 6, 12, 24),
         window_size=7,
-        drop_path_rate=0.3),
+        drop_path_rate=0.3,
+    ),
     decode_head=dict(
         type='UPerHead',
         in_index=(0, 1, 2, 3),
@@ -26,7 +28,8 @@ model = dict(
         num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_index=2,
@@ -38,4 +41,6 @@ model = dict(
         num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4)))
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+    ),
+)

@@ -18,9 +18,9 @@ model = dict(
         qkv_bias=True,
         drop_path_rate=0.1,
         final_norm=True,
-        norm_cfg=dict(type='LN', eps=1e-6)),
-    neck=dict(
-        type='MultiLevelNeck', in_channels=[768, 768, 768, 768], out_channels=768, scales=[4, 2, 1, 0.5]),
+        norm_cfg=dict(type='LN', eps=1e-6),
+    ),
+    neck=dict(type='MultiLevelNeck', in_channels=[768, 768, 768, 768], out_channels=768, scales=[4, 2, 1, 0.5]),
     decode_head=dict(
         type='UPerHead',
         in_index=(0, 1, 2, 3),
@@ -31,7 +31,8 @@ model = dict(
         num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0)),
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_index=3,
@@ -43,4 +44,6 @@ model = dict(
         num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4)))
+        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+    ),
+)

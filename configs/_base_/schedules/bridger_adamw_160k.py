@@ -13,7 +13,9 @@ optim_wrapper = dict(
             'relative_position_bias_table': dict(decay_mult=0),
             'norm': dict(decay_mult=0),
             'backbone.bridger': dict(lr_mult=10),
-        }))
+        }
+    ),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', eta_min=0, power=1, begin=1500, end=160000, by_epoch=False),

@@ -3,6 +3,7 @@
 It needs no download and stands in for RefCOCO in tests, demos and quick experiments. ``write_shapes`` puts it on disk;
 ``random_scene``, ``render`` and ``scene_caption`` give scenes in memory, for contrastive pre-training.
 """
+
 from .captions import Caption, Clause, near_miss, sample_caption, scene_caption, truth_table
 from .expressions import KINDS, MAX_TOKENS, num_tokens, refer
 from .logic import FALSE, TRUE, UNCLEAR, Description, Expression
@@ -12,9 +13,38 @@ from .semseg import SEMSEG_CLASSES, label_map, semseg_palette
 from .writer import LAYOUTS, SPLITS, VERSION, ShapesSpec, draw_sample, is_written, write_shapes
 
 __all__ = [
-    'COLOURS', 'Caption', 'Clause', 'Description', 'Expression', 'FALSE', 'KINDS', 'LAYOUTS', 'MAX_TOKENS',
-    'SEMSEG_CLASSES', 'SHAPES', 'SIZES', 'SPLITS', 'Scene', 'SceneObject', 'ShapesSpec', 'TEXTURES', 'TRUE',
-    'UNCLEAR', 'VERSION', 'contours', 'draw_sample', 'is_written', 'label_map', 'near_miss', 'num_tokens',
-    'random_scene', 'refer', 'render', 'sample_caption', 'scene_caption', 'semseg_palette', 'truth_table',
-    'write_shapes'
+    'COLOURS',
+    'Caption',
+    'Clause',
+    'Description',
+    'Expression',
+    'FALSE',
+    'KINDS',
+    'LAYOUTS',
+    'MAX_TOKENS',
+    'SEMSEG_CLASSES',
+    'SHAPES',
+    'SIZES',
+    'SPLITS',
+    'Scene',
+    'SceneObject',
+    'ShapesSpec',
+    'TEXTURES',
+    'TRUE',
+    'UNCLEAR',
+    'VERSION',
+    'contours',
+    'draw_sample',
+    'is_written',
+    'label_map',
+    'near_miss',
+    'num_tokens',
+    'random_scene',
+    'refer',
+    'render',
+    'sample_caption',
+    'scene_caption',
+    'semseg_palette',
+    'truth_table',
+    'write_shapes',
 ]

@@ -6,6 +6,7 @@ of scenes and captions, so that a caption which happens to fit another picture i
 
 Axes: S scenes, K objects of the largest scene, C captions, M clauses of all captions.
 """
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -60,8 +61,9 @@ def _facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     """What holds where: places (P, K), and relations (R, K, K) of each subject to each reference."""
     places = np.stack([place_truth(scene, place) for place in PLACES])
     references = range(len(scene.objects))
-    relations = np.stack([np.stack([relation_truth(scene, relation, i) for i in references], 1)
-                          for relation in RELATIONS])
+    relations = np.stack(
+        [np.stack([relation_truth(scene, relation, i) for i in references], 1) for relation in RELATIONS]
+    )
     return places, relations
 
 
@@ -103,8 +105,9 @@ def word_clause(rng: np.random.Generator, clause: Clause) -> str:
     return f'{subject} {relation_words(rng, clause.relation)} {reference}'
 
 
-def sample_caption(scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 0.3, 0.15, 0.05),
-                   detail: float = 0.5) -> Caption:
+def sample_caption(
+    scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 0.3, 0.15, 0.05), detail: float = 0.5
+) -> Caption:
     """Draw a caption that is true of the scene.
 
     Args:
@@ -120,15 +123,15 @@ def sample_caption(scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 
     one, two = (int(i) for i in np.concatenate([rng.permutation(num_objects), [0]])[:2])
     places, relations = _facts(scene)
     subject = _describe(rng, looks[one], detail)
-    clauses = (Clause(subject), )
+    clauses = (Clause(subject),)
     if form == 1:
         held = _held(PLACES, places[:, one], REGIONS)
         if held:
-            clauses = (Clause(subject, place=pick(rng, held)), )
+            clauses = (Clause(subject, place=pick(rng, held)),)
     elif form in (2, 3) and num_objects > 1:
         held = _held(RELATIONS, relations[:, one, two], DIRECTIONS)
         relation = pick(rng, held) if form == 2 and held else 'with'
-        clauses = (Clause(subject, relation=relation, reference=_describe(rng, looks[two], detail)), )
+        clauses = (Clause(subject, relation=relation, reference=_describe(rng, looks[two], detail)),)
     elif form == 4 and num_objects > 1:
         order = rng.permutation(num_objects)
         clauses = tuple(Clause(Description(*looks[i][:2])) for i in order)
@@ -173,9 +176,10 @@ def near_miss(caption: Caption, rng: np.random.Generator) -> Caption:
         clause = replace(clause, subject=clause.reference, reference=clause.subject)
     else:  # "a red star and a blue ring" -> "a blue star and a red ring"
         first, second = clause.subject, clause.reference
-        clause = replace(clause, subject=replace(first, colour=second.colour),
-                         reference=replace(second, colour=first.colour))
-    clauses = caption.clauses[:which] + (clause, ) + caption.clauses[which + 1:]
+        clause = replace(
+            clause, subject=replace(first, colour=second.colour), reference=replace(second, colour=first.colour)
+        )
+    clauses = caption.clauses[:which] + (clause,) + caption.clauses[which + 1 :]
     return Caption(' and '.join(word_clause(rng, part) for part in clauses), clauses)
 
 
@@ -216,8 +220,9 @@ def truth_table(captions: Sequence[Caption], scenes: Sequence[Scene]) -> np.ndar
     relation = np.array([names[c.relation] for c in clauses])
     subject = np.minimum(_fits([c.subject for c in clauses], looks), places[:, place].transpose(1, 0, 2))
     reference = _fits([c.reference or Description() for c in clauses], looks)
-    pair = np.minimum(relations[:, relation].transpose(1, 0, 2, 3),
-                      np.minimum(subject[..., :, None], reference[..., None, :]))
+    pair = np.minimum(
+        relations[:, relation].transpose(1, 0, 2, 3), np.minimum(subject[..., :, None], reference[..., None, :])
+    )
     held = pair.max((-1, -2))
     starts = np.cumsum([0] + [len(caption.clauses) for caption in captions[:-1]])
     return np.minimum.reduceat(held, starts, axis=0)

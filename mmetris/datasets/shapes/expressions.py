@@ -3,6 +3,7 @@
 Every expression is written from a logical form (``logic.py``) which was checked to hold of one object of its scene
 and of no other; the wording then varies without changing the form.
 """
+
 from collections import Counter
 from functools import cache
 from itertools import combinations
@@ -27,9 +28,9 @@ _WORDS = {
     'small': ('small', 'small', 'little'),
     'large': ('large', 'large', 'big'),
     'plain': ('plain', 'plain', 'solid'),
-    'striped': ('striped', ),
-    'dotted': ('dotted', ),
-    'checkered': ('checkered', ),
+    'striped': ('striped',),
+    'dotted': ('dotted',),
+    'checkered': ('checkered',),
 }
 _TEXTURE_TAILS = {'striped': 'with stripes', 'dotted': 'with dots', 'checkered': 'with checks'}
 _PLACE_TAILS = {
@@ -42,14 +43,14 @@ _PLACE_TAILS = {
     'bottom left': ('at the bottom left', 'in the lower left', 'in the bottom left corner'),
     'bottom right': ('at the bottom right', 'in the lower right', 'in the bottom right corner'),
     'middle': ('in the middle', 'in the center', 'near the center'),
-    'leftmost': ('farthest to the left', ),
-    'rightmost': ('farthest to the right', ),
-    'topmost': ('nearest to the top', ),
-    'lowest': ('nearest to the bottom', ),
+    'leftmost': ('farthest to the left',),
+    'rightmost': ('farthest to the right',),
+    'topmost': ('nearest to the top',),
+    'lowest': ('nearest to the bottom',),
 }
 _PLACE_HEADS = {
-    'left': ('left', ),
-    'right': ('right', ),
+    'left': ('left',),
+    'right': ('right',),
     'top': ('top', 'upper'),
     'bottom': ('bottom', 'lower'),
     'top left': ('top left', 'upper left'),
@@ -57,10 +58,10 @@ _PLACE_HEADS = {
     'bottom left': ('bottom left', 'lower left'),
     'bottom right': ('bottom right', 'lower right'),
     'middle': ('middle', 'center'),
-    'leftmost': ('leftmost', ),
-    'rightmost': ('rightmost', ),
+    'leftmost': ('leftmost',),
+    'rightmost': ('rightmost',),
     'topmost': ('topmost', 'highest'),
-    'lowest': ('lowest', ),
+    'lowest': ('lowest',),
 }
 _RELATION_WORDS = {
     'left': ('left of', 'to the left of', 'on the left of'),
@@ -124,8 +125,11 @@ def descriptions_of(look: tuple[str, str, str, str]) -> tuple[Description, ...]:
     """All 16 descriptions that fit an object of this look, those with fewer attributes first."""
     names = ('colour', 'shape', 'size', 'texture')
     value = dict(zip(names, look))
-    return tuple(Description(**{name: value[name] for name in chosen})
-                 for count in range(len(names) + 1) for chosen in combinations(names, count))
+    return tuple(
+        Description(**{name: value[name] for name in chosen})
+        for count in range(len(names) + 1)
+        for chosen in combinations(names, count)
+    )
 
 
 @cache
@@ -176,8 +180,9 @@ def _subjects(rng: np.random.Generator, names: _Names, index: int) -> list[Descr
     return names.vague[index] if names.vague[index] and rng.random() < 0.5 else names.fitting[index]
 
 
-def _place_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int,
-                      tries: int = 60) -> Expression | None:
+def _place_expression(
+    rng: np.random.Generator, scene: Scene, names: _Names, index: int, tries: int = 60
+) -> Expression | None:
     subjects = _subjects(rng, names, index)
     for _ in range(tries):
         subject = pick(rng, subjects)
@@ -192,8 +197,9 @@ def _place_expression(rng: np.random.Generator, scene: Scene, names: _Names, ind
     return None
 
 
-def _relation_expression(rng: np.random.Generator, scene: Scene, names: _Names, index: int,
-                         tries: int = 120) -> Expression | None:
+def _relation_expression(
+    rng: np.random.Generator, scene: Scene, names: _Names, index: int, tries: int = 120
+) -> Expression | None:
     others = [i for i in range(len(scene.objects)) if i != index and names.unique[i]]
     if not others:
         return None
@@ -206,8 +212,13 @@ def _relation_expression(rng: np.random.Generator, scene: Scene, names: _Names, 
         form = dict(subject=subject, relation=relation, reference=reference)
         if Expression('relation', '', **form).referent(scene) != index:
             continue
-        text = ' '.join((noun_phrase(rng, subject, article=_article(rng)), relation_words(rng, relation),
-                         noun_phrase(rng, reference)))
+        text = ' '.join(
+            (
+                noun_phrase(rng, subject, article=_article(rng)),
+                relation_words(rng, relation),
+                noun_phrase(rng, reference),
+            )
+        )
         if num_tokens(text) <= MAX_TOKENS:
             return Expression('relation', text, **form)
     return None

@@ -6,6 +6,7 @@ minimum and *or* the maximum (Kleene's logic).
 
 Axes: K objects of one scene, P places, R relations. Truth arrays are int8.
 """
+
 from dataclasses import dataclass
 
 import numpy as np

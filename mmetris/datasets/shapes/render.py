@@ -3,6 +3,7 @@
 All shapes are polygons (a ring is two, the inner one a hole), so the outline written into the annotation file is
 the very outline that was filled. Axes: K objects, H W pixels. Colours are RGB.
 """
+
 from functools import cache
 
 import cv2
@@ -22,25 +23,42 @@ def _unit_contours(shape: str) -> tuple[np.ndarray, ...]:
     turn = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], 1)
     if shape == 'circle':
-        return (circle, )
+        return (circle,)
     if shape == 'ring':
         return circle, circle * _RING_HOLE
     if shape == 'square':
-        return (np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float), )
+        return (np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float),)
     if shape == 'triangle':
-        return (np.array([[0, -0.95], [1, 0.85], [-1, 0.85]], float), )
+        return (np.array([[0, -0.95], [1, 0.85], [-1, 0.85]], float),)
     if shape == 'star':
         angle = -np.pi / 2 + np.arange(10) * np.pi / 5
         radius = np.where(np.arange(10) % 2, 0.44, 1.0)
-        return (np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1), )
+        return (np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1),)
     if shape == 'cross':
         arm = 0.34
-        return (np.array([[-arm, -1], [arm, -1], [arm, -arm], [1, -arm], [1, arm], [arm, arm], [arm, 1], [-arm, 1],
-                          [-arm, arm], [-1, arm], [-1, -arm], [-arm, -arm]], float), )
+        return (
+            np.array(
+                [
+                    [-arm, -1],
+                    [arm, -1],
+                    [arm, -arm],
+                    [1, -arm],
+                    [1, arm],
+                    [arm, arm],
+                    [arm, 1],
+                    [-arm, 1],
+                    [-arm, arm],
+                    [-1, arm],
+                    [-1, -arm],
+                    [-arm, -arm],
+                ],
+                float,
+            ),
+        )
     if shape == 'heart':
-        x = 16 * np.sin(turn)**3
+        x = 16 * np.sin(turn) ** 3
         y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn))
-        return (np.stack([x, y], 1) / 16, )
+        return (np.stack([x, y], 1) / 16,)
     raise KeyError(f'unknown shape {shape!r}: it has no contour')
 
 
@@ -118,8 +136,9 @@ def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if scene.background == 'planks':
         side = int(rng.integers(11, 20))
         shade = rng.normal(0, 7, height // side + 1).astype(np.float32)[(y // side).astype(int)]
-        grain = cv2.resize(rng.normal(size=(height, 5)).astype(np.float32), (width, height),
-                           interpolation=cv2.INTER_LINEAR)
+        grain = cv2.resize(
+            rng.normal(size=(height, 5)).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR
+        )
         return base + (shade + 4 * grain - 14 * (y % side < 1))[..., None]
     return base
 

@@ -5,6 +5,7 @@ background. ``render.py`` turns it into pixels, ``expressions.py`` and ``caption
 
 Axes: K objects. Coordinates are continuous pixels (x, y) with (0, 0) the upper left corner of the image.
 """
+
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -98,8 +99,10 @@ def _place(rng: np.random.Generator, extents: list, width: int, height: int) -> 
         half = extents[index] / 2 + _GAP / 2
         for _ in range(_PLACE_TRIES):
             x, y = float(rng.uniform(half, width - half)), float(rng.uniform(half, height - half))
-            if all(centre is None or max(abs(x - centre[0]), abs(y - centre[1])) > half + (other + _GAP) / 2
-                   for centre, other in zip(centres, extents)):
+            if all(
+                centre is None or max(abs(x - centre[0]), abs(y - centre[1])) > half + (other + _GAP) / 2
+                for centre, other in zip(centres, extents)
+            ):
                 centres[index] = (round(x, 2), round(y, 2))
                 break
         else:
@@ -107,10 +110,9 @@ def _place(rng: np.random.Generator, extents: list, width: int, height: int) -> 
     return centres
 
 
-def random_scene(rng: np.random.Generator,
-                 min_objects: int = 3,
-                 max_objects: int = 5,
-                 twins: bool | None = None) -> Scene:
+def random_scene(
+    rng: np.random.Generator, min_objects: int = 3, max_objects: int = 5, twins: bool | None = None
+) -> Scene:
     """Draw a scene whose objects do not overlap.
 
     Args:
@@ -124,8 +126,9 @@ def random_scene(rng: np.random.Generator,
         ValueError: If the numbers of objects are out of range.
     """
     if not 1 <= min_objects <= max_objects <= 6:
-        raise ValueError(f'min_objects={min_objects}, max_objects={max_objects}: '
-                         'need 1 <= min_objects <= max_objects <= 6')
+        raise ValueError(
+            f'min_objects={min_objects}, max_objects={max_objects}: need 1 <= min_objects <= max_objects <= 6'
+        )
     num_objects = int(rng.integers(min_objects, max_objects + 1))
     if twins is None:
         twins = bool(rng.random() < 0.5)
@@ -140,7 +143,8 @@ def random_scene(rng: np.random.Generator,
             break
     objects = tuple(
         SceneObject(shape, colour, size, texture, x, y, extent, round(float(rng.uniform(-_TILT, _TILT)), 2))
-        for (colour, shape, size, texture), (x, y), extent in zip(looks, centres, extents))
+        for (colour, shape, size, texture), (x, y), extent in zip(looks, centres, extents)
+    )
     # The order of drawing must not tell which objects were made alike.
     order = rng.permutation(num_objects)
     scene = Scene(width, height, objects, _pick(rng, BACKGROUNDS), int(rng.integers(2**31)))

@@ -6,6 +6,7 @@
 
 The scenes are those of the referring data set of the same seed.
 """
+
 import cv2
 import numpy as np
 

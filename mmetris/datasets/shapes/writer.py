@@ -8,6 +8,7 @@
 Any reader of RefCOCO reads it, with no option set. The layout ``'semseg'`` (``semseg.py``) holds labels instead of
 sentences. Axes: K objects, H W pixels.
 """
+
 import json
 import os
 import pickle
@@ -106,7 +107,8 @@ def _annotation(scene: Scene, index: int, mask: np.ndarray) -> dict:
         segmentation=segmentation,
         area=int(mask.sum()),
         bbox=[left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top],
-        iscrowd=0)
+        iscrowd=0,
+    )
 
 
 def _draw(job: tuple[int, str, int]) -> dict:
@@ -120,7 +122,8 @@ def _draw(job: tuple[int, str, int]) -> dict:
         height=scene.height,
         jpeg=cv2.imencode('.jpg', image[..., ::-1], quality)[1].tobytes(),
         annotations=[_annotation(scene, i, mask) for i, mask in enumerate(masks)],
-        sentences=[[expression.text for expression in triple] for triple in triples])
+        sentences=[[expression.text for expression in triple] for triple in triples],
+    )
 
 
 def _raw(text: str, sent_id: int) -> str:
@@ -166,29 +169,42 @@ def _write_refcoco_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
     for image_id, sample in enumerate(_draw_all(_draw, _jobs(spec), workers), start=1):
         name = f'COCO_train2014_{image_id:012d}'
         (folder / 'train2014' / f'{name}.jpg').write_bytes(sample['jpeg'])
-        images.append(dict(id=image_id, file_name=f'{name}.jpg', width=sample['width'], height=sample['height'],
-                           license=1))
+        images.append(
+            dict(id=image_id, file_name=f'{name}.jpg', width=sample['width'], height=sample['height'], license=1)
+        )
         for annotation, sentences in zip(sample['annotations'], sample['sentences']):
             ann_id = len(annotations) + 1
             annotations.append(dict(id=ann_id, image_id=image_id, **annotation))
             first = len(refs) * len(sentences)
-            refs.append(dict(
-                ref_id=len(refs),
-                ann_id=ann_id,
-                image_id=image_id,
-                category_id=annotation['category_id'],
-                split=sample['split'],
-                sent_ids=[first + i for i in range(len(sentences))],
-                file_name=f'{name}_{ann_id}.jpg',
-                sentences=[dict(sent_id=first + i, raw=_raw(text, first + i), sent=text, tokens=text.split())
-                           for i, text in enumerate(sentences)]))
+            refs.append(
+                dict(
+                    ref_id=len(refs),
+                    ann_id=ann_id,
+                    image_id=image_id,
+                    category_id=annotation['category_id'],
+                    split=sample['split'],
+                    sent_ids=[first + i for i in range(len(sentences))],
+                    file_name=f'{name}_{ann_id}.jpg',
+                    sentences=[
+                        dict(sent_id=first + i, raw=_raw(text, first + i), sent=text, tokens=text.split())
+                        for i, text in enumerate(sentences)
+                    ],
+                )
+            )
     instances = dict(
-        info=dict(description='Shapes: drawn scenes with referring expressions, in the layout of RefCOCO',
-                  version=str(VERSION), url='', year=2026, contributor='mmetris', date_created='2026'),
+        info=dict(
+            description='Shapes: drawn scenes with referring expressions, in the layout of RefCOCO',
+            version=str(VERSION),
+            url='',
+            year=2026,
+            contributor='mmetris',
+            date_created='2026',
+        ),
         licenses=[dict(id=1, name='CC0 1.0', url='https://creativecommons.org/publicdomain/zero/1.0/')],
         images=images,
         annotations=annotations,
-        categories=[dict(id=i, name=shape, supercategory='shape') for i, shape in enumerate(SHAPES, start=1)])
+        categories=[dict(id=i, name=shape, supercategory='shape') for i, shape in enumerate(SHAPES, start=1)],
+    )
     (folder / 'refcoco' / 'instances.json').write_text(json.dumps(instances), encoding='utf-8')
     # Pickle writes equal strings that are one object once; through JSON none are, whoever drew them.
     refs = json.loads(json.dumps(refs))
@@ -237,8 +253,10 @@ def write_shapes(
     if is_written(root, spec, layout) and not force:
         return False
     if root.exists() and (not root.is_dir() or any(root.iterdir())) and not force:
-        raise FileExistsError(f'{root} is not empty and holds no Shapes data with these arguments: choose another '
-                              'folder, or replace its content with force (--force)')
+        raise FileExistsError(
+            f'{root} is not empty and holds no Shapes data with these arguments: choose another '
+            'folder, or replace its content with force (--force)'
+        )
     partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -7,6 +7,4 @@ from .formatting import PackSegInputs
 from .letterbox import Letterbox
 from .loading import LoadAnnotations, LoadImageFromFile
 
-__all__ = [
-    'FlipExpression', 'Letterbox', 'LoadAnnotations', 'LoadImageFromFile', 'PackSegInputs', 'TokenizeExpression'
-]
+__all__ = ['FlipExpression', 'Letterbox', 'LoadAnnotations', 'LoadImageFromFile', 'PackSegInputs', 'TokenizeExpression']

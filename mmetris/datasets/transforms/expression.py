@@ -13,7 +13,9 @@ from ...utils.tokenizer import tokenize
 # 'leftover'.
 _SIDE = re.compile(
     r'(?<![a-z])((?:top|bottom|upper|lower|far|front|back|mid|middle|center|centre)?)(left|right)'
-    r'(?=(?:most|er|hand|handed|side|sided|ward|wards|y|ie|s)?(?![a-z]))', re.IGNORECASE)
+    r'(?=(?:most|er|hand|handed|side|sided|ward|wards|y|ie|s)?(?![a-z]))',
+    re.IGNORECASE,
+)
 
 
 @TRANSFORMS.register_module()
@@ -35,8 +37,7 @@ class TokenizeExpression(BaseTransform):
 
     def __init__(self, context_length: int = 17) -> None:
         if context_length < 2:
-            raise ValueError('context_length must be at least 2, for [SOS] and [EOS], but is '
-                             f'{context_length}')
+            raise ValueError(f'context_length must be at least 2, for [SOS] and [EOS], but is {context_length}')
         self.context_length = context_length
 
     def transform(self, results: dict) -> dict:

@@ -10,8 +10,17 @@ from ...registry import TRANSFORMS
 from ...structures import RefDataSample
 
 # What MMSeg packs by default, and what a referring sample cannot do without.
-MMSEG_META_KEYS = ('img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'pad_shape', 'scale_factor', 'flip',
-                   'flip_direction', 'reduce_zero_label')
+MMSEG_META_KEYS = (
+    'img_path',
+    'seg_map_path',
+    'ori_shape',
+    'img_shape',
+    'pad_shape',
+    'scale_factor',
+    'flip',
+    'flip_direction',
+    'reduce_zero_label',
+)
 REF_META_KEYS = ('sample_idx', 'img_id', 'ref_id', 'ann_id', 'sent_id', 'expression', 'letterbox')
 
 

@@ -35,11 +35,13 @@ class Letterbox(BaseTransform):
         ValueError: If ``size`` is not positive.
     """
 
-    def __init__(self,
-                 size: int | Sequence[int] = 416,
-                 border_value: Sequence[float] = CLIP_MEAN_BGR,
-                 mask_border: int = 0,
-                 mask_interpolation: str = 'linear') -> None:
+    def __init__(
+        self,
+        size: int | Sequence[int] = 416,
+        border_value: Sequence[float] = CLIP_MEAN_BGR,
+        mask_border: int = 0,
+        mask_interpolation: str = 'linear',
+    ) -> None:
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) <= 0:
             raise ValueError(f'size must be one or two positive numbers (height, width), but is {size}')
@@ -58,9 +60,12 @@ class Letterbox(BaseTransform):
             pad_shape=self.size,
             scale_factor=(geometry.scale, geometry.scale),
             keep_ratio=True,
-            letterbox=tuple(geometry))
+            letterbox=tuple(geometry),
+        )
         return results
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(size={self.size}, border_value={self.border_value}, '
-                f'mask_border={self.mask_border}, mask_interpolation={self.mask_interpolation!r})')
+        return (
+            f'{type(self).__name__}(size={self.size}, border_value={self.border_value}, '
+            f'mask_border={self.mask_border}, mask_interpolation={self.mask_interpolation!r})'
+        )

@@ -50,8 +50,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         try:
             return super().transform(results)
         except (AssertionError, cv2.error, AttributeError) as error:
-            raise ValueError(f'{results["img_path"]} (img_id {results.get("img_id")}) cannot be read as an image; '
-                             'is it complete?') from error
+            raise ValueError(
+                f'{results["img_path"]} (img_id {results.get("img_id")}) cannot be read as an image; is it complete?'
+            ) from error
 
 
 @TRANSFORMS.register_module()
@@ -81,8 +82,10 @@ class LoadAnnotations(mmseg_transforms.LoadAnnotations):
         height, width = results['height'], results['width']
         found_hw = tuple(results.get('ori_shape', (height, width))[:2])
         if found_hw != (height, width):
-            raise ValueError(f'{where}: the image has {found_hw[0]} x {found_hw[1]} pixels (H x W), but its '
-                             f'annotation says {height} x {width}')
+            raise ValueError(
+                f'{where}: the image has {found_hw[0]} x {found_hw[1]} pixels (H x W), but its '
+                f'annotation says {height} x {width}'
+            )
         try:
             rle = segmentation_to_rle(results['segmentation'], height, width)
         except (ValueError, TypeError) as error:

@@ -9,6 +9,11 @@ from .visualization_hook import RefSegVisualizationHook
 from .vocabulary_check_hook import VocabularyCheckHook
 
 __all__ = [
-    'CompileHook', 'EpochSeedHook', 'MainProcessLoggerHook', 'RefSegVisualizationHook', 'SlimCheckpointHook',
-    'TunableReportHook', 'VocabularyCheckHook'
+    'CompileHook',
+    'EpochSeedHook',
+    'MainProcessLoggerHook',
+    'RefSegVisualizationHook',
+    'SlimCheckpointHook',
+    'TunableReportHook',
+    'VocabularyCheckHook',
 ]

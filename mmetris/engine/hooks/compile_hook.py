@@ -34,8 +34,10 @@ class CompileHook(Hook):
         while not hasattr(model, 'neck') and isinstance(getattr(model, 'module', None), nn.Module):
             model = model.module  # Of DDP, or of test-time augmentation.
         if any(getattr(part, 'weights_are_spread', False) for part in model.modules()):
-            raise ValueError('CompileHook does not go with FSDP, which gathers weights in between: leave it out, or '
-                             'train with DDP')
+            raise ValueError(
+                'CompileHook does not go with FSDP, which gathers weights in between: leave it out, or train with DDP'
+            )
         compile_parts(model, **self.options)
-        runner.logger.info('Bridger and decoder are compiled at their first call, which takes minutes, and again where '
-                           'sizes change')
+        runner.logger.info(
+            'Bridger and decoder are compiled at their first call, which takes minutes, and again where sizes change'
+        )

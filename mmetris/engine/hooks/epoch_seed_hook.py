@@ -141,8 +141,7 @@ class EpochSeedHook(Hook):
         init_first = loader.worker_init_fn
         if isinstance(init_first, functools.partial) and init_first.func is _init_worker:
             init_first = init_first.keywords['init_first']  # ours of the epoch before
-        loader.worker_init_fn = functools.partial(
-            _init_worker, init_first=init_first, numbers=self._numbers(runner))
+        loader.worker_init_fn = functools.partial(_init_worker, init_first=init_first, numbers=self._numbers(runner))
 
     def _follow_resumed_seed(self, runner: Runner, loader: DataLoader) -> None:
         """Give the checkpoint's seed to a sampler that was built with a seed drawn by chance.

@@ -69,25 +69,31 @@ def tunable_report(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperD
         total_tunable, total_frozen = total_tunable + tunable, total_frozen + frozen
         row = [name, class_name, f'{tunable:,}', f'{frozen:,}', _share(tunable, tunable + frozen)]
         if rates:
-            of_part = {rates[id(parameter)] for parameter in parameters
-                       if parameter.requires_grad and id(parameter) in rates}
+            of_part = {
+                rates[id(parameter)] for parameter in parameters if parameter.requires_grad and id(parameter) in rates
+            }
             row.append(', '.join(f'{rate:g}' for rate in sorted(of_part, reverse=True)))
         table.add_row(row)
     total = total_tunable + total_frozen
-    table.add_row(['total', '', f'{total_tunable:,}', f'{total_frozen:,}', _share(total_tunable, total),
-                   *([''] if rates else [])])
+    table.add_row(
+        ['total', '', f'{total_tunable:,}', f'{total_frozen:,}', _share(total_tunable, total), *([''] if rates else [])]
+    )
 
-    lines = [table.get_string(),
-             f'tunable parameters: {total_tunable:,} of {total:,} ({_share(total_tunable, total)})']
+    lines = [table.get_string(), f'tunable parameters: {total_tunable:,} of {total:,} ({_share(total_tunable, total)})']
     if all(getattr(model, part, None) is not None for part in ('text_encoder', 'neck', 'decode_head')):
         counts = count_parameters(model)
         beside_head = counts['bridger'] + counts['prompt'] + counts['backbone_tunable']
-        encoders = sum(whole_size(parameter) for name, _, parameters in iter_parts(model)
-                       if name in ('backbone', 'text_encoder') for parameter in parameters)
+        encoders = sum(
+            whole_size(parameter)
+            for name, _, parameters in iter_parts(model)
+            if name in ('backbone', 'text_encoder')
+            for parameter in parameters
+        )
         lines.append(
             f'tunable beside the head: {beside_head:,} (Bridger {counts["bridger"]:,}, prompt {counts["prompt"]:,}, '
             f'inside the encoders {counts["backbone_tunable"]:,}), {_share(beside_head, encoders)} of the '
-            f"encoders' {encoders:,}")
+            f"encoders' {encoders:,}"
+        )
     return '\n'.join(lines)
 
 
@@ -117,14 +123,20 @@ class TunableReportHook(Hook):
             return
         self._is_reported = True
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        print_log(f'tunable and frozen parameters:\n{tunable_report(model, runner.optim_wrapper)}',
-                  logger='current')
+        print_log(f'tunable and frozen parameters:\n{tunable_report(model, runner.optim_wrapper)}', logger='current')
         rates = _learning_rates(runner.optim_wrapper)
-        forgotten = [name for name, parameter in model.named_parameters()
-                     if parameter.requires_grad and id(parameter) not in rates]
+        forgotten = [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad and id(parameter) not in rates
+        ]
         if forgotten and rates:
-            print_log(f'{len(forgotten)} tunable parameters belong to no optimizer and will not change, the first '
-                      f'is {forgotten[0]}', logger='current', level=logging.WARNING)
+            print_log(
+                f'{len(forgotten)} tunable parameters belong to no optimizer and will not change, the first '
+                f'is {forgotten[0]}',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 def _learning_rates(optim_wrapper: OptimWrapper | OptimWrapperDict | None) -> dict[int, float]:
@@ -134,8 +146,12 @@ def _learning_rates(optim_wrapper: OptimWrapper | OptimWrapperDict | None) -> di
     else:
         wrappers = [optim_wrapper] if isinstance(optim_wrapper, OptimWrapper) else []
     # A warm-up has already changed 'lr' by now; schedulers keep the value from the config as 'initial_lr'.
-    return {id(parameter): group.get('initial_lr', group['lr'])
-            for wrapper in wrappers for group in wrapper.optimizer.param_groups for parameter in group['params']}
+    return {
+        id(parameter): group.get('initial_lr', group['lr'])
+        for wrapper in wrappers
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
 
 
 def _share(part: int, whole: int) -> str:

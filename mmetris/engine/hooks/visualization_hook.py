@@ -49,16 +49,18 @@ class RefSegVisualizationHook(SegVisualizationHook):
         ValueError: If an interval is not positive.
     """
 
-    def __init__(self,
-                 draw: bool = False,
-                 interval: int = 50,
-                 max_count: int | None = 16,
-                 test_interval: int = 1,
-                 test_max_count: int | None = None,
-                 out_dir: str | None = None,
-                 show: bool = False,
-                 wait_time: float = 0.,
-                 backend_args: dict | None = None) -> None:
+    def __init__(
+        self,
+        draw: bool = False,
+        interval: int = 50,
+        max_count: int | None = 16,
+        test_interval: int = 1,
+        test_max_count: int | None = None,
+        out_dir: str | None = None,
+        show: bool = False,
+        wait_time: float = 0.0,
+        backend_args: dict | None = None,
+    ) -> None:
         if interval < 1 or test_interval < 1:
             raise ValueError(f'Intervals are at least 1, but got interval={interval}, test_interval={test_interval}')
         with warnings.catch_warnings():
@@ -80,8 +82,9 @@ class RefSegVisualizationHook(SegVisualizationHook):
         """Start counting samples anew."""
         self._num_seen = 0
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: dict,
-                       outputs: Sequence[SegDataSample]) -> None:
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
+    ) -> None:
         """Draw chosen samples of a validation batch to the backends.
 
         Args:
@@ -94,11 +97,17 @@ class RefSegVisualizationHook(SegVisualizationHook):
             return
         for data_sample in self._chosen(outputs, self.interval, self.max_count):
             self._visualizer.add_datasample(
-                sample_name(data_sample), self._image_of(data_sample), data_sample, show=self.show,
-                wait_time=self.wait_time, step=runner.iter)
+                sample_name(data_sample),
+                self._image_of(data_sample),
+                data_sample,
+                show=self.show,
+                wait_time=self.wait_time,
+                step=runner.iter,
+            )
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: dict,
-                        outputs: Sequence[SegDataSample]) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence[SegDataSample]
+    ) -> None:
         """Write pictures of a test batch.
 
         Args:
@@ -122,7 +131,8 @@ class RefSegVisualizationHook(SegVisualizationHook):
                     self._visualizer.show(picture, win_name=name, wait_time=self.wait_time)
             else:
                 self._visualizer.add_datasample(
-                    name, image, data_sample, show=self.show, wait_time=self.wait_time, out_file=out_file)
+                    name, image, data_sample, show=self.show, wait_time=self.wait_time, out_file=out_file
+                )
 
     def _hand_to_backends(self, name: str, picture) -> None:
         if get_rank() != 0:
@@ -131,8 +141,9 @@ class RefSegVisualizationHook(SegVisualizationHook):
             if not isinstance(backend, LocalVisBackend):
                 backend.add_image(name, picture, step=0)
 
-    def _chosen(self, data_samples: Sequence[SegDataSample], interval: int,
-                max_count: int | None) -> list[SegDataSample]:
+    def _chosen(
+        self, data_samples: Sequence[SegDataSample], interval: int, max_count: int | None
+    ) -> list[SegDataSample]:
         """The samples to draw: by their place in the data set, so that any number of processes chooses the
         same."""
         chosen = []

@@ -32,8 +32,7 @@ def intersection_and_union(pred: Tensor, target: Tensor, ignore_index: int = 255
         ValueError: If the shapes differ.
     """
     if pred.shape != target.shape:
-        raise ValueError(
-            f'prediction and ground truth differ in shape: {tuple(pred.shape)} and {tuple(target.shape)}')
+        raise ValueError(f'prediction and ground truth differ in shape: {tuple(pred.shape)} and {tuple(target.shape)}')
     target = target.to(pred.device)
     # A bool target has no ignored pixels: True is 1, which differs from 255.
     counted = target != ignore_index
@@ -58,8 +57,10 @@ def sample_iou(intersections: Tensor, unions: Tensor) -> Tensor:
         ValueError: If the two differ in length.
     """
     if intersections.shape != unions.shape or intersections.ndim != 1:
-        raise ValueError('intersections and unions must be one-dimensional and of one length, but have '
-                         f'shapes {tuple(intersections.shape)} and {tuple(unions.shape)}')
+        raise ValueError(
+            'intersections and unions must be one-dimensional and of one length, but have '
+            f'shapes {tuple(intersections.shape)} and {tuple(unions.shape)}'
+        )
     # An empty union has an empty intersection, so 0/1 gives the 0 we want.
     return intersections.double() / unions.double().clamp(min=1)
 

@@ -120,23 +120,26 @@ class RefSegMetric(BaseMetric):
             ``output_dir``.
     """
 
-    def __init__(self,
-                 metric: str | Sequence[str] = ('oIoU', 'mIoU', 'Pr'),
-                 thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
-                 ignore_index: int = 255,
-                 output_dir: str | None = None,
-                 format_only: bool = False,
-                 keep_results: bool = False,
-                 collect_device: str = 'cpu',
-                 prefix: str | None = None,
-                 collect_dir: str | None = None) -> None:
+    def __init__(
+        self,
+        metric: str | Sequence[str] = ('oIoU', 'mIoU', 'Pr'),
+        thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
+        ignore_index: int = 255,
+        output_dir: str | None = None,
+        format_only: bool = False,
+        keep_results: bool = False,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+        collect_dir: str | None = None,
+    ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         unknown = [name for name in self.metrics if name not in METRIC_NAMES]
         if unknown or not self.metrics:
             raise ValueError(
                 f'RefSegMetric has no metric {", ".join(map(repr, unknown)) or "to compute"}; valid names are '
-                f'{", ".join(METRIC_NAMES)} (the X of Pr@X is set by `thresholds`)')
+                f'{", ".join(METRIC_NAMES)} (the X of Pr@X is set by `thresholds`)'
+            )
         if any(not 0 <= threshold <= 1 for threshold in thresholds):
             raise ValueError(f'`thresholds` are fractions in [0, 1], but got {list(thresholds)}')
         if format_only and output_dir is None:
@@ -175,12 +178,12 @@ class RefSegMetric(BaseMetric):
                     raise ValueError(
                         f'{_describe(data_sample)}: the prediction has size {tuple(pred.shape)} and the ground '
                         f'truth {tuple(target.shape)} (H, W). Both must have the original size: put '
-                        'LoadAnnotations after the resizing in the test pipeline.')
+                        'LoadAnnotations after the resizing in the test pipeline.'
+                    )
                 intersection, union = intersection_and_union(pred, target, self.ignore_index)
                 has_target = bool(((target != 0) & (target != self.ignore_index)).any())
             expression = str(data_sample.get('expression') or '')
-            self.results.append(
-                (sample_key(data_sample), name, expression, intersection, union, has_target))
+            self.results.append((sample_key(data_sample), name, expression, intersection, union, has_target))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Collect the results of all processes and compute the scores.
@@ -234,13 +237,18 @@ class RefSegMetric(BaseMetric):
 
         table = PrettyTable([*scores, 'samples'])
         table.add_row([*(f'{score:.2f}' for score in scores.values()), len(overlaps)])
-        print_log(f'referring segmentation in percent (mIoU: mean over sentences):\n{table.get_string()}',
-                  logger='current')
+        print_log(
+            f'referring segmentation in percent (mIoU: mean over sentences):\n{table.get_string()}', logger='current'
+        )
         num_empty = sum(not overlap.has_target for overlap in overlaps)
         if num_empty:
             first = next(overlap.name for overlap in overlaps if not overlap.has_target)
-            print_log(f'{num_empty} of {len(overlaps)} samples have no foreground in the ground truth; they '
-                      f'count as IoU 0. The first is {first}.', logger='current', level=logging.WARNING)
+            print_log(
+                f'{num_empty} of {len(overlaps)} samples have no foreground in the ground truth; they '
+                f'count as IoU 0. The first is {first}.',
+                logger='current',
+                level=logging.WARNING,
+            )
         return {**scores, 'samples': len(overlaps)}
 
     def _drop_copies(self, overlaps: list[SampleOverlap]) -> list[SampleOverlap]:
@@ -248,17 +256,24 @@ class RefSegMetric(BaseMetric):
         num_expected = len(overlaps) if self._num_expected is None else self._num_expected
         if any(overlap.key is None for overlap in overlaps):
             if len(overlaps) > num_expected:
-                print_log(f'Some samples carry no `sample_idx`, so the last {len(overlaps) - num_expected} of '
-                          f'{len(overlaps)} results are taken for copies. Name `sample_idx` in the meta_keys '
-                          'of PackSegInputs for exact scores.', logger='current', level=logging.WARNING)
+                print_log(
+                    f'Some samples carry no `sample_idx`, so the last {len(overlaps) - num_expected} of '
+                    f'{len(overlaps)} results are taken for copies. Name `sample_idx` in the meta_keys '
+                    'of PackSegInputs for exact scores.',
+                    logger='current',
+                    level=logging.WARNING,
+                )
             return overlaps[:num_expected]
         first_of: dict[tuple, SampleOverlap] = {}
         for overlap in overlaps:
             first_of.setdefault(overlap.key, overlap)
         distinct = list(first_of.values())
         if len(distinct) != num_expected:
-            print_log(f'The data set has {num_expected} samples, but {len(distinct)} different ones were '
-                      'evaluated.', logger='current', level=logging.WARNING)
+            print_log(
+                f'The data set has {num_expected} samples, but {len(distinct)} different ones were evaluated.',
+                logger='current',
+                level=logging.WARNING,
+            )
         return distinct
 
     def _write_csv(self, overlaps: list[SampleOverlap], ious: list[float]) -> None:
@@ -269,8 +284,9 @@ class RefSegMetric(BaseMetric):
             writer = csv.writer(file)
             writer.writerow(['name', 'expression', 'intersection', 'union', 'iou'])
             for overlap, iou in zip(overlaps, ious):
-                writer.writerow([overlap.name, overlap.expression, overlap.intersection, overlap.union,
-                                 f'{100 * iou:.2f}'])
+                writer.writerow(
+                    [overlap.name, overlap.expression, overlap.intersection, overlap.union, f'{100 * iou:.2f}']
+                )
 
     @staticmethod
     def _mask_of(data_sample: Mapping[str, Any], field: str, remedy: str) -> torch.Tensor:

@@ -176,9 +176,7 @@ class _Call(NamedTuple):
     output: Any
 
 
-def find_stages(
-    backbone: nn.Module, paths: Sequence[str], input_hw: tuple[int, int] | None = None
-) -> list[NamedStage]:
+def find_stages(backbone: nn.Module, paths: Sequence[str], input_hw: tuple[int, int] | None = None) -> list[NamedStage]:
     """Try a backbone to see what comes out at the named modules. It stays untouched: a copy is tried.
 
     Args:

@@ -20,31 +20,50 @@ FIRST_STAGE = dict(resnet=2, vit=1)  # Our number of what it calls stage 0.
 #   {layer}  the same number on both sides
 #   {rest}   whatever follows, the same on both sides
 # The first line that matches counts.
-_INTERACTOR = (('self_attn', 'self_attn'), ('multihead_attn', 'cross_attn'), ('linear1', 'ffn.0'), ('linear2', 'ffn.3'),
-               ('norm1', 'self_attn_norm'), ('norm2', 'cross_attn_norm'), ('norm3', 'ffn_norm'))
-_GLOBAL_LAYER = (('self_attn', 'self_attention'), ('self_attn_norm', 'self_attention_out_norm'),
-                 ('multihead_attn', 'cross_attention'), ('cross_attn_norm', 'cross_attention_out_norm'), ('ffn', 'ffn'),
-                 ('norm1', 'self_attention_norm'), ('norm2', 'cross_attention_norm'), ('norm3', 'ffn_norm'))
+_INTERACTOR = (
+    ('self_attn', 'self_attn'),
+    ('multihead_attn', 'cross_attn'),
+    ('linear1', 'ffn.0'),
+    ('linear2', 'ffn.3'),
+    ('norm1', 'self_attn_norm'),
+    ('norm2', 'cross_attn_norm'),
+    ('norm3', 'ffn_norm'),
+)
+_GLOBAL_LAYER = (
+    ('self_attn', 'self_attention'),
+    ('self_attn_norm', 'self_attention_out_norm'),
+    ('multihead_attn', 'cross_attention'),
+    ('cross_attn_norm', 'cross_attention_out_norm'),
+    ('ffn', 'ffn'),
+    ('norm1', 'self_attention_norm'),
+    ('norm2', 'cross_attention_norm'),
+    ('norm3', 'ffn_norm'),
+)
 _ALIGNMENT = 'decode_head.hierarchical_alignment'
 _PIXELS = 'decode_head.projector.pixel_projection'
 KEYS: tuple[tuple[str, str], ...] = (
     ('backbone.visual.attnpool.connect.{rest}', 'backbone.pool_shortcut.{rest}'),
     ('backbone.visual.{rest}', 'backbone.tower.{rest}'),
     ('backbone.{rest}', 'text_encoder.tower.{rest}'),
-
     # Bridger. The zoom layers of a ViT are a convolution (0) and a normalisation (1), those of a ResNet one layer.
-    *((f'bridger.{zoom}.{{stage}}{theirs}', f'neck.bridges.{{stage}}.{zoom}{ours}')
-      for zoom in ('zoom_in', 'zoom_out')
-      for theirs, ours in (('.weight', '.project.weight'), ('.0.weight', '.project.weight'),
-                           ('.1.{rest}', '.norm.0.{rest}'))),
+    *(
+        (f'bridger.{zoom}.{{stage}}{theirs}', f'neck.bridges.{{stage}}.{zoom}{ours}')
+        for zoom in ('zoom_in', 'zoom_out')
+        for theirs, ours in (
+            ('.weight', '.project.weight'),
+            ('.0.weight', '.project.weight'),
+            ('.1.{rest}', '.norm.0.{rest}'),
+        )
+    ),
     ('bridger.linear1.{stage}.{rest}', 'neck.bridges.{stage}.words_in.{rest}'),
     ('bridger.linear2.{stage}.{rest}', 'neck.bridges.{stage}.words_out.{rest}'),
     ('bridger.ln_v.{after}.{rest}', 'neck.bridges.{after}.image_norm.{rest}'),
     ('bridger.ln_t.{after}.{rest}', 'neck.bridges.{after}.words_norm.{rest}'),
-    *((f'bridger.{theirs}.{{stage}}.{part}.{{rest}}', f'neck.bridges.{{stage}}.{ours}.{our_part}.{{rest}}')
-      for theirs, ours in (('fusion_v', 'image_interactor'), ('fusion_t', 'words_interactor'))
-      for part, our_part in _INTERACTOR),
-
+    *(
+        (f'bridger.{theirs}.{{stage}}.{part}.{{rest}}', f'neck.bridges.{{stage}}.{ours}.{our_part}.{{rest}}')
+        for theirs, ours in (('fusion_v', 'image_interactor'), ('fusion_t', 'words_interactor'))
+        for part, our_part in _INTERACTOR
+    ),
     # Hierarchical alignment.
     ('neck.txt_proj.{rest}', 'decode_head.text_projection.{rest}'),
     ('neck.f{level}_proj.0.{rest}', _ALIGNMENT + '.projections.{level}.conv.{rest}'),
@@ -56,12 +75,15 @@ KEYS: tuple[tuple[str, str], ...] = (
     ('neck.coordconv.0.conv1.1.{rest}', _ALIGNMENT + '.coord_conv.conv.norm.{rest}'),
     ('neck.coordconv.1.0.{rest}', _ALIGNMENT + '.refine.conv.{rest}'),
     ('neck.coordconv.1.1.{rest}', _ALIGNMENT + '.refine.norm.{rest}'),
-
     # Global alignment.
-    *((f'decoder.layers.{{layer}}.{theirs}.{{rest}}',
-       f'decode_head.global_alignment.layers.{{layer}}.{ours}.{{rest}}') for theirs, ours in _GLOBAL_LAYER),
+    *(
+        (
+            f'decoder.layers.{{layer}}.{theirs}.{{rest}}',
+            f'decode_head.global_alignment.layers.{{layer}}.{ours}.{{rest}}',
+        )
+        for theirs, ours in _GLOBAL_LAYER
+    ),
     ('decoder.norm.{rest}', 'decode_head.global_alignment.norm.{rest}'),
-
     # Projector.
     ('proj.vis.1.0.{rest}', _PIXELS + '.1.conv.{rest}'),
     ('proj.vis.1.1.{rest}', _PIXELS + '.1.norm.{rest}'),
@@ -91,8 +113,11 @@ class _Row(NamedTuple):
 
 def _pattern(template: str, places: dict[str, str]) -> re.Pattern:
     parts = re.split(r'\{(\w+)\}', template)  # Text and names of places in turn.
-    return re.compile(''.join(
-        re.escape(part) if index % 2 == 0 else f'(?P<{part}>{places[part]})' for index, part in enumerate(parts)))
+    return re.compile(
+        ''.join(
+            re.escape(part) if index % 2 == 0 else f'(?P<{part}>{places[part]})' for index, part in enumerate(parts)
+        )
+    )
 
 
 @lru_cache
@@ -107,9 +132,12 @@ def _fill(template: str, match: re.Match, family: str, direction: int) -> str:
     """Put a match into the template of the other side; ``direction`` is 1 towards ours and -1 back."""
     first = FIRST_STAGE[family]
     shifts = dict(stage=first, after=first + 1, level=-3)
-    return template.format(**{
-        place: str(int(value) + direction * shifts[place]) if place in shifts else value
-        for place, value in match.groupdict().items()})
+    return template.format(
+        **{
+            place: str(int(value) + direction * shifts[place]) if place in shifts else value
+            for place, value in match.groupdict().items()
+        }
+    )
 
 
 def ours_name(published: str, family: str) -> str | None:

@@ -74,8 +74,11 @@ class _Shapes:
         """Number of different values of the pattern's group among the keys."""
         found = {match[1] for key in self.state if (match := re.match(pattern, key))}
         if not found:
-            raise ValueError('the checkpoint is not one of the released ETRIS code; missing: all keys that begin like '
-                             + PREFIX + pattern.replace('\\', ''))
+            raise ValueError(
+                'the checkpoint is not one of the released ETRIS code; missing: all keys that begin like '
+                + PREFIX
+                + pattern.replace('\\', '')
+            )
         return len(found)
 
     def side(self, key: str) -> int:
@@ -96,8 +99,9 @@ def _divide(width: int, heads: int, what: str, remedy: str) -> int:
     return width // heads
 
 
-def infer_sizes(state: Mapping[str, Tensor], text_heads: int | None = None,
-                image_heads: int | None = None) -> PublishedSizes:
+def infer_sizes(
+    state: Mapping[str, Tensor], text_heads: int | None = None, image_heads: int | None = None
+) -> PublishedSizes:
     """Find a published model's sizes from its weights' shapes.
 
     Args:
@@ -116,18 +120,23 @@ def infer_sizes(state: Mapping[str, Tensor], text_heads: int | None = None,
     elif 'backbone.visual.attnpool.q_proj.weight' in state:
         family = 'resnet'
     else:
-        raise ValueError(f'no image encoder found: neither {PREFIX}backbone.visual.proj (ViT) nor '
-                         f'{PREFIX}backbone.visual.attnpool.q_proj.weight (ResNet) is in the checkpoint')
+        raise ValueError(
+            f'no image encoder found: neither {PREFIX}backbone.visual.proj (ViT) nor '
+            f'{PREFIX}backbone.visual.attnpool.q_proj.weight (ResNet) is in the checkpoint'
+        )
     arch = dict(
         embed_dim=shapes.of('backbone.text_projection', 2)[1],
         quick_gelu=True,
         vision_cfg=_vit_cfg(shapes, image_heads) if family == 'vit' else _resnet_cfg(shapes, image_heads),
-        text_cfg=_text_cfg(shapes, text_heads))
+        text_cfg=_text_cfg(shapes, text_heads),
+    )
     first = FIRST_STAGE[family]
     zoomed = [index for index in range(NUM_STAGES) if f'bridger.linear1.{index}.weight' in state]
     if not zoomed or zoomed != list(range(zoomed[0], NUM_STAGES)):
-        raise ValueError(f'{PREFIX}bridger.linear1.* is there for stages {zoomed}; the released code has the last one, '
-                         'two or three of 0, 1, 2')
+        raise ValueError(
+            f'{PREFIX}bridger.linear1.* is there for stages {zoomed}; the released code has the last one, '
+            'two or three of 0, 1, 2'
+        )
     weight = 'bridger.zoom_in.{}.weight' if family == 'resnet' else 'bridger.zoom_in.{}.0.weight'
     scales: list[float] = []
     for index in range(NUM_STAGES):
@@ -144,14 +153,14 @@ def infer_sizes(state: Mapping[str, Tensor], text_heads: int | None = None,
         arch=arch,
         stages=tuple(first + index for index in zoomed),
         bridger_dims=shapes.of('bridger.linear1.2.weight', 2)[0],
-        bridger_ffn_dims=(
-            shapes.of('bridger.fusion_v.2.linear1.weight', 2)[0] if family == 'resnet' else None),
+        bridger_ffn_dims=(shapes.of('bridger.fusion_v.2.linear1.weight', 2)[0] if family == 'resnet' else None),
         scales=tuple(scales),
         channels=channels,
         head_layers=shapes.count(r'decoder\.layers\.(\d+)\.'),
         head_ffn_dims=shapes.of('decoder.layers.0.ffn.0.weight', 2)[0],
         kernel_size=kernel_size,
-        input_size=arch['vision_cfg']['image_size'] if family == 'vit' else RESNET_INPUT)
+        input_size=arch['vision_cfg']['image_size'] if family == 'vit' else RESNET_INPUT,
+    )
 
 
 def _vit_cfg(shapes: _Shapes, heads: int | None) -> dict:
@@ -164,7 +173,8 @@ def _vit_cfg(shapes: _Shapes, heads: int | None) -> dict:
         width=width,
         layers=shapes.count(r'backbone\.visual\.transformer\.resblocks\.(\d+)\.'),
         head_width=_divide(width, heads, "CLIP's ViT", 'give --image-heads'),
-        mlp_ratio=hidden / width)
+        mlp_ratio=hidden / width,
+    )
 
 
 def _resnet_cfg(shapes: _Shapes, heads: int | None) -> dict:
@@ -175,7 +185,8 @@ def _resnet_cfg(shapes: _Shapes, heads: int | None) -> dict:
         image_size=shapes.side('backbone.visual.attnpool.positional_embedding') * 32,
         width=width,
         layers=[shapes.count(rf'backbone\.visual\.layer{stage}\.(\d+)\.') for stage in (1, 2, 3, 4)],
-        head_width=_divide(pooled, heads, "CLIP's attention pool", 'give --image-heads'))
+        head_width=_divide(pooled, heads, "CLIP's attention pool", 'give --image-heads'),
+    )
 
 
 def _text_cfg(shapes: _Shapes, heads: int | None) -> dict:
@@ -190,11 +201,13 @@ def _text_cfg(shapes: _Shapes, heads: int | None) -> dict:
         width=width,
         heads=heads,
         layers=shapes.count(r'backbone\.transformer\.resblocks\.(\d+)\.'),
-        mlp_ratio=hidden / width)
+        mlp_ratio=hidden / width,
+    )
 
 
-def released_model_cfg(sizes: PublishedSizes, bridger_heads: int | None = None, head_heads: int = HEAD_HEADS,
-                       context_length: int = 17) -> dict:
+def released_model_cfg(
+    sizes: PublishedSizes, bridger_heads: int | None = None, head_heads: int = HEAD_HEADS, context_length: int = 17
+) -> dict:
     """Config of the released variant with given sizes.
 
     Args:
@@ -212,7 +225,7 @@ def released_model_cfg(sizes: PublishedSizes, bridger_heads: int | None = None, 
     _divide(sizes.bridger_dims, bridger_heads, 'the Bridger', 'give --bridger-heads')
     _divide(sizes.channels, head_heads, 'the decoder', 'give --head-heads')
     if not 3 <= context_length <= (longest := sizes.arch['text_cfg']['context_length']):
-        raise ValueError(f'context_length={context_length} must lie between 3 and the text encoder\'s {longest}')
+        raise ValueError(f"context_length={context_length} must lie between 3 and the text encoder's {longest}")
     text_positions = 'positional_embedding'
     if resnet:
         divisor, image_positions = 32, 'attnpool.positional_embedding'
@@ -221,21 +234,39 @@ def released_model_cfg(sizes: PublishedSizes, bridger_heads: int | None = None, 
     else:
         divisor, image_positions = sizes.arch['vision_cfg']['patch_size'], 'positional_embedding'
         backbone = dict(type='CLIPViT', num_stages=NUM_STAGES)
-        interactor = dict(ffn_dims=None, self_attention=False, combine='multiply', zoom_norm=True, dropout=0.)
+        interactor = dict(ffn_dims=None, self_attention=False, combine='multiply', zoom_norm=True, dropout=0.0)
     return dict(
         type='ReferringSegmentor',
         context_length=context_length,
         data_preprocessor=dict(type='RefSegDataPreProcessor', size_divisor=divisor),
         backbone=dict(backbone, arch=sizes.arch, out_stages=sizes.out_stages, tunable_parameters=[image_positions]),
         text_encoder=dict(
-            type='CLIPTextEncoder', arch=sizes.arch, num_stages=NUM_STAGES, out_stages=tuple(range(1, NUM_STAGES + 1)),
-            tunable_parameters=[text_positions]),
+            type='CLIPTextEncoder',
+            arch=sizes.arch,
+            num_stages=NUM_STAGES,
+            out_stages=tuple(range(1, NUM_STAGES + 1)),
+            tunable_parameters=[text_positions],
+        ),
         neck=dict(
-            type='Bridger', stages=sizes.stages, scales=sizes.scales, embed_dims=sizes.bridger_dims,
-            num_heads=bridger_heads, memory='sum', cross_inputs='input', mask_padding=False, **interactor),
+            type='Bridger',
+            stages=sizes.stages,
+            scales=sizes.scales,
+            embed_dims=sizes.bridger_dims,
+            num_heads=bridger_heads,
+            memory='sum',
+            cross_inputs='input',
+            mask_padding=False,
+            **interactor,
+        ),
         decode_head=dict(
-            type='ETRISHead', channels=sizes.channels, num_heads=head_heads, text_projection=True,
+            type='ETRISHead',
+            channels=sizes.channels,
+            num_heads=head_heads,
+            text_projection=True,
             global_alignment=dict(num_layers=sizes.head_layers, ffn_dims=sizes.head_ffn_dims),
             projector=dict(kernel_size=sizes.kernel_size),
-            loss_decode=dict(type='TextToPixelContrastiveLoss'), threshold=0.35),
-        test_cfg=dict(mode='whole', corner_aligned=True))
+            loss_decode=dict(type='TextToPixelContrastiveLoss'),
+            threshold=0.35,
+        ),
+        test_cfg=dict(mode='whole', corner_aligned=True),
+    )

@@ -39,9 +39,14 @@ class ConvertedCheckpoint(NamedTuple):
     names: dict[str, str | None]
 
 
-def from_published(checkpoint: Mapping[str, Any], bridger_heads: int | None = None, head_heads: int = HEAD_HEADS,
-                   text_heads: int | None = None, image_heads: int | None = None,
-                   context_length: int = 17) -> ConvertedCheckpoint:
+def from_published(
+    checkpoint: Mapping[str, Any],
+    bridger_heads: int | None = None,
+    head_heads: int = HEAD_HEADS,
+    text_heads: int | None = None,
+    image_heads: int | None = None,
+    context_length: int = 17,
+) -> ConvertedCheckpoint:
     """Convert a published checkpoint.
 
     Args:
@@ -78,7 +83,9 @@ def from_published(checkpoint: Mapping[str, Any], bridger_heads: int | None = No
             prefix=prefix,
             keys=list(published),
             unused=unused,
-            entries={key: value for key, value in checkpoint.items() if key != 'state_dict'}))
+            entries={key: value for key, value in checkpoint.items() if key != 'state_dict'},
+        ),
+    )
     return ConvertedCheckpoint(model_cfg, sizes, dict(meta=meta, state_dict=state), names)
 
 
@@ -100,8 +107,10 @@ def to_published(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     family = 'resnet' if any(key.startswith('backbone.pool_shortcut.') for key in state) else 'vit'
     renamed = {key: published_name(key, family) for key in state}
     if homeless := [key for key, name in renamed.items() if name is None]:
-        raise ValueError(f'the published layout has no place for: {_listed(homeless)}. Only models of the released '
-                         'variant (configs/etris_released) can go back to it')
+        raise ValueError(
+            f'the published layout has no place for: {_listed(homeless)}. Only models of the released '
+            'variant (configs/etris_released) can go back to it'
+        )
     plain = {renamed[key]: exchange_layout(renamed[key], value) for key, value in state.items()}
     # Any heads will do here: only names and shapes are compared.
     sizes = infer_sizes(plain, text_heads=1, image_heads=1)
@@ -112,16 +121,22 @@ def to_published(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     origin = meta.get('published_etris')
     if origin is None:
         epoch = meta.get('epoch', 0)
-        origin = dict(prefix=PREFIX, unused={key: torch.tensor(value) for key, value in UNUSED.items()},
-                      entries=dict(epoch=epoch), keys=[PREFIX + key for key in (*plain, *UNUSED)])
+        origin = dict(
+            prefix=PREFIX,
+            unused={key: torch.tensor(value) for key, value in UNUSED.items()},
+            entries=dict(epoch=epoch),
+            keys=[PREFIX + key for key in (*plain, *UNUSED)],
+        )
     try:
         everything = {origin['prefix'] + key: value for key, value in {**plain, **origin['unused']}.items()}
         if set(origin['unused']) != set(UNUSED) or set(origin['keys']) != set(everything):
             raise ValueError('keys are not those of the state dict')
         return dict(origin['entries'], state_dict={key: everything[key] for key in origin['keys']})
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'meta["published_etris"] of the checkpoint was altered ({error}); without it the way back '
-                         'works, with default values') from error
+        raise ValueError(
+            f'meta["published_etris"] of the checkpoint was altered ({error}); without it the way back '
+            'works, with default values'
+        ) from error
 
 
 def _checked_state(checkpoint: Mapping[str, Any], slim_remedy: bool = False) -> dict[str, Tensor]:
@@ -133,8 +148,10 @@ def _checked_state(checkpoint: Mapping[str, Any], slim_remedy: bool = False) -> 
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f'state_dict[{key!r}] is no tensor with a name')
         if slim_remedy and key.endswith(f'.{FINGERPRINT_KEY}'):
-            raise ValueError("the checkpoint is slim: it lacks the frozen CLIP's weights. Merge it with its CLIP first "
-                             '(tools/misc/merge_checkpoint.py)')
+            raise ValueError(
+                "the checkpoint is slim: it lacks the frozen CLIP's weights. Merge it with its CLIP first "
+                '(tools/misc/merge_checkpoint.py)'
+            )
         counter = key.endswith('num_batches_tracked')
         if value.layout != torch.strided or value.is_quantized or value.is_complex():
             raise ValueError(f'{key} is no dense tensor of real numbers')
@@ -144,8 +161,13 @@ def _checked_state(checkpoint: Mapping[str, Any], slim_remedy: bool = False) -> 
     return dict(state)
 
 
-def _check_against_model(model_cfg: dict, state: Mapping[str, Tensor], names: Mapping[str, str],
-                         homeless: Sequence[str] = (), missing: Sequence[str] = ()) -> None:
+def _check_against_model(
+    model_cfg: dict,
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    homeless: Sequence[str] = (),
+    missing: Sequence[str] = (),
+) -> None:
     """Raise ValueError unless the state dict fits the config's model exactly.
 
     Args:
@@ -159,10 +181,20 @@ def _check_against_model(model_cfg: dict, state: Mapping[str, Tensor], names: Ma
     family = 'resnet' if model_cfg['backbone']['type'] == 'CLIPResNet' else 'vit'
     homeless = [*homeless, *(names[key] for key in state if key not in own)]
     missing = [*missing, *(f'{PREFIX}{published_name(key, family)}' for key in own if key not in state)]
-    shapes = [f'{names[key]} {tuple(value.shape)}' for key, value in state.items()
-              if key in own and value.shape != own[key].shape]
-    faults = [f'{label}: {_listed(keys)}' for label, keys in (
-        ('no place for', homeless), ('missing', missing), ('shapes that do not fit the others', shapes)) if keys]
+    shapes = [
+        f'{names[key]} {tuple(value.shape)}'
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    faults = [
+        f'{label}: {_listed(keys)}'
+        for label, keys in (
+            ('no place for', homeless),
+            ('missing', missing),
+            ('shapes that do not fit the others', shapes),
+        )
+        if keys
+    ]
     if faults:
         raise ValueError('the checkpoint is not one of the released ETRIS code; ' + '; '.join(faults))
 

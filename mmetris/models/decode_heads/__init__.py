@@ -6,6 +6,12 @@ from .hierarchical_alignment import HierarchicalAlignment, SentenceGate
 from .projector import DotProductProjector, Projector, dynamic_conv
 
 __all__ = [
-    'DotProductProjector', 'ETRISHead', 'GlobalAlignment', 'GlobalAlignmentLayer', 'HierarchicalAlignment',
-    'Projector', 'SentenceGate', 'dynamic_conv'
+    'DotProductProjector',
+    'ETRISHead',
+    'GlobalAlignment',
+    'GlobalAlignmentLayer',
+    'HierarchicalAlignment',
+    'Projector',
+    'SentenceGate',
+    'dynamic_conv',
 ]

@@ -80,23 +80,25 @@ class ETRISHead(BaseModule):
     num_classes = 2
     out_channels = 1
 
-    def __init__(self,
-                 in_channels: Sequence[int],
-                 in_strides: Sequence[int],
-                 word_channels: int,
-                 sentence_channels: int,
-                 channels: int = 512,
-                 num_heads: int = 8,
-                 stride: int | str = 'auto',
-                 hierarchical_alignment: Mapping | None = NO_OPTIONS,
-                 global_alignment: Mapping | None = NO_OPTIONS,
-                 projector: Mapping | None = NO_OPTIONS,
-                 text_projection: bool | str = 'auto',
-                 loss_decode: Mapping | Sequence[Mapping] | None = None,
-                 threshold: float = 0.35,
-                 align_corners: bool = False,
-                 norm_cfg: Mapping = BATCH_NORM,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        word_channels: int,
+        sentence_channels: int,
+        channels: int = 512,
+        num_heads: int = 8,
+        stride: int | str = 'auto',
+        hierarchical_alignment: Mapping | None = NO_OPTIONS,
+        global_alignment: Mapping | None = NO_OPTIONS,
+        projector: Mapping | None = NO_OPTIONS,
+        text_projection: bool | str = 'auto',
+        loss_decode: Mapping | Sequence[Mapping] | None = None,
+        threshold: float = 0.35,
+        align_corners: bool = False,
+        norm_cfg: Mapping = BATCH_NORM,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_maps(in_channels, in_strides)
         check_heads(channels, num_heads)
@@ -118,20 +120,43 @@ class ETRISHead(BaseModule):
             if text_projection is True or (text_projection == 'auto' and sentence_channels != channels):
                 self.text_projection = nn.Linear(sentence_channels, channels)
                 guide_channels = channels
-            self.hierarchical_alignment = MODELS.build(dict(
-                dict(type=HierarchicalAlignment, in_channels=self.in_channels, in_strides=self.in_strides,
-                     sentence_channels=guide_channels, channels=channels, num_heads=num_heads, stride=self.stride,
-                     norm_cfg=norm_cfg), **hierarchical_alignment))
+            self.hierarchical_alignment = MODELS.build(
+                dict(
+                    dict(
+                        type=HierarchicalAlignment,
+                        in_channels=self.in_channels,
+                        in_strides=self.in_strides,
+                        sentence_channels=guide_channels,
+                        channels=channels,
+                        num_heads=num_heads,
+                        stride=self.stride,
+                        norm_cfg=norm_cfg,
+                    ),
+                    **hierarchical_alignment,
+                )
+            )
         else:
             self.map_projection = MapProjection(in_channels[-1], channels, in_strides[-1], self.stride, norm_cfg)
         if global_alignment is not None:
-            self.global_alignment = MODELS.build(dict(
-                dict(type=GlobalAlignment, word_channels=word_channels, channels=channels, num_heads=num_heads),
-                **global_alignment))
+            self.global_alignment = MODELS.build(
+                dict(
+                    dict(type=GlobalAlignment, word_channels=word_channels, channels=channels, num_heads=num_heads),
+                    **global_alignment,
+                )
+            )
         if projector is not None:
-            self.projector = MODELS.build(dict(
-                dict(type=Projector, sentence_channels=sentence_channels, channels=channels,
-                     align_corners=align_corners, norm_cfg=norm_cfg), **projector))
+            self.projector = MODELS.build(
+                dict(
+                    dict(
+                        type=Projector,
+                        sentence_channels=sentence_channels,
+                        channels=channels,
+                        align_corners=align_corners,
+                        norm_cfg=norm_cfg,
+                    ),
+                    **projector,
+                )
+            )
         else:
             self.projector = DotProductProjector(sentence_channels, channels)
         self.out_stride = self.stride // self.projector.scale
@@ -149,8 +174,10 @@ class ETRISHead(BaseModule):
             ValueError: If the number of maps is not that of ``in_channels``.
         """
         if len(features.maps) != len(self.in_channels):
-            raise ValueError(f'ETRISHead was built for {len(self.in_channels)} maps (in_channels={self.in_channels}), '
-                             f'but got {len(features.maps)}')
+            raise ValueError(
+                f'ETRISHead was built for {len(self.in_channels)} maps (in_channels={self.in_channels}), '
+                f'but got {len(features.maps)}'
+            )
         fused = self.align_hierarchically(features)
         aligned = self.align_globally(fused, features)
         return self.projector(aligned, features.sentence)
@@ -170,8 +197,9 @@ class ETRISHead(BaseModule):
             return self.global_alignment(fused, features.words, features.padding_mask, ordered=False)
         return self.global_alignment(fused, features.words, features.padding_mask)
 
-    def loss(self, features: BridgedFeatures, batch_data_samples: Sequence,
-             train_cfg: dict | None = None) -> dict[str, Tensor]:
+    def loss(
+        self, features: BridgedFeatures, batch_data_samples: Sequence, train_cfg: dict | None = None
+    ) -> dict[str, Tensor]:
         """Losses of B (image, sentence) pairs, and the IoU of the batch for the log.
 
         Args:
@@ -221,4 +249,4 @@ def batch_iou(logits: Tensor, target: Tensor, threshold: float) -> Tensor:
     predicted = (logits.sigmoid() > threshold) & (target != IGNORE_INDEX)
     wanted = target == 1
     union = (predicted | wanted).sum()
-    return 100. * (predicted & wanted).sum() / union.clamp(min=1)
+    return 100.0 * (predicted & wanted).sum() / union.clamp(min=1)

@@ -32,24 +32,36 @@ class GlobalAlignmentLayer(nn.Module):
         attn_dropout: Dropout of attention weights.
     """
 
-    def __init__(self, channels: int, word_channels: int, num_heads: int, ffn_dims: int, dropout: float,
-                 attn_dropout: float) -> None:
+    def __init__(
+        self, channels: int, word_channels: int, num_heads: int, ffn_dims: int, dropout: float, attn_dropout: float
+    ) -> None:
         super().__init__()
         self.self_attention_norm = nn.LayerNorm(channels)
         self.self_attention = Attention(channels, num_heads, attn_dropout, batch_first=True)
         self.self_attention_out_norm = nn.LayerNorm(channels)
         self.cross_attention_norm = nn.LayerNorm(channels)
         self.cross_attention = Attention(
-            channels, num_heads, attn_dropout, kdim=word_channels, vdim=word_channels, batch_first=True)
+            channels, num_heads, attn_dropout, kdim=word_channels, vdim=word_channels, batch_first=True
+        )
         self.cross_attention_out_norm = nn.LayerNorm(channels)
         self.ffn_norm = nn.LayerNorm(channels)
         self.ffn = nn.Sequential(
-            nn.Linear(channels, ffn_dims), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.LayerNorm(ffn_dims),
-            nn.Linear(ffn_dims, channels))
+            nn.Linear(channels, ffn_dims),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.LayerNorm(ffn_dims),
+            nn.Linear(ffn_dims, channels),
+        )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, pixels: Tensor, words: Tensor, pixel_positions: Tensor, word_positions: Tensor,
-                padding_mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        pixels: Tensor,
+        words: Tensor,
+        pixel_positions: Tensor,
+        word_positions: Tensor,
+        padding_mask: Tensor | None,
+    ) -> Tensor:
         """Align pixels with words.
 
         Args:
@@ -69,7 +81,8 @@ class GlobalAlignmentLayer(nn.Module):
 
         query = self.cross_attention_norm(pixels) + pixel_positions
         attended = self.cross_attention(
-            query, words + word_positions, words, key_padding_mask=padding_mask, need_weights=False)[0]
+            query, words + word_positions, words, key_padding_mask=padding_mask, need_weights=False
+        )[0]
         pixels = pixels + self.dropout(self.cross_attention_out_norm(attended))
 
         return pixels + self.dropout(self.ffn(self.ffn_norm(pixels)))
@@ -97,15 +110,17 @@ class GlobalAlignment(BaseModule):
             positions need this.
     """
 
-    def __init__(self,
-                 word_channels: int,
-                 channels: int = 512,
-                 num_heads: int = 8,
-                 num_layers: int = 3,
-                 ffn_dims: int = 512,
-                 dropout: float = 0.1,
-                 attn_dropout: float | None = None,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        word_channels: int,
+        channels: int = 512,
+        num_heads: int = 8,
+        num_layers: int = 3,
+        ffn_dims: int = 512,
+        dropout: float = 0.1,
+        attn_dropout: float | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_heads(channels, num_heads)
         if channels % 4:
@@ -113,12 +128,16 @@ class GlobalAlignment(BaseModule):
         if word_channels % 2:
             raise ValueError(f'word_channels must be even for the 1-D sine positions, but it is {word_channels}')
         self.layers = nn.ModuleList(
-            GlobalAlignmentLayer(channels, word_channels, num_heads, ffn_dims, dropout,
-                                 dropout if attn_dropout is None else attn_dropout) for _ in range(num_layers))
+            GlobalAlignmentLayer(
+                channels, word_channels, num_heads, ffn_dims, dropout, dropout if attn_dropout is None else attn_dropout
+            )
+            for _ in range(num_layers)
+        )
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, feature_map: Tensor, words: Tensor, padding_mask: Tensor | None = None,
-                ordered: bool = True) -> Tensor:
+    def forward(
+        self, feature_map: Tensor, words: Tensor, padding_mask: Tensor | None = None, ordered: bool = True
+    ) -> Tensor:
         """Align a map with words.
 
         Args:

@@ -35,7 +35,8 @@ class SentenceGate(nn.Module):
         super().__init__()
         # One packed weight where the widths agree, which is the published layout.
         self.attention = Attention(
-            channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels, batch_first=True)
+            channels, num_heads, dropout, kdim=sentence_channels, vdim=sentence_channels, batch_first=True
+        )
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
         """(B, C, H, W), one sentence (B, C') or K of them (B, K, C') -> (B, C, H, W)."""
@@ -71,16 +72,18 @@ class HierarchicalAlignment(BaseModule):
             ``num_heads``, or a stride neither divides ``stride`` nor is a multiple of it.
     """
 
-    def __init__(self,
-                 in_channels: Sequence[int],
-                 in_strides: Sequence[int],
-                 sentence_channels: int,
-                 channels: int = 512,
-                 num_heads: int = 8,
-                 stride: int = 16,
-                 dropout: float = 0.,
-                 norm_cfg: Mapping = BATCH_NORM,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        sentence_channels: int,
+        channels: int = 512,
+        num_heads: int = 8,
+        stride: int = 16,
+        dropout: float = 0.0,
+        norm_cfg: Mapping = BATCH_NORM,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_maps(in_channels, in_strides)
         check_heads(channels, num_heads)
@@ -88,7 +91,8 @@ class HierarchicalAlignment(BaseModule):
         self.reference = min(range(len(in_strides)), key=lambda i: max(in_strides[i] / stride, stride / in_strides[i]))
         self.projections = nn.ModuleList(
             MapProjection(width, channels, in_stride, stride, norm_cfg)
-            for width, in_stride in zip(in_channels, in_strides))
+            for width, in_stride in zip(in_channels, in_strides)
+        )
         self.gates = nn.ModuleList(SentenceGate(channels, sentence_channels, num_heads, dropout) for _ in in_channels)
         self.fuse = ConvNormReLU(nn.Conv2d(len(in_channels) * channels, channels, 1, bias=False), norm_cfg)
         self.coord_conv = CoordConv(channels, channels, norm_cfg=norm_cfg)
@@ -114,8 +118,10 @@ class HierarchicalAlignment(BaseModule):
 def check_maps(in_channels: Sequence[int], in_strides: Sequence[int]) -> None:
     """Raise ValueError unless there is one stride for each of at least one map."""
     if not in_channels or len(in_channels) != len(in_strides):
-        raise ValueError('in_channels and in_strides need one entry for each map, '
-                         f'but they are {tuple(in_channels)} and {tuple(in_strides)}')
+        raise ValueError(
+            'in_channels and in_strides need one entry for each map, '
+            f'but they are {tuple(in_channels)} and {tuple(in_strides)}'
+        )
 
 
 def check_heads(channels: int, num_heads: int) -> None:

@@ -78,13 +78,15 @@ class Projector(BaseModule):
     scale = 4
     """Side of the logits over side of the map."""
 
-    def __init__(self,
-                 sentence_channels: int,
-                 channels: int = 512,
-                 kernel_size: int = 3,
-                 align_corners: bool = False,
-                 norm_cfg: Mapping = BATCH_NORM,
-                 init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        sentence_channels: int,
+        channels: int = 512,
+        kernel_size: int = 3,
+        align_corners: bool = False,
+        norm_cfg: Mapping = BATCH_NORM,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         if channels % 2:
             raise ValueError(f'channels must be even, but it is {channels}')
@@ -94,11 +96,15 @@ class Projector(BaseModule):
         self.kernel_shape = (half, kernel_size, kernel_size)
         enlarged = partial(EnlargedConvNormReLU, scale=2, align_corners=align_corners, norm_cfg=norm_cfg)
         # The numbers are those of checkpoints, in which 0 and 2 are enlargements without parameters.
-        self.pixel_projection = nn.Sequential(OrderedDict({
-            '1': enlarged(channels, channels),
-            '3': enlarged(channels, half),
-            '4': nn.Conv2d(half, half, 1),
-        }))
+        self.pixel_projection = nn.Sequential(
+            OrderedDict(
+                {
+                    '1': enlarged(channels, channels),
+                    '3': enlarged(channels, half),
+                    '4': nn.Conv2d(half, half, 1),
+                }
+            )
+        )
         self.kernel_projection = nn.Linear(sentence_channels, half * kernel_size**2 + 1)
 
     def forward(self, feature_map: Tensor, sentence: Tensor) -> Tensor:
@@ -145,6 +151,6 @@ class DotProductProjector(BaseModule):
 
         K class names, (B, K, sentence_channels), share the pixels: -> (B, K, H, W).
         """
-        query = self.sentence_projection(sentence) * feature_map.shape[1]**-0.5
+        query = self.sentence_projection(sentence) * feature_map.shape[1] ** -0.5
         query = query[:, None] if query.dim() == 2 else query
         return (query @ feature_map.flatten(2)).unflatten(2, feature_map.shape[2:])

@@ -51,11 +51,14 @@ class MapProjection(ConvNormReLU):
         ValueError: If neither stride divides the other.
     """
 
-    def __init__(self, in_channels: int, channels: int, in_stride: int, stride: int,
-                 norm_cfg: Mapping = BATCH_NORM) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, in_stride: int, stride: int, norm_cfg: Mapping = BATCH_NORM
+    ) -> None:
         if in_stride < 1 or stride < 1 or (stride % in_stride and in_stride % stride):
-            raise ValueError(f'stride={stride} of the decoder and in_stride={in_stride} of the map must be positive '
-                             'and one must divide the other')
+            raise ValueError(
+                f'stride={stride} of the decoder and in_stride={in_stride} of the map must be positive '
+                'and one must divide the other'
+            )
         if in_stride > stride:
             ratio = in_stride // stride
             layer: type[nn.Module] = nn.ConvTranspose2d

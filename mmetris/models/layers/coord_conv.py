@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from .conv_norm import BATCH_NORM, ConvNormReLU
 
 
-def coordinate_maps(size: tuple[int, int], device: torch.device | str = 'cpu',
-                    dtype: torch.dtype = torch.float32) -> Tensor:
+def coordinate_maps(
+    size: tuple[int, int], device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Coordinates of a grid's cells: x from -1 in the first column to 1 in the last, y in the same way over the rows.
 
     Args:
@@ -55,11 +56,13 @@ class CoordConv(nn.Module):
         (B, in_channels, H, W) -> (B, out_channels, H, W)
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3,
-                 norm_cfg: Mapping = BATCH_NORM) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, norm_cfg: Mapping = BATCH_NORM
+    ) -> None:
         super().__init__()
         self.conv = ConvNormReLU(
-            nn.Conv2d(in_channels + 2, out_channels, kernel_size, padding=kernel_size // 2, bias=False), norm_cfg)
+            nn.Conv2d(in_channels + 2, out_channels, kernel_size, padding=kernel_size // 2, bias=False), norm_cfg
+        )
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""

@@ -56,7 +56,7 @@ def _enlarge_and_shift(length: int, side: int, scale: int, align_corners: bool, 
         unit_rows = torch.eye(length, dtype=torch.float64)[:, None]  # which autocast leaves alone
         enlarged = F.interpolate(unit_rows, scale_factor=scale, mode='linear', align_corners=align_corners)[:, 0].T
         padded = F.pad(enlarged, (0, 0, side // 2, side // 2))
-        return torch.stack([padded[tap:tap + scale * length] for tap in range(side)]).to(dtype)
+        return torch.stack([padded[tap : tap + scale * length] for tap in range(side)]).to(dtype)
 
 
 class EnlargedConvNormReLU(ConvNormReLU):
@@ -77,12 +77,20 @@ class EnlargedConvNormReLU(ConvNormReLU):
         ValueError: If ``kernel_size`` is even.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, scale: int = 2,
-                 align_corners: bool = False, norm_cfg: Mapping = BATCH_NORM) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        scale: int = 2,
+        align_corners: bool = False,
+        norm_cfg: Mapping = BATCH_NORM,
+    ) -> None:
         if kernel_size % 2 == 0:
             raise ValueError(f'kernel_size must be odd, but it is {kernel_size}')
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False), norm_cfg)
+            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False), norm_cfg
+        )
         self.scale = scale
         self.align_corners = align_corners
 
@@ -98,7 +106,8 @@ class EnlargedConvNormReLU(ConvNormReLU):
     def literal_forward(self, feature_map: Tensor) -> Tensor:
         """The same, each layer in its turn."""
         return super().forward(
-            F.interpolate(feature_map, scale_factor=self.scale, mode='bilinear', align_corners=self.align_corners))
+            F.interpolate(feature_map, scale_factor=self.scale, mode='bilinear', align_corners=self.align_corners)
+        )
 
 
 def is_altered(conv: nn.Module) -> bool:

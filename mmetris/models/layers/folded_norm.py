@@ -53,9 +53,7 @@ def _folded(
     return kept[1]
 
 
-def _fold(
-    conv: nn.Conv2d, norm: _BatchNorm, layout: torch.memory_format, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def _fold(conv: nn.Conv2d, norm: _BatchNorm, layout: torch.memory_format, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:

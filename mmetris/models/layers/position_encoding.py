@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 
-def sine_encoding_1d(length: int, channels: int, device: torch.device | str = 'cpu',
-                     dtype: torch.dtype = torch.float32) -> Tensor:
+def sine_encoding_1d(
+    length: int, channels: int, device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Encode the places 0 .. length - 1 of a sequence.
 
     Channel 2k holds ``sin(place / 10000^(2k / channels))``, channel 2k + 1 the cosine of the same angle.
@@ -38,8 +39,9 @@ def sine_encoding_1d(length: int, channels: int, device: torch.device | str = 'c
     return encode(length, channels, torch.device(device), dtype)
 
 
-def sine_encoding_2d(size: tuple[int, int], channels: int, device: torch.device | str = 'cpu',
-                     dtype: torch.dtype = torch.float32) -> Tensor:
+def sine_encoding_2d(
+    size: tuple[int, int], channels: int, device: torch.device | str = 'cpu', dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Encode the places of a grid: the first half of the channels encodes the column, the second half the row.
 
     Args:
@@ -56,8 +58,10 @@ def sine_encoding_2d(size: tuple[int, int], channels: int, device: torch.device 
         ValueError: If ``channels`` is no multiple of 4.
     """
     if channels % 4:
-        raise ValueError('channels must be a multiple of 4, a sine and a cosine for each frequency of each axis, '
-                         f'but it is {channels}')
+        raise ValueError(
+            'channels must be a multiple of 4, a sine and a cosine for each frequency of each axis, '
+            f'but it is {channels}'
+        )
     encode = _sine_encoding_2d if torch.compiler.is_compiling() else _cached_sine_encoding_2d
     return encode(tuple(size), channels, torch.device(device), dtype)
 
@@ -65,7 +69,7 @@ def sine_encoding_2d(size: tuple[int, int], channels: int, device: torch.device 
 def _sine_encoding_1d(length: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     exponents = torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels
     places = torch.arange(length, device=device, dtype=torch.float32)
-    angles = places[:, None] * torch.exp(-math.log(10000.) * exponents)
+    angles = places[:, None] * torch.exp(-math.log(10000.0) * exponents)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).to(dtype)
 
 

@@ -36,8 +36,9 @@ class TextToPixelContrastiveLoss(nn.Module):
         loss_name: Key in the log; only names that start with ``loss_`` are added to what is minimised.
     """
 
-    def __init__(self, loss_weight: float = 1.0, ignore_index: int = 255,
-                 loss_name: str = 'loss_text_to_pixel') -> None:
+    def __init__(
+        self, loss_weight: float = 1.0, ignore_index: int = 255, loss_name: str = 'loss_text_to_pixel'
+    ) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.ignore_index = ignore_index
@@ -48,8 +49,9 @@ class TextToPixelContrastiveLoss(nn.Module):
         """Key of this loss in the log."""
         return self._loss_name
 
-    def forward(self, logits: Tensor, target: Tensor, weight: Tensor | None = None,
-                ignore_index: int | None = None) -> Tensor:
+    def forward(
+        self, logits: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int | None = None
+    ) -> Tensor:
         """Compute the loss.
 
         Args:
@@ -67,8 +69,10 @@ class TextToPixelContrastiveLoss(nn.Module):
         """
         target = target[:, None] if target.dim() == 3 else target
         if logits.dim() != 4 or logits.shape[1] != 1 or target.shape[:2] != logits.shape[:2]:
-            raise ValueError('logits must be (B, 1, h, w) and target (B, 1, H, W) or (B, H, W), '
-                             f'but they are {tuple(logits.shape)} and {tuple(target.shape)}')
+            raise ValueError(
+                'logits must be (B, 1, h, w) and target (B, 1, H, W) or (B, H, W), '
+                f'but they are {tuple(logits.shape)} and {tuple(target.shape)}'
+            )
         target = resize_target(target, logits.shape[-2:])
         valid = target != (self.ignore_index if ignore_index is None else ignore_index)
         # The target of an ignored pixel may be any number; zero keeps the product below finite.

@@ -87,8 +87,10 @@ class ClassNameSegmentor(ReferringSegmentor):
         if not issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, ClassText):
             raise ValueError(f'text_encoder.type={kind!r}: class names need a ClassText')
         if kwargs.get('prefix_cache') is not None:
-            raise ValueError('prefix_cache is for a ReferringSegmentor: images with labels are cropped at random, so '
-                             'that none repeats')
+            raise ValueError(
+                'prefix_cache is for a ReferringSegmentor: images with labels are cropped at random, so '
+                'that none repeats'
+            )
         super().__init__(
             text_encoder=dict(text_encoder, vocabulary=vocabulary),
             decode_head=dict(loss_decode=DEFAULT_LOSS) | dict(decode_head),
@@ -206,7 +208,7 @@ class ClassNameSegmentor(ReferringSegmentor):
             losses[loss.loss_name] = losses.get(loss.loss_name, 0) + loss(logits, labels, ignore_index=IGNORE_INDEX)
         known = labels != IGNORE_INDEX
         right = (logits.argmax(dim=1) == labels) & known
-        losses['acc_seg'] = 100. * right.sum() / known.sum().clamp(min=1)
+        losses['acc_seg'] = 100.0 * right.sum() / known.sum().clamp(min=1)
         return losses
 
     def _train_classes(self, labels: Tensor) -> list[int]:

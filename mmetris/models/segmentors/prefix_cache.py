@@ -90,27 +90,32 @@ class PrefixCache:
         maps = tuple(stacked.pop(f'map.{index}') for index in range(sum(name.startswith('map.') for name in stacked)))
         state = {name.removeprefix('state.'): tensor for name, tensor in stacked.items()}
         return ImagePrefix(
-            image_encoder.unpack(state, tuple(images.shape[-2:])), bridger.prefix_stage(image_encoder), maps, len(kept))
+            image_encoder.unpack(state, tuple(images.shape[-2:])), bridger.prefix_stage(image_encoder), maps, len(kept)
+        )
 
     def _about(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> str:
         """All that what is kept depends on, but the pixels."""
-        return json.dumps(dict(
-            format=FORMAT,
-            encoder=type(image_encoder).__name__,
-            arch=image_encoder.arch.name,
-            weights=self._weights(image_encoder),
-            modules=hashlib.sha256(repr(image_encoder).encode()).hexdigest(),
-            pool_mean_key=getattr(image_encoder, 'pool_mean_key', None),
-            num_stages=image_encoder.num_stages,
-            out_stages=image_encoder.out_stages,
-            bridged_stages=bridger.stages,
-            dtype=str(dtype_of_products(images)),
-        ), indent=1)
+        return json.dumps(
+            dict(
+                format=FORMAT,
+                encoder=type(image_encoder).__name__,
+                arch=image_encoder.arch.name,
+                weights=self._weights(image_encoder),
+                modules=hashlib.sha256(repr(image_encoder).encode()).hexdigest(),
+                pool_mean_key=getattr(image_encoder, 'pool_mean_key', None),
+                num_stages=image_encoder.num_stages,
+                out_stages=image_encoder.out_stages,
+                bridged_stages=bridger.stages,
+                dtype=str(dtype_of_products(images)),
+            ),
+            indent=1,
+        )
 
     def _weights(self, image_encoder: StagedImageEncoder) -> str:
         """Hash of all of the encoder's weights, made anew only after one of them has changed."""
-        state = {key: value for key, value in image_encoder.state_dict().items()
-                 if not key.endswith('num_batches_tracked')}
+        state = {
+            key: value for key, value in image_encoder.state_dict().items() if not key.endswith('num_batches_tracked')
+        }
         version = [(value.data_ptr(), value._version, value.dtype) for value in state.values()]
         if self._hashed is None or self._hashed[0] != version:
             self._hashed = version, fingerprint('', state).sha256
@@ -134,8 +139,9 @@ class PrefixCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not about_path.exists():
                 _put(about_path, lambda unfinished: unfinished.write_text(about + '\n'))
-            _put(path, lambda unfinished: save_file(
-                {name: tensor.cpu() for name, tensor in tensors.items()}, unfinished))
+            _put(
+                path, lambda unfinished: save_file({name: tensor.cpu() for name, tensor in tensors.items()}, unfinished)
+            )
         except (SafetensorError, OSError) as error:
             self._closed = True
             _warn(f'nothing more is added to the prefix cache {self.dir}: {error}')
@@ -148,13 +154,16 @@ class PrefixCache:
             self._used, self._added = _bytes_in(self.dir), 0
             if first:
                 MMLogger.get_current_instance().info(
-                    f'Prefix cache {self.dir}: {self._used / 1e9:.2f} of {self.max_bytes / 1e9:g} GB are in use')
+                    f'Prefix cache {self.dir}: {self._used / 1e9:.2f} of {self.max_bytes / 1e9:g} GB are in use'
+                )
         if self._used + num_bytes <= self.max_bytes:
             return True
         self._closed = True
-        _warn(f'the prefix cache {self.dir} is full ({self._used / 1e9:.2f} of {self.max_bytes / 1e9:g} GB): what it '
-              'holds stays in use, other images are encoded each time. Raise prefix_cache.max_gb, or remove subfolders '
-              'of former models')
+        _warn(
+            f'the prefix cache {self.dir} is full ({self._used / 1e9:.2f} of {self.max_bytes / 1e9:g} GB): what it '
+            'holds stays in use, other images are encoded each time. Raise prefix_cache.max_gb, or remove subfolders '
+            'of former models'
+        )
         return False
 
 
@@ -166,16 +175,22 @@ def check_frozen(image_encoder: nn.Module) -> None:
     """
     spread = getattr(image_encoder, 'weights_are_spread', False)
     if spread or any(hasattr(parameter, 'ds_id') for parameter in image_encoder.parameters()):
-        raise ValueError('prefix_cache does not go with FSDP and ZeRO-3, whose processes can only encode together: '
-                         'leave it out, or train with DDP')
+        raise ValueError(
+            'prefix_cache does not go with FSDP and ZeRO-3, whose processes can only encode together: '
+            'leave it out, or train with DDP'
+        )
     for name, parameter in image_encoder.named_parameters():
         if parameter.requires_grad:
-            raise ValueError(f'prefix_cache keeps what a frozen image encoder computes, but backbone.{name} is tuned: '
-                             'freeze it (frozen=True, no tunable_parameters), or leave prefix_cache out')
+            raise ValueError(
+                f'prefix_cache keeps what a frozen image encoder computes, but backbone.{name} is tuned: '
+                'freeze it (frozen=True, no tunable_parameters), or leave prefix_cache out'
+            )
     for name, module in image_encoder.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise ValueError('prefix_cache keeps what a frozen image encoder computes, but the statistics of '
-                             f'backbone.{name} move: set norm_eval=True, or leave prefix_cache out')
+            raise ValueError(
+                'prefix_cache keeps what a frozen image encoder computes, but the statistics of '
+                f'backbone.{name} move: set norm_eval=True, or leave prefix_cache out'
+            )
 
 
 def _key_of(image: Tensor) -> str:
@@ -191,8 +206,9 @@ def _rows(image_encoder: StagedImageEncoder, prefix: ImagePrefix) -> Iterator[di
     batch = {f'state.{name}': tensor for name, tensor in image_encoder.pack(prefix.state).items()}
     batch |= {f'map.{index}': tensor for index, tensor in enumerate(prefix.maps)}
     for row in range(prefix.num_images):
-        yield {name: tensor[row].detach().clone(memory_format=torch.contiguous_format)
-               for name, tensor in batch.items()}
+        yield {
+            name: tensor[row].detach().clone(memory_format=torch.contiguous_format) for name, tensor in batch.items()
+        }
 
 
 def _put(path: Path, write: Callable[[Path], Any]) -> None:

@@ -130,9 +130,7 @@ class ReferringSegmentor(BaseSegmentor):
             inputs = self.prefix_cache.image_prefix(self.neck, self.backbone, inputs)
         return self.neck(self.backbone, self.text_encoder, inputs, tokens, image_index)
 
-    def forward_logits(
-        self, images: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None
-    ) -> Tensor:
+    def forward_logits(self, images: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None) -> Tensor:
         """Mask logits.
 
         Args:

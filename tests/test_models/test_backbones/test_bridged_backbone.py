@@ -24,15 +24,31 @@ BN = dict(type='BN', requires_grad=True)
 BACKBONES = dict(
     resnet=dict(type='ResNet', depth=18, base_channels=8, norm_cfg=BN),
     dilated=dict(
-        type='ResNetV1c', depth=50, base_channels=4, stem_channels=8, norm_cfg=BN, dilations=(1, 1, 2, 4),
-        strides=(1, 2, 1, 1), contract_dilation=True),
+        type='ResNetV1c',
+        depth=50,
+        base_channels=4,
+        stem_channels=8,
+        norm_cfg=BN,
+        dilations=(1, 1, 2, 4),
+        strides=(1, 2, 1, 1),
+        contract_dilation=True,
+    ),
     swin=dict(type='SwinTransformer', embed_dims=12, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4),
     mit=dict(type='MixVisionTransformer', embed_dims=8, num_layers=[1, 1, 2, 1], num_heads=[1, 2, 5, 8]),
     mscan=dict(type='MSCAN', embed_dims=[8, 16, 24, 32], depths=[1, 1, 2, 1], norm_cfg=BN),
-    beit=dict(type='BEiT', img_size=(64, 64), patch_size=8, embed_dims=24, num_layers=4, num_heads=2,
-              out_indices=(1, 2, 3)),
-    vit=dict(type='VisionTransformer', img_size=64, patch_size=8, embed_dims=24, num_layers=4, num_heads=2,
-             out_indices=(0, 1, 2, 3), final_norm=True),
+    beit=dict(
+        type='BEiT', img_size=(64, 64), patch_size=8, embed_dims=24, num_layers=4, num_heads=2, out_indices=(1, 2, 3)
+    ),
+    vit=dict(
+        type='VisionTransformer',
+        img_size=64,
+        patch_size=8,
+        embed_dims=24,
+        num_layers=4,
+        num_heads=2,
+        out_indices=(0, 1, 2, 3),
+        final_norm=True,
+    ),
 )
 STRIDES = dict(dilated=(8, 8, 8), beit=(8, 8, 8), vit=(8, 8, 8))
 FAMILIES = list(BACKBONES)
@@ -47,12 +63,15 @@ def class_text(**kwargs) -> dict:
 
 def wrapped_cfg(family: str, **kwargs) -> dict:
     bridger = dict(embed_dims=8, num_heads=2, ffn_dims=16, dropout=0) | kwargs.pop('bridger', {})
-    return dict(
-        type='BridgedBackbone',
-        backbone=copy.deepcopy(BACKBONES[family]) | kwargs.pop('backbone', {}),
-        class_text=class_text(),
-        bridger=bridger,
-    ) | kwargs
+    return (
+        dict(
+            type='BridgedBackbone',
+            backbone=copy.deepcopy(BACKBONES[family]) | kwargs.pop('backbone', {}),
+            class_text=class_text(),
+            bridger=bridger,
+        )
+        | kwargs
+    )
 
 
 def wrap(family: str, **kwargs) -> nn.Module:
@@ -173,6 +192,7 @@ def test_gradients_with_activation_checkpointing_are_the_same(family):
 
 def test_checkpointing_around_the_whole_works_and_around_a_stage_inside_is_refused():
     from torch.utils.checkpoint import checkpoint
+
     model = randomize(wrap('resnet')).eval()
     images = toy.randn(1, 3, 64, 64)
     direct = model(images)[-1].square().sum()
@@ -202,13 +222,16 @@ def test_autocast_keeps_the_precision_of_each_stage(family):
     assert all(value.grad.isfinite().all() for value in model.bridger.parameters())
 
 
-@pytest.mark.parametrize('args, kwargs, grid_hw', [
-    (((2, 3), ), {}, (2, 3)),  # Swin, MiT
-    ((2, 3), {}, (2, 3)),  # MSCAN
-    ((None, ), dict(hw_shape=torch.Size((2, 3))), (2, 3)),
-    ((True, False), {}, None),
-    ((), {}, None),
-])
+@pytest.mark.parametrize(
+    'args, kwargs, grid_hw',
+    [
+        (((2, 3),), {}, (2, 3)),  # Swin, MiT
+        ((2, 3), {}, (2, 3)),  # MSCAN
+        ((None,), dict(hw_shape=torch.Size((2, 3))), (2, 3)),
+        ((True, False), {}, None),
+        ((), {}, None),
+    ],
+)
 def test_the_grid_is_read_from_the_call_of_a_block(args, kwargs, grid_hw):
     assert told_grid((torch.zeros(1, 6, 4), *args), kwargs) == grid_hw
 
@@ -279,7 +302,8 @@ def segmentor_cfg(name: str) -> dict:
         backbone=wrapped_cfg(family),
         decode_head=dict(in_channels=in_channels, in_index=in_index, **head, **HEAD),
         auxiliary_head=dict(in_channels=widths[2], **AUXILIARY),
-        test_cfg=dict(mode='whole'))
+        test_cfg=dict(mode='whole'),
+    )
 
 
 def labelled(num: int, size: int = 64) -> list[SegDataSample]:
@@ -318,34 +342,63 @@ def mask2former_head(num_classes: int, in_channels: list[int]) -> dict:
     ffn = dict(embed_dims=32, feedforward_channels=32, num_fcs=2, act_cfg=dict(type='ReLU', inplace=True))
     positions = dict(num_feats=16, normalize=True)
     return dict(
-        type='Mask2FormerHead', in_channels=in_channels, strides=[4, 8, 16, 32], feat_channels=32, out_channels=32,
-        num_classes=num_classes, num_queries=5, num_transformer_feat_level=3, positional_encoding=positions,
+        type='Mask2FormerHead',
+        in_channels=in_channels,
+        strides=[4, 8, 16, 32],
+        feat_channels=32,
+        out_channels=32,
+        num_classes=num_classes,
+        num_queries=5,
+        num_transformer_feat_level=3,
+        positional_encoding=positions,
         enforce_decoder_input_project=False,
         pixel_decoder=dict(
-            type='mmdet.MSDeformAttnPixelDecoder', num_outs=3, norm_cfg=dict(type='GN', num_groups=4),
-            act_cfg=dict(type='ReLU'), positional_encoding=positions,
-            encoder=dict(num_layers=1, layer_cfg=dict(
-                self_attn_cfg=dict(num_levels=3, num_points=2, **attention), ffn_cfg=ffn))),
+            type='mmdet.MSDeformAttnPixelDecoder',
+            num_outs=3,
+            norm_cfg=dict(type='GN', num_groups=4),
+            act_cfg=dict(type='ReLU'),
+            positional_encoding=positions,
+            encoder=dict(
+                num_layers=1, layer_cfg=dict(self_attn_cfg=dict(num_levels=3, num_points=2, **attention), ffn_cfg=ffn)
+            ),
+        ),
         transformer_decoder=dict(
-            return_intermediate=True, num_layers=2,
-            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn)),
+            return_intermediate=True,
+            num_layers=2,
+            layer_cfg=dict(self_attn_cfg=attention, cross_attn_cfg=attention, ffn_cfg=ffn),
+        ),
         loss_cls=dict(type='mmdet.CrossEntropyLoss', class_weight=[1.0] * num_classes + [0.1]),
         loss_mask=dict(type='mmdet.CrossEntropyLoss', use_sigmoid=True),
         loss_dice=dict(type='mmdet.DiceLoss', use_sigmoid=True, activate=True, naive_dice=True, eps=1.0),
         train_cfg=dict(
-            num_points=64, oversample_ratio=3.0, importance_sample_ratio=0.75,
-            assigner=dict(type='mmdet.HungarianAssigner', match_costs=[
-                dict(type='mmdet.ClassificationCost'), dict(type='mmdet.CrossEntropyLossCost', use_sigmoid=True),
-                dict(type='mmdet.DiceCost', pred_act=True, eps=1.0)]),
-            sampler=dict(type='mmdet.MaskPseudoSampler')))
+            num_points=64,
+            oversample_ratio=3.0,
+            importance_sample_ratio=0.75,
+            assigner=dict(
+                type='mmdet.HungarianAssigner',
+                match_costs=[
+                    dict(type='mmdet.ClassificationCost'),
+                    dict(type='mmdet.CrossEntropyLossCost', use_sigmoid=True),
+                    dict(type='mmdet.DiceCost', pred_act=True, eps=1.0),
+                ],
+            ),
+            sampler=dict(type='mmdet.MaskPseudoSampler'),
+        ),
+    )
 
 
 def test_mask2former_trains_and_predicts_with_it():
     pytest.importorskip('mmcv._ext', reason="Mask2Former needs mmcv's compiled ops")
     pytest.importorskip('mmdet.models', reason='Mask2Former needs MMDetection')
-    model = toy.build(ConfigDict(
-        type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'), backbone=wrapped_cfg('resnet'),
-        decode_head=mask2former_head(3, [8, 16, 32, 64]), test_cfg=dict(mode='whole'))).train()
+    model = toy.build(
+        ConfigDict(
+            type='EncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor'),
+            backbone=wrapped_cfg('resnet'),
+            decode_head=mask2former_head(3, [8, 16, 32, 64]),
+            test_cfg=dict(mode='whole'),
+        )
+    ).train()
     randomize(model.backbone)
     model.parse_losses(model(toy.randn(2, 3, 64, 64), labelled(2), mode='loss'))[0].backward()
     assert [key for key, value in model.backbone.named_parameters() if value.requires_grad and value.grad is None] == []
@@ -415,15 +468,18 @@ def test_an_unknown_backbone_needs_paths_only():
     assert (inside.spec, inside.num_prefix) == ((8, 8), 2)
 
 
-@pytest.mark.parametrize('paths, message', [
-    (['blok'], "'blok' leads to no module of OddBackbone; near it are block"),
-    (['block.pair'], "'block.pair' gives no map but a tuple"),
-    (['unused'], "'unused' must run once for an image, but runs 0 times"),
-    (['last', 'block'], 'in the order in which they run'),
-    ([], 'stages is empty'),
-    ([2, 3], 'stages of OddBackbone are not known by number, only those of ResNet, SwinTransformer'),
-    (['block', 2], 'all be numbers, or all be module paths'),
-])
+@pytest.mark.parametrize(
+    'paths, message',
+    [
+        (['blok'], "'blok' leads to no module of OddBackbone; near it are block"),
+        (['block.pair'], "'block.pair' gives no map but a tuple"),
+        (['unused'], "'unused' must run once for an image, but runs 0 times"),
+        (['last', 'block'], 'in the order in which they run'),
+        ([], 'stages is empty'),
+        ([2, 3], 'stages of OddBackbone are not known by number, only those of ResNet, SwinTransformer'),
+        (['block', 2], 'all be numbers, or all be module paths'),
+    ],
+)
 def test_a_stage_that_cannot_be_used_is_refused(paths, message):
     with pytest.raises(ValueError, match=message):
         find_stages(OddBackbone(), stage_paths(OddBackbone(), paths))
@@ -435,17 +491,20 @@ def test_a_map_with_its_channels_last_is_no_map():
         named_stages._stage_of(call, (64, 64))
 
 
-@pytest.mark.parametrize('family, change, message', [
-    ('resnet', dict(stages=(2, 5)), 'must increase within 1..4'),
-    ('resnet', dict(stages=(3, 2)), 'must increase within 1..4'),
-    ('resnet', dict(stages=('layer2', 'layer5')), "'layer5' leads to no module of ResNet"),
-    ('resnet', dict(stages=(1, 2, 3, 4)), 'give scales'),
-    ('swin', dict(stages=('stages.1', 'stages.2')), "'stages.1' gives no map but a tuple"),
-    ('vit', dict(stages=tuple(f'layers.{i}' for i in range(4)), class_text=class_text(num_stages=3)), 'num_stages'),
-    ('vit', dict(class_text=class_text(out_stages=(3, 4))), 'need as many out_stages'),
-    ('beit', dict(input_hw=(128, 128)), 'does not run on an image of 128 x 128'),
-    ('vit', dict(bridger=dict(zoom_norm=True)), 'zoom_norm=True'),
-])
+@pytest.mark.parametrize(
+    'family, change, message',
+    [
+        ('resnet', dict(stages=(2, 5)), 'must increase within 1..4'),
+        ('resnet', dict(stages=(3, 2)), 'must increase within 1..4'),
+        ('resnet', dict(stages=('layer2', 'layer5')), "'layer5' leads to no module of ResNet"),
+        ('resnet', dict(stages=(1, 2, 3, 4)), 'give scales'),
+        ('swin', dict(stages=('stages.1', 'stages.2')), "'stages.1' gives no map but a tuple"),
+        ('vit', dict(stages=tuple(f'layers.{i}' for i in range(4)), class_text=class_text(num_stages=3)), 'num_stages'),
+        ('vit', dict(class_text=class_text(out_stages=(3, 4))), 'need as many out_stages'),
+        ('beit', dict(input_hw=(128, 128)), 'does not run on an image of 128 x 128'),
+        ('vit', dict(bridger=dict(zoom_norm=True)), 'zoom_norm=True'),
+    ],
+)
 def test_bad_arguments_are_refused_when_the_model_is_built(family, change, message):
     with pytest.raises(ValueError, match=message):
         wrap(family, **change)
@@ -456,8 +515,10 @@ def test_the_trial_run_computes_shapes_only(family, monkeypatch):
     devices = []
     run = named_stages._run
     monkeypatch.setattr(
-        named_stages, '_run',
-        lambda copied, *args: (devices.append(next(copied.parameters()).device.type), run(copied, *args))[1])
+        named_stages,
+        '_run',
+        lambda copied, *args: (devices.append(next(copied.parameters()).device.type), run(copied, *args))[1],
+    )
     wrap(family)
     assert devices == ['meta']
 
@@ -500,6 +561,7 @@ def test_a_copy_walks_past_its_own_bridger():
 
 def test_threads_do_not_mix_their_texts():
     from concurrent.futures import ThreadPoolExecutor
+
     model = randomize(wrap('resnet')).eval()
     batches = [toy.randn(1 + index % 3, 3, 64, 64, seed=index) for index in range(6)]
 
@@ -512,13 +574,17 @@ def test_threads_do_not_mix_their_texts():
             torch.testing.assert_close(ours, run(images))
 
 
-@pytest.mark.parametrize('scope, name', [
-    ('mmseg', 'mmetris.BridgedBackbone'),
-    ('mmetris', 'BridgedBackbone'),
-    ('mmengine', 'mmseg.mmetris.BridgedBackbone'),
-])
+@pytest.mark.parametrize(
+    'scope, name',
+    [
+        ('mmseg', 'mmetris.BridgedBackbone'),
+        ('mmetris', 'BridgedBackbone'),
+        ('mmengine', 'mmseg.mmetris.BridgedBackbone'),
+    ],
+)
 def test_it_is_found_from_other_scopes(scope, name):
     from mmseg.registry import MODELS as MMSEG_MODELS
+
     cfg = wrapped_cfg('resnet') | dict(type=name)
     if scope == 'mmengine':
         cfg['backbone']['type'] = 'mmseg.ResNet'
@@ -551,8 +617,11 @@ TINY_CLIP = Path(__file__).parents[3] / 'pretrained' / 'tiny_clip_resnet.safeten
 
 def test_a_slim_checkpoint_leaves_the_frozen_clip_out_and_restores_the_model():
     tiny = dict(
-        embed_dim=64, quick_gelu=True, vision_cfg=dict(image_size=128, width=16, head_width=32, layers=[1, 1, 1, 1]),
-        text_cfg=dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4))
+        embed_dim=64,
+        quick_gelu=True,
+        vision_cfg=dict(image_size=128, width=16, head_width=32, layers=[1, 1, 1, 1]),
+        text_cfg=dict(context_length=77, vocab_size=49408, width=48, heads=4, layers=4),
+    )
     text = class_text(arch=tiny, clip_checkpoint=str(TINY_CLIP))
     model, other = (wrap('resnet', class_text=text) for _ in range(2))
     model.init_weights()

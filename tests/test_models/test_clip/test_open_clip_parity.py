@@ -35,8 +35,7 @@ def test_features_without_bridger_are_open_clips(tmp_path, kind, quick_gelu, dty
             torch.testing.assert_close(feature_map, other, **CLOSE)
         torch.testing.assert_close(features.sentence, clip.encode_text(tokens), **CLOSE)
         torch.testing.assert_close(model.backbone.tower(images), clip.encode_image(images), **CLOSE)
-        words = clip.transformer(
-            clip.token_embedding(tokens) + clip.positional_embedding, attn_mask=clip.attn_mask)
+        words = clip.transformer(clip.token_embedding(tokens) + clip.positional_embedding, attn_mask=clip.attn_mask)
         torch.testing.assert_close(features.words, clip.ln_final(words), **CLOSE)
 
 

@@ -28,10 +28,18 @@ def sizes(family='vit', **changes):
     resnet = family == 'resnet'
     vision = {key: value for key, value in (RESNET if resnet else VIT).items() if value is not None}
     found = dict(
-        family=family, arch=dict(embed_dim=20, quick_gelu=True, vision_cfg=vision, text_cfg=TEXT),
-        stages=(2, 3, 4) if resnet else (1, 2, 3), bridger_dims=24, bridger_ffn_dims=40 if resnet else None,
-        scales=(0.5, 1, 2) if resnet else (1, 1, 1), channels=192, head_layers=2, head_ffn_dims=20, kernel_size=5,
-        input_size=416 if resnet else 32)
+        family=family,
+        arch=dict(embed_dim=20, quick_gelu=True, vision_cfg=vision, text_cfg=TEXT),
+        stages=(2, 3, 4) if resnet else (1, 2, 3),
+        bridger_dims=24,
+        bridger_ffn_dims=40 if resnet else None,
+        scales=(0.5, 1, 2) if resnet else (1, 1, 1),
+        channels=192,
+        head_layers=2,
+        head_ffn_dims=20,
+        kernel_size=5,
+        input_size=416 if resnet else 32,
+    )
     return PublishedSizes(**(found | changes))
 
 
@@ -48,10 +56,17 @@ def published(found, heads=3):
     return dict(epoch=7, best_iou=0.5, state_dict=checkpoint['state_dict'])
 
 
-@pytest.mark.parametrize('found', [
-    sizes('vit'), sizes('resnet'), sizes('resnet', stages=(3, 4)), sizes('resnet', stages=(4, )),
-    sizes('vit', channels=48)
-], ids=['vit', 'resnet', 'two_stages', 'last_stage', 'narrow_decoder'])
+@pytest.mark.parametrize(
+    'found',
+    [
+        sizes('vit'),
+        sizes('resnet'),
+        sizes('resnet', stages=(3, 4)),
+        sizes('resnet', stages=(4,)),
+        sizes('vit', channels=48),
+    ],
+    ids=['vit', 'resnet', 'two_stages', 'last_stage', 'narrow_decoder'],
+)
 def test_sizes_are_found_and_weights_survive_both_ways(found):
     original = published(found)
     converted = from_published(original, 3, 3)
@@ -75,12 +90,16 @@ def test_names_are_each_others_inverse(family):
 
 def test_order_prefix_and_half_precision_survive():
     original = published(sizes('resnet'))
-    weights = {key.removeprefix('module.'): value.half() if value.is_floating_point() else value
-               for key, value in reversed(original['state_dict'].items())}
+    weights = {
+        key.removeprefix('module.'): value.half() if value.is_floating_point() else value
+        for key, value in reversed(original['state_dict'].items())
+    }
     back = to_published(from_published(dict(state_dict=weights), 3, 3).checkpoint)
     assert list(back['state_dict']) == list(weights)
-    assert all(back['state_dict'][key].dtype == value.dtype and torch.equal(back['state_dict'][key], value)
-               for key, value in weights.items())
+    assert all(
+        back['state_dict'][key].dtype == value.dtype and torch.equal(back['state_dict'][key], value)
+        for key, value in weights.items()
+    )
 
 
 def test_a_checkpoint_trained_here_gets_clips_temperature_and_its_epoch():
@@ -106,21 +125,33 @@ def test_heads_of_clips_towers_follow_its_width_or_the_caller():
     assert infer_sizes(plain, image_heads=4).arch['vision_cfg']['head_width'] == 16
 
 
-@pytest.mark.parametrize('change, match', [
-    (lambda state: state.update({'module.backbone.extra': torch.ones(1)}), 'no place for: module.backbone.extra'),
-    (lambda state: state.update({'module.surprise.weight': torch.ones(1)}), 'no place for: module.surprise.weight'),
-    (lambda state: state.update({'module.bridger.linear1.3.weight': torch.ones(1)}), 'no place for: module.bridger.'),
-    (lambda state: state.update({'other.weight': torch.ones(1)}), 'no image encoder found'),
-    (lambda state: state.pop('module.proj.txt.bias'), 'missing: module.proj.txt.bias'),
-    (lambda state: state.pop('module.backbone.logit_scale'), 'missing: module.backbone.logit_scale'),
-    (lambda state: state.pop('module.bridger.zoom_in.2.0.weight'), 'missing: module.bridger.zoom_in.2.0.weight'),
-    (lambda state: state.pop('module.bridger.linear1.1.weight'), r'stages \[0, 2\]'),
-    (lambda state: state.update({'module.neck.aggr.0.weight': torch.ones(192, 5, 1, 1)}), r'aggr.0.weight \(192, 5, '),
-    (lambda state: state.update({'module.backbone.visual.positional_embedding': torch.ones(7, 64)}), 'form no square'),
-    (lambda state: state.update({'module.neck.aggr.0.weight': 'text'}), 'is no tensor'),
-    (lambda state: state.update({'module.neck.aggr.1.bias': torch.ones(192, dtype=torch.int64)}), 'floating-point'),
-    (lambda state: state.clear(), 'no "state_dict"'),
-])
+@pytest.mark.parametrize(
+    'change, match',
+    [
+        (lambda state: state.update({'module.backbone.extra': torch.ones(1)}), 'no place for: module.backbone.extra'),
+        (lambda state: state.update({'module.surprise.weight': torch.ones(1)}), 'no place for: module.surprise.weight'),
+        (
+            lambda state: state.update({'module.bridger.linear1.3.weight': torch.ones(1)}),
+            'no place for: module.bridger.',
+        ),
+        (lambda state: state.update({'other.weight': torch.ones(1)}), 'no image encoder found'),
+        (lambda state: state.pop('module.proj.txt.bias'), 'missing: module.proj.txt.bias'),
+        (lambda state: state.pop('module.backbone.logit_scale'), 'missing: module.backbone.logit_scale'),
+        (lambda state: state.pop('module.bridger.zoom_in.2.0.weight'), 'missing: module.bridger.zoom_in.2.0.weight'),
+        (lambda state: state.pop('module.bridger.linear1.1.weight'), r'stages \[0, 2\]'),
+        (
+            lambda state: state.update({'module.neck.aggr.0.weight': torch.ones(192, 5, 1, 1)}),
+            r'aggr.0.weight \(192, 5, ',
+        ),
+        (
+            lambda state: state.update({'module.backbone.visual.positional_embedding': torch.ones(7, 64)}),
+            'form no square',
+        ),
+        (lambda state: state.update({'module.neck.aggr.0.weight': 'text'}), 'is no tensor'),
+        (lambda state: state.update({'module.neck.aggr.1.bias': torch.ones(192, dtype=torch.int64)}), 'floating-point'),
+        (lambda state: state.clear(), 'no "state_dict"'),
+    ],
+)
 def test_what_does_not_fit_is_refused_by_name(change, match):
     checkpoint = copy.copy(published(sizes('vit')))
     change(checkpoint['state_dict'])
@@ -128,16 +159,23 @@ def test_what_does_not_fit_is_refused_by_name(change, match):
         from_published(checkpoint, 3, 3)
 
 
-@pytest.mark.parametrize('options, match', [
-    (dict(bridger_heads=5, head_heads=3),
-     'the Bridger has width 24, which does not divide into 5 heads; give --bridger-heads'),
-    (dict(bridger_heads=3, head_heads=7), 'the decoder has width 192.*give --head-heads'),
-    (dict(bridger_heads=3, head_heads=0), 'the decoder has width 192.*0 heads'),
-    (dict(bridger_heads=3, head_heads=3, text_heads=5), 'text encoder has width 192.*give --text-heads'),
-    (dict(bridger_heads=3, head_heads=3, image_heads=5), 'ViT has width 64.*give --image-heads'),
-    (dict(bridger_heads=3, head_heads=3, context_length=41),
-     "context_length=41 must lie between 3 and the text encoder's 40"),
-])
+@pytest.mark.parametrize(
+    'options, match',
+    [
+        (
+            dict(bridger_heads=5, head_heads=3),
+            'the Bridger has width 24, which does not divide into 5 heads; give --bridger-heads',
+        ),
+        (dict(bridger_heads=3, head_heads=7), 'the decoder has width 192.*give --head-heads'),
+        (dict(bridger_heads=3, head_heads=0), 'the decoder has width 192.*0 heads'),
+        (dict(bridger_heads=3, head_heads=3, text_heads=5), 'text encoder has width 192.*give --text-heads'),
+        (dict(bridger_heads=3, head_heads=3, image_heads=5), 'ViT has width 64.*give --image-heads'),
+        (
+            dict(bridger_heads=3, head_heads=3, context_length=41),
+            "context_length=41 must lie between 3 and the text encoder's 40",
+        ),
+    ],
+)
 def test_options_that_do_not_fit_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         from_published(published(sizes('vit')), **options)

@@ -28,7 +28,8 @@ def make_features(encoder=RESNET, size=(64, 96), batch=2, length=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
     maps = tuple(
         torch.randn(batch, channels, size[0] // stride, size[1] // stride, generator=generator)
-        for channels, stride in zip(encoder['in_channels'], encoder['in_strides']))
+        for channels, stride in zip(encoder['in_channels'], encoder['in_strides'])
+    )
     words = torch.randn(batch, length, 10, generator=generator)
     sentence = torch.randn(batch, 8, generator=generator)
     padding_mask = torch.zeros(batch, length, dtype=torch.bool)
@@ -49,14 +50,18 @@ def count_parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize(('in_channels', 'in_strides', 'sentence_channels', 'text_projection', 'expected'), [
-    ((512, 1024, 512), (8, 16, 32), 512, 'auto', 23_981_569),
-    ((512, 1024, 512), (8, 16, 32), 512, True, 24_244_225),
-    ((512, 1024, 1024), (8, 16, 32), 1024, 'auto', 26_735_105),
-    ((768, 768, 512), (16, 16, 16), 512, True, 22_671_361),
-])
-def test_full_size_decoders_have_the_published_parameter_counts(in_channels, in_strides, sentence_channels,
-                                                                text_projection, expected):
+@pytest.mark.parametrize(
+    ('in_channels', 'in_strides', 'sentence_channels', 'text_projection', 'expected'),
+    [
+        ((512, 1024, 512), (8, 16, 32), 512, 'auto', 23_981_569),
+        ((512, 1024, 512), (8, 16, 32), 512, True, 24_244_225),
+        ((512, 1024, 1024), (8, 16, 32), 1024, 'auto', 26_735_105),
+        ((768, 768, 512), (16, 16, 16), 512, True, 22_671_361),
+    ],
+)
+def test_full_size_decoders_have_the_published_parameter_counts(
+    in_channels, in_strides, sentence_channels, text_projection, expected
+):
     """RN101 as the paper counts it; RN101, RN50 and ViT-B/16 as the released code has them."""
     with torch.device('meta'):
         head = ETRISHead(in_channels, in_strides, 512, sentence_channels, text_projection=text_projection)
@@ -91,16 +96,18 @@ def test_every_parameter_gets_a_gradient(off):
     Those get zeros and not None, so that distributed training need not look for unused parameters.
     """
     head = build(**dict.fromkeys(off)).eval()
-    (head(make_features()) * torch.randn(2, 1, 64 // head.out_stride, 96 // head.out_stride,
-                                         generator=torch.Generator().manual_seed(1))).sum().backward()
+    (
+        head(make_features())
+        * torch.randn(2, 1, 64 // head.out_stride, 96 // head.out_stride, generator=torch.Generator().manual_seed(1))
+    ).sum().backward()
     for name, parameter in head.named_parameters():
         gradient = parameter.grad
         assert gradient is not None, name
         if '.gates.' in name and name.endswith(('q_proj_weight', 'k_proj_weight')):
             assert gradient.abs().max() == 0, name
         elif '.gates.' in name and '.in_proj_' in name:
-            assert gradient[:2 * CHANNELS].abs().max() == 0, name
-            assert gradient[2 * CHANNELS:].abs().max() > 0, name
+            assert gradient[: 2 * CHANNELS].abs().max() == 0, name
+            assert gradient[2 * CHANNELS :].abs().max() > 0, name
         else:
             assert gradient.abs().max() > 0, name
 
@@ -112,8 +119,12 @@ def test_padding_words_change_nothing():
     changed.words[features.padding_mask] = 1e3
     assert torch.allclose(head(features), head(changed), atol=1e-6)
     # Nor does padding further: the padded sentence and the cut one agree.
-    cut = BridgedFeatures(tuple(m[:1] for m in features.maps), features.words[:1, :3], features.sentence[:1],
-                          features.padding_mask[:1, :3])
+    cut = BridgedFeatures(
+        tuple(m[:1] for m in features.maps),
+        features.words[:1, :3],
+        features.sentence[:1],
+        features.padding_mask[:1, :3],
+    )
     assert torch.allclose(head(features)[:1], head(cut), atol=1e-5)
 
 
@@ -133,8 +144,9 @@ def test_a_batch_of_two_equals_two_of_one(off):
     together = head(features)
     for i in range(2):
         single = BridgedFeatures(
-            tuple(m[i:i + 1] for m in features.maps), *(field[i:i + 1] for field in features[1:]))
-        assert torch.allclose(head(single), together[i:i + 1], atol=1e-5)
+            tuple(m[i : i + 1] for m in features.maps), *(field[i : i + 1] for field in features[1:])
+        )
+        assert torch.allclose(head(single), together[i : i + 1], atol=1e-5)
 
 
 def test_text_projection_auto_is_there_only_where_widths_differ():
@@ -147,8 +159,9 @@ def test_text_projection_auto_is_there_only_where_widths_differ():
     assert head(make_features()).shape == (2, 1, 16, 24)
 
 
-@pytest.mark.parametrize(('in_strides', 'stride'), [((8, 16, 32), 16), ((14, 14, 14), 14), ((4, 8, 16, 32), 8),
-                                                    ((16,), 16)])
+@pytest.mark.parametrize(
+    ('in_strides', 'stride'), [((8, 16, 32), 16), ((14, 14, 14), 14), ((4, 8, 16, 32), 8), ((16,), 16)]
+)
 def test_automatic_stride_is_the_middle_one(in_strides, stride):
     assert build(dict(in_channels=(8,) * len(in_strides), in_strides=in_strides)).stride == stride
 
@@ -161,9 +174,19 @@ def test_stride_can_be_chosen():
 
 def test_builds_from_a_config_with_options_for_each_part():
     head = MODELS.build(
-        dict(type='ETRISHead', **VIT, word_channels=10, sentence_channels=8, channels=16, num_heads=4,
-             hierarchical_alignment=dict(num_heads=2), global_alignment=dict(num_layers=1, ffn_dims=24, dropout=0.5),
-             projector=dict(kernel_size=5), norm_cfg=dict(type='GN', num_groups=4)))
+        dict(
+            type='ETRISHead',
+            **VIT,
+            word_channels=10,
+            sentence_channels=8,
+            channels=16,
+            num_heads=4,
+            hierarchical_alignment=dict(num_heads=2),
+            global_alignment=dict(num_layers=1, ffn_dims=24, dropout=0.5),
+            projector=dict(kernel_size=5),
+            norm_cfg=dict(type='GN', num_groups=4),
+        )
+    )
     assert head.hierarchical_alignment.gates[0].attention.num_heads == 2
     assert len(head.global_alignment.layers) == 1
     assert head.global_alignment.layers[0].ffn[0].out_features == 24
@@ -206,18 +229,20 @@ def test_iou_by_hand():
 
 def test_losses_of_one_name_add_up_and_others_stand_beside():
     one = dict(type='TextToPixelContrastiveLoss')
-    head = build(loss_decode=[one, dict(one, loss_weight=2.), dict(one, loss_name='loss_other')])
+    head = build(loss_decode=[one, dict(one, loss_weight=2.0), dict(one, loss_name='loss_other')])
     logits = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     losses = head.loss_by_feat(logits, make_samples(torch.ones(1, 4, 4, dtype=torch.uint8)))
     assert losses['loss_text_to_pixel'].item() == pytest.approx(3 * losses['loss_other'].item())
 
 
-@pytest.mark.parametrize('beside', [
-    dict(type='DiceLoss'), dict(type='FocalLoss'), dict(type='LovaszLoss', loss_type='binary', reduction='none')])
+@pytest.mark.parametrize(
+    'beside',
+    [dict(type='DiceLoss'), dict(type='FocalLoss'), dict(type='LovaszLoss', loss_type='binary', reduction='none')],
+)
 def test_losses_of_mmseg_stand_beside(beside):
     """A right mask costs less than its opposite."""
     head = build(loss_decode=[dict(type='TextToPixelContrastiveLoss'), beside])
-    logits = torch.tensor([[[[9., -9.], [-9., -9.]]]])
+    logits = torch.tensor([[[[9.0, -9.0], [-9.0, -9.0]]]])
     mask = torch.tensor([[[1, 0], [0, 0]]], dtype=torch.uint8)
     right, opposite = (head.loss_by_feat(sign * logits, make_samples(mask)) for sign in (1, -1))
     name = head.loss_decode[1].loss_name
@@ -225,18 +250,21 @@ def test_losses_of_mmseg_stand_beside(beside):
     assert right[name] < 0.01 < opposite[name]
 
 
-@pytest.mark.parametrize(('options', 'named'), [
-    (dict(num_heads=3), 'channels=16 and num_heads=3'),
-    (dict(global_alignment=dict(num_heads=5)), 'channels=16 and num_heads=5'),
-    (dict(in_strides=(8, 16)), 'in_channels and in_strides'),
-    (dict(in_channels=(), in_strides=()), 'in_channels and in_strides'),
-    (dict(in_strides=(8, 12, 32), stride=16), 'in_stride=12'),
-    (dict(text_projection='always'), 'text_projection'),
-    (dict(channels=18, num_heads=2), 'channels must be a multiple of 4'),
-    (dict(word_channels=9), 'word_channels must be even'),
-    (dict(projector=dict(kernel_size=2)), 'kernel_size must be odd'),
-    (dict(channels=15, num_heads=3, global_alignment=None), 'channels must be even'),
-])
+@pytest.mark.parametrize(
+    ('options', 'named'),
+    [
+        (dict(num_heads=3), 'channels=16 and num_heads=3'),
+        (dict(global_alignment=dict(num_heads=5)), 'channels=16 and num_heads=5'),
+        (dict(in_strides=(8, 16)), 'in_channels and in_strides'),
+        (dict(in_channels=(), in_strides=()), 'in_channels and in_strides'),
+        (dict(in_strides=(8, 12, 32), stride=16), 'in_stride=12'),
+        (dict(text_projection='always'), 'text_projection'),
+        (dict(channels=18, num_heads=2), 'channels must be a multiple of 4'),
+        (dict(word_channels=9), 'word_channels must be even'),
+        (dict(projector=dict(kernel_size=2)), 'kernel_size must be odd'),
+        (dict(channels=15, num_heads=3, global_alignment=None), 'channels must be even'),
+    ],
+)
 def test_bad_arguments_are_named(options, named):
     with pytest.raises(ValueError, match=named):
         build(**options)
@@ -300,7 +328,9 @@ def test_class_names_are_a_set():
 
 def test_each_pixel_weighs_the_class_names_by_itself():
     gate = build().hierarchical_alignment.gates[0]
-    gated = gate(torch.ones(1, CHANNELS, 1, 1).expand(1, CHANNELS, 2, 2) * torch.tensor([[1., 2.], [3., 4.]]),
-                 torch.randn(1, 3, CHANNELS))
-    per_pixel = gated / torch.tensor([[1., 2.], [3., 4.]])
+    gated = gate(
+        torch.ones(1, CHANNELS, 1, 1).expand(1, CHANNELS, 2, 2) * torch.tensor([[1.0, 2.0], [3.0, 4.0]]),
+        torch.randn(1, 3, CHANNELS),
+    )
+    per_pixel = gated / torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert not torch.allclose(per_pixel[..., 0, 0], per_pixel[..., 1, 1])

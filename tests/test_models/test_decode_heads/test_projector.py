@@ -14,12 +14,17 @@ from tests.toy import randn
 def test_dynamic_convolution_gives_each_sample_its_own_kernel(batch, size, side):
     """Against torch's convolution of one sample at a time: result and all three gradients."""
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
-              for shape in ((batch, 6, *size), (batch, 6, side, side), (batch,))]
+    inputs = [
+        torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+        for shape in ((batch, 6, *size), (batch, 6, side, side), (batch,))
+    ]
     result = dynamic_conv(*inputs)
-    one_by_one = torch.cat([
-        F.conv2d(feature_map[None], weight[None], bias[None], padding=side // 2)
-        for feature_map, weight, bias in zip(*inputs)])
+    one_by_one = torch.cat(
+        [
+            F.conv2d(feature_map[None], weight[None], bias[None], padding=side // 2)
+            for feature_map, weight, bias in zip(*inputs)
+        ]
+    )
     assert result.shape == (batch, 1, *size)
     assert torch.allclose(result, one_by_one)
     upstream = torch.randn(result.shape, generator=generator, dtype=torch.float64)
@@ -76,10 +81,12 @@ def test_dot_product_by_hand():
     """Sentence (1, 2) projected by ((1, 0), (0, 1), (1, 1), (0, 0)) is (1, 2, 3, 0); over sqrt(4)."""
     projector = DotProductProjector(sentence_channels=2, channels=4)
     with torch.no_grad():
-        projector.sentence_projection.weight.copy_(torch.tensor([[1., 0.], [0., 1.], [1., 1.], [0., 0.]]))
+        projector.sentence_projection.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
         projector.sentence_projection.bias.zero_()
-        pixels = torch.tensor([[[1., 0.], [0., 0.], [0., 1.]], [[0., 2.], [5., 0.], [0., 0.]]])  # two channels, (3, 2)
+        pixels = torch.tensor(
+            [[[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [5.0, 0.0], [0.0, 0.0]]]
+        )  # two channels, (3, 2)
         feature_map = torch.cat((pixels, torch.ones(2, 3, 2)))[None]
-        logits = projector(feature_map, torch.tensor([[1., 2.]]))
+        logits = projector(feature_map, torch.tensor([[1.0, 2.0]]))
     expected = (pixels[0] + 2 * pixels[1] + 3) / 2
     assert torch.equal(logits, expected[None, None])

@@ -28,8 +28,11 @@ def rename(published, kind):
 
 def convert(published, kind):
     """State dict of an ETRISHead from that of a published model."""
-    return {name: exchange_layout(key.removeprefix('module.'), value)
-            for key, value in published.items() if (name := rename(key, kind))}
+    return {
+        name: exchange_layout(key.removeprefix('module.'), value)
+        for key, value in published.items()
+        if (name := rename(key, kind))
+    }
 
 
 def relative_error(actual, expected):
@@ -52,7 +55,8 @@ def case(request):
         channels=golden['hierarchical'].shape[1],
         num_heads=golden['config']['head_heads'],
         global_alignment=dict(ffn_dims=golden['config']['dim_ffn']),
-        text_projection=True)
+        text_projection=True,
+    )
     head.load_state_dict(convert(weights, kind))
     features = BridgedFeatures(maps, golden['words'], golden['sentence'], padding_mask=golden['tokens'] == 0)
     return golden, head.eval(), features

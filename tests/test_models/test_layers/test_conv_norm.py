@@ -7,12 +7,15 @@ from torch import nn
 from mmetris.models.layers.conv_norm import ConvNormReLU, MapProjection
 
 
-@pytest.mark.parametrize(('in_stride', 'layer', 'kernel', 'grid'), [
-    (8, nn.Conv2d, (2, 2), (3, 5)),
-    (16, nn.Conv2d, (1, 1), (6, 10)),
-    (32, nn.ConvTranspose2d, (2, 2), (12, 20)),
-    (4, nn.Conv2d, (4, 4), (1, 2)),
-])
+@pytest.mark.parametrize(
+    ('in_stride', 'layer', 'kernel', 'grid'),
+    [
+        (8, nn.Conv2d, (2, 2), (3, 5)),
+        (16, nn.Conv2d, (1, 1), (6, 10)),
+        (32, nn.ConvTranspose2d, (2, 2), (12, 20)),
+        (4, nn.Conv2d, (4, 4), (1, 2)),
+    ],
+)
 def test_kernel_equals_the_step_between_strides(in_stride, layer, kernel, grid):
     projection = MapProjection(3, 8, in_stride, stride=16)
     assert type(projection.conv) is layer

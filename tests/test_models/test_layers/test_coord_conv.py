@@ -25,6 +25,6 @@ def test_sees_the_place_and_nothing_else_in_a_constant_map():
     """A 1x1 kernel that reads the x coordinate alone gives ReLU(x), up to batch normalisation's epsilon."""
     layer = CoordConv(1, 1, kernel_size=1).eval()
     with torch.no_grad():
-        layer.conv.conv.weight.copy_(torch.tensor([0., 1., 0.]).view(1, 3, 1, 1))
-        result = layer(torch.full((1, 1, 2, 3), 9.))
-    assert torch.allclose(result[0, 0], torch.tensor([[0., 0., 1.], [0., 0., 1.]]), atol=1e-4)
+        layer.conv.conv.weight.copy_(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1))
+        result = layer(torch.full((1, 1, 2, 3), 9.0))
+    assert torch.allclose(result[0, 0], torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]), atol=1e-4)

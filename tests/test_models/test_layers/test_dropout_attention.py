@@ -9,8 +9,9 @@ from tests.toy import randn
 
 PADDING = ~torch.tensor([[False] * 5, [False] * 3 + [True] * 2])[:, None, None]  # True at keys to read
 CAUSAL = torch.full((5, 5), float('-inf')).triu(1)
-MASKS = dict(none=None, padding=PADDING, causal=CAUSAL, flags=CAUSAL == 0,
-             both=CAUSAL.masked_fill(~PADDING, -torch.inf))
+MASKS = dict(
+    none=None, padding=PADDING, causal=CAUSAL, flags=CAUSAL == 0, both=CAUSAL.masked_fill(~PADDING, -torch.inf)
+)
 attend = dropout_attention.DropoutAttention.apply
 
 

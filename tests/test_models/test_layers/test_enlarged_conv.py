@@ -37,7 +37,8 @@ def test_layout_of_the_map_does_not_matter():
     feature_map, weight = randn(2, 3, 5, 7), randn(4, 3, 3, 3, seed=1)
     torch.testing.assert_close(
         enlarged_conv(feature_map.contiguous(memory_format=torch.channels_last), weight),
-        enlarged_conv(feature_map, weight))
+        enlarged_conv(feature_map, weight),
+    )
 
 
 def test_a_model_first_used_in_inference_mode_can_be_trained_through():
@@ -118,7 +119,10 @@ def test_what_was_put_on_the_convolution_takes_part():
 def test_parameters_are_those_of_convolution_and_normalisation():
     unit = EnlargedConvNormReLU(3, 4, kernel_size=5, norm_cfg=dict(type='GN', num_groups=2))
     assert {name: tuple(value.shape) for name, value in unit.named_parameters()} == {
-        'conv.weight': (4, 3, 5, 5), 'norm.weight': (4,), 'norm.bias': (4,)}
+        'conv.weight': (4, 3, 5, 5),
+        'norm.weight': (4,),
+        'norm.bias': (4,),
+    }
     assert unit(randn(2, 3, 5, 7)).shape == (2, 4, 10, 14)
 
 

@@ -140,7 +140,7 @@ def test_a_block_of_clip_gives_what_open_clips_gives_and_keeps_half_of_it(stride
         weights = {value.data_ptr() for value in block.state_dict().values()}
         size = sum(numel for pointer, numel in kept.items() if pointer not in weights)
         folded = [module._kept_fold[1][0] for module in block.modules() if hasattr(module, '_kept_fold')]
-        results[-1] += (size - sum(weight.numel() for weight in folded), )
+        results[-1] += (size - sum(weight.numel() for weight in folded),)
         assert fold_norms(nn.Sequential(block))[0] is block and type(block) is FoldedBottleneck
     (out, gradient, size), (folded_out, folded_gradient, folded_size) = results
     torch.testing.assert_close((folded_out, folded_gradient), (out, gradient), rtol=1e-4, atol=1e-5)

@@ -48,8 +48,13 @@ def test_per_class_logits_are_the_referring_models_for_each_name(kind):
     model = build(kind, text_mode='per_class', chunk_size=5).eval()
     load_weights(model, referring.state_dict())
     images = toy.randn(2, 3, 64, 96)
-    asked = torch.cat([referring.forward_logits(images, tokenize([name] * 2)) for name in
-                       ('cat', 'sofa', 'the couch', 'traffic light')], dim=1)
+    asked = torch.cat(
+        [
+            referring.forward_logits(images, tokenize([name] * 2))
+            for name in ('cat', 'sofa', 'the couch', 'traffic light')
+        ],
+        dim=1,
+    )
     expected = torch.stack([asked[:, 0], asked[:, 1:3].amax(1), asked[:, 3]], dim=1)
     torch.testing.assert_close(model.class_logits(images), expected, rtol=0, atol=1e-4)
 
@@ -98,8 +103,10 @@ def test_every_part_of_the_decoder_can_be_left_out_of_joint():
 def test_the_background_is_zero_at_its_index_and_the_others_count_from_its_logit(text_mode):
     images = toy.randn(1, 3, 64, 64)
     plain = build(text_mode=text_mode).eval().class_logits(images)
-    model = build(vocabulary=dict(classes=['cat', ['sofa', 'the couch'], 'nothing', 'traffic light'], background=2),
-                  text_mode=text_mode).eval()
+    model = build(
+        vocabulary=dict(classes=['cat', ['sofa', 'the couch'], 'nothing', 'traffic light'], background=2),
+        text_mode=text_mode,
+    ).eval()
     model.background_logit.data.fill_(0.5)
     logits = model.class_logits(images)
     assert not logits[:, 2].any()
@@ -137,7 +144,7 @@ def test_sliding_over_one_window_is_whole_inference_and_windows_are_averaged():
     torch.testing.assert_close(one.predict(images, [sample(hw=(64, 96))])[0].seg_logits.data, whole)
     slide = build(test_cfg=dict(mode='slide', crop_size=(64, 64), stride=(32, 32))).eval()
     logits = slide.predict(images, [sample(hw=(64, 96))])[0].seg_logits.data
-    left, right = (slide.encode_decode(images[..., start:start + 64]) for start in (0, 32))
+    left, right = (slide.encode_decode(images[..., start : start + 64]) for start in (0, 32))
     torch.testing.assert_close(logits[:, :, 32:64], (left[0, :, :, 32:] + right[0, :, :, :32]) / 2)
 
 
@@ -152,15 +159,20 @@ def test_predictions_are_computed_in_the_type_of_test_cfg(text_mode, test_cfg):
     seen = seen_types(model)
     logits = model.inference(images, [dict(ori_shape=(64, 96))])
     assert set(seen.values()) == {torch.bfloat16} and {name.split('.')[0] for name in seen} >= {
-        'backbone', 'neck', 'decode_head'}
+        'backbone',
+        'neck',
+        'decode_head',
+    }
     assert logits.dtype == torch.float32 and 0 < (logits - expected).abs().max() < 0.25 * expected.std()
 
 
 @pytest.mark.parametrize('text_mode', ['joint', 'per_class'])
 def test_losses_do_not_heed_the_type_of_predictions(text_mode):
     images, samples = toy.randn(1, 3, 64, 48), [sample(striped_labels([0, 2]))]
-    expected, lowered = (build(text_mode=text_mode, test_cfg=dict(dtype=dtype)).eval().loss(images, samples)
-                         for dtype in (None, 'bfloat16'))
+    expected, lowered = (
+        build(text_mode=text_mode, test_cfg=dict(dtype=dtype)).eval().loss(images, samples)
+        for dtype in (None, 'bfloat16')
+    )
     assert torch.equal(lowered['loss_ce'], expected['loss_ce'])
 
 
@@ -174,8 +186,11 @@ def test_mmsegs_test_time_augmentation_takes_the_model():
     assert prediction.shape[-2:] == (64, 48) and prediction.max() < 3
 
 
-LOSSES = [None, dict(type='ClassMaskContrastiveLoss'),
-          [dict(type='CrossEntropyLoss', avg_non_ignore=True), dict(type='ClassMaskContrastiveLoss', loss_weight=0.5)]]
+LOSSES = [
+    None,
+    dict(type='ClassMaskContrastiveLoss'),
+    [dict(type='CrossEntropyLoss', avg_non_ignore=True), dict(type='ClassMaskContrastiveLoss', loss_weight=0.5)],
+]
 
 
 @pytest.mark.parametrize('loss', LOSSES)
@@ -196,7 +211,7 @@ def test_losses_reach_exactly_what_is_tunable(loss, text_mode):
 
 def test_training_learns_stripes():
     model = build(vocabulary=WITH_BACKGROUND).train()
-    image = torch.full((1, 3, 64, 48), -1.)
+    image = torch.full((1, 3, 64, 48), -1.0)
     image[:, 0, 32:] = 2
     samples = [sample(striped_labels([0, 3]))]
     optimizer = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=3e-3)
@@ -242,17 +257,20 @@ def test_a_label_beyond_the_vocabulary_is_named():
         model.loss(toy.randn(1, 3, 64, 48), [sample(striped_labels([0, 3]))])
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(text_mode='both'), "text_mode='both'"),
-    (dict(chunk_size=0), 'chunk_size=0'),
-    (dict(max_train_classes=1), 'max_train_classes=1'),
-    (dict(held_out=['dog']), "held_out=.'dog'.* no classes"),
-    (dict(held_out=['cat', 'sofa']), 'fewer than two classes'),
-    (dict(test_cfg=dict(mode='windows')), "test_cfg.mode='windows'"),
-    (dict(test_cfg=dict(mode='slide')), 'crop_size and stride'),
-    (dict(test_cfg=dict(dtype='half')), "test_cfg.dtype='half' must be one of"),
-    (dict(vocabulary=dict(classes='ade21k')), 'ade21k'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(text_mode='both'), "text_mode='both'"),
+        (dict(chunk_size=0), 'chunk_size=0'),
+        (dict(max_train_classes=1), 'max_train_classes=1'),
+        (dict(held_out=['dog']), "held_out=.'dog'.* no classes"),
+        (dict(held_out=['cat', 'sofa']), 'fewer than two classes'),
+        (dict(test_cfg=dict(mode='windows')), "test_cfg.mode='windows'"),
+        (dict(test_cfg=dict(mode='slide')), 'crop_size and stride'),
+        (dict(test_cfg=dict(dtype='half')), "test_cfg.dtype='half' must be one of"),
+        (dict(vocabulary=dict(classes='ade21k')), 'ade21k'),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         build(**wrong)

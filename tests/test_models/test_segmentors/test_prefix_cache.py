@@ -124,7 +124,7 @@ def test_a_folder_serves_later_runs_and_says_what_it_holds(tmp_path):
         with torch.no_grad():
             model.encode_decode(images, samples)
     assert (model.prefix_cache.hits, model.prefix_cache.misses) == (2, 0)
-    about, = tmp_path.rglob('about.json')
+    (about,) = tmp_path.rglob('about.json')
     assert '"encoder": "CLIPViT"' in about.read_text()
 
 
@@ -186,11 +186,14 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert not old.exists() and new.exists()
 
 
-@pytest.mark.parametrize('kind, change, message', [
-    ('vit', dict(frozen=False), 'backbone.tower.class_embedding is tuned'),
-    ('vit', dict(tunable_parameters=['positional_embedding']), 'backbone.tower.positional_embedding is tuned'),
-    ('resnet', dict(norm_eval=False), 'statistics of backbone.tower.bn1 move'),
-])
+@pytest.mark.parametrize(
+    'kind, change, message',
+    [
+        ('vit', dict(frozen=False), 'backbone.tower.class_embedding is tuned'),
+        ('vit', dict(tunable_parameters=['positional_embedding']), 'backbone.tower.positional_embedding is tuned'),
+        ('resnet', dict(norm_eval=False), 'statistics of backbone.tower.bn1 move'),
+    ],
+)
 def test_what_changes_from_epoch_to_epoch_is_refused(kind, change, message, tmp_path):
     model = cached_model(tmp_path, kind, backbone=change).train()
     with pytest.raises(ValueError, match=message):
@@ -218,8 +221,9 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_class_names_have_no_use_for_it(tmp_path):
-    cfg = model_cfg() | dict(type='ClassNameSegmentor', vocabulary=dict(classes=['dog']),
-                             prefix_cache=dict(dir=str(tmp_path), max_gb=1))
+    cfg = model_cfg() | dict(
+        type='ClassNameSegmentor', vocabulary=dict(classes=['dog']), prefix_cache=dict(dir=str(tmp_path), max_gb=1)
+    )
     cfg['text_encoder']['type'] = 'ClassText'
     with pytest.raises(ValueError, match='prefix_cache is for a ReferringSegmentor'):
         build(cfg)

@@ -215,7 +215,8 @@ def test_losses_do_not_heed_the_type_of_predictions():
     model.test_cfg['dtype'] = 'bfloat16'
     seen = seen_types(model)
     assert {name: torch.equal(value, expected[name]) for name, value in model.loss(**data).items()} == dict(
-        loss_text_to_pixel=True, iou=True)
+        loss_text_to_pixel=True, iou=True
+    )
     assert set(seen.values()) == {torch.float32}
 
 

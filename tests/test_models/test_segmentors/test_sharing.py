@@ -53,7 +53,7 @@ def test_prediction_encodes_each_image_once_with_equal_results(kind, monkeypatch
     model = build_model(kind).eval()
     images, samples = batch()
     with torch.no_grad():
-        expected = torch.cat([model.encode_decode(images[row:row + 1], samples[row:row + 1]) for row in range(4)])
+        expected = torch.cat([model.encode_decode(images[row : row + 1], samples[row : row + 1]) for row in range(4)])
         rows = count_stem_rows(model, monkeypatch)
         torch.testing.assert_close(model.encode_decode(images, samples), expected, rtol=1e-4, atol=1e-4)
         model.predict(images, samples)

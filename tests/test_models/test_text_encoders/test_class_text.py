@@ -14,7 +14,7 @@ def class_text(vocabulary=None, **kwargs):
     return build(dict(type='ClassText', arch=VIT, vocabulary=vocabulary or dict(classes=NAMES), **kwargs))
 
 
-def walk(view, batch_size=1, update=0.):
+def walk(view, batch_size=1, update=0.0):
     words = view.embed(view.ids(batch_size))
     for index in range(1, 5):
         words = view.stage(index, words) + update

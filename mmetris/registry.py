@@ -32,13 +32,15 @@ OPTIM_WRAPPERS = _child('optim_wrapper', mmseg_registry.OPTIM_WRAPPERS, 'mmetris
 # Pictures of image, sentence, predicted and true mask.
 VISUALIZERS = _child('visualizer', mmseg_registry.VISUALIZERS, 'mmetris.visualization')
 
+# The test loop over several splits.
+LOOPS = _child('loop', mmseg_registry.LOOPS, 'mmetris.engine.loops')
+
 # How a model is spread over processes, and the runner that reads it. MMSeg has no strategies of its own.
 STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'mmetris.engine.strategies')
 RUNNERS = _child('runner', mmseg_registry.RUNNERS, 'mmetris.engine.strategies')
 
 # Nothing of ours in these; they carry MMSeg's and MMEngine's names into the scope.
 RUNNER_CONSTRUCTORS = _child('runner constructor', mmseg_registry.RUNNER_CONSTRUCTORS)
-LOOPS = _child('loop', mmseg_registry.LOOPS)
 DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS)
 MODEL_WRAPPERS = _child('model_wrapper', mmseg_registry.MODEL_WRAPPERS, 'mmetris.models')
 WEIGHT_INITIALIZERS = _child('weight initializer', mmseg_registry.WEIGHT_INITIALIZERS, 'mmetris.models')

@@ -23,6 +23,8 @@ MODELS = _child('model', mmseg_registry.MODELS, 'mmetris.models')
 # Referring data sets, what mixes them, and the transforms of their pipelines.
 DATASETS = _child('dataset', mmseg_registry.DATASETS, 'mmetris.datasets')
 TRANSFORMS = _child('transform', mmseg_registry.TRANSFORMS, 'mmetris.datasets.transforms')
+# Samples of training by iterations.
+DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS, 'mmetris.datasets.samplers')
 # oIoU, mIoU and Pr@X.
 METRICS = _child('metric', mmseg_registry.METRICS, 'mmetris.evaluation')
 # The tunable-parameter report and resumable seeding.
@@ -41,7 +43,6 @@ RUNNERS = _child('runner', mmseg_registry.RUNNERS, 'mmetris.engine.strategies')
 
 # Nothing of ours in these; they carry MMSeg's and MMEngine's names into the scope.
 RUNNER_CONSTRUCTORS = _child('runner constructor', mmseg_registry.RUNNER_CONSTRUCTORS)
-DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS)
 MODEL_WRAPPERS = _child('model_wrapper', mmseg_registry.MODEL_WRAPPERS, 'mmetris.models')
 WEIGHT_INITIALIZERS = _child('weight initializer', mmseg_registry.WEIGHT_INITIALIZERS, 'mmetris.models')
 OPTIMIZERS = _child('optimizer', mmseg_registry.OPTIMIZERS, 'mmseg.engine.optimizers')

@@ -13,10 +13,20 @@ from ..utils import (
 )
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
+from .samplers import EpochInfiniteSampler
 from .shapes_semseg import ShapesSegDataset
-from .transforms import FlipExpression, Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
+from .transforms import (
+    FlipExpression,
+    Letterbox,
+    LoadAnnotations,
+    LoadImageFromFile,
+    PackSegInputs,
+    SeedSample,
+    TokenizeExpression,
+)
 
 __all__ = [
+    'EpochInfiniteSampler',
     'FlipExpression',
     'Letterbox',
     'LetterboxGeometry',
@@ -25,6 +35,7 @@ __all__ = [
     'MixedRefDataset',
     'PackSegInputs',
     'RefCocoDataset',
+    'SeedSample',
     'ShapesSegDataset',
     'TokenizeExpression',
     'count_tokens',

@@ -6,5 +6,14 @@ from .expression import FlipExpression, TokenizeExpression
 from .formatting import PackSegInputs
 from .letterbox import Letterbox
 from .loading import LoadAnnotations, LoadImageFromFile
+from .seeding import SeedSample
 
-__all__ = ['FlipExpression', 'Letterbox', 'LoadAnnotations', 'LoadImageFromFile', 'PackSegInputs', 'TokenizeExpression']
+__all__ = [
+    'FlipExpression',
+    'Letterbox',
+    'LoadAnnotations',
+    'LoadImageFromFile',
+    'PackSegInputs',
+    'SeedSample',
+    'TokenizeExpression',
+]

@@ -9,8 +9,11 @@ MMEngine's root with a warning, so that MMSeg's names would be lost there: the k
 therefore declared as well.
 """
 
+from typing import Any
+
 from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
+from mmengine.runner import CheckpointLoader
 from mmseg import registry as mmseg_registry
 
 
@@ -56,3 +59,11 @@ VISBACKENDS = _child('vis_backend', mmseg_registry.VISBACKENDS, 'mmetris.visuali
 LOG_PROCESSORS = _child('log processor', mmseg_registry.LOG_PROCESSORS)
 FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS)
 INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)
+
+
+@CheckpointLoader.register_scheme(prefixes='mmetris://', force=True)
+def _load_shipped(filename: str, map_location: Any = None) -> Any:
+    """Weights that ship with the package: the addresses of pretrained/metafile.yml, for all of MMEngine's loading."""
+    from .apis.model_zoo import shipped_file
+
+    return CheckpointLoader.load_checkpoint(shipped_file(filename), map_location)

@@ -19,6 +19,8 @@ from mmetris.datasets import RefCocoDataset
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
 
+from .model_zoo import SHIPPED, shipped_file
+
 
 def init_model(
     config: str | os.PathLike | Config,
@@ -30,7 +32,7 @@ def init_model(
 
     Args:
         config: Config file, or what was read from one. A config is a Python program: use those you trust.
-        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``); a slim one takes the frozen CLIP from the
+        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), or the ``mmetris://`` address of one that ships; a slim one takes the frozen CLIP from the
             ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
             weights, the rest random.
         device: Where the model goes. Defaults to None: ``'cuda:0'`` if there is one, else ``'cpu'``.
@@ -68,7 +70,8 @@ def init_model(
     if checkpoint is None:
         model.init_weights()
     else:
-        content = read_checkpoint(checkpoint)
+        address = str(checkpoint)
+        content = read_checkpoint(shipped_file(address) if address.startswith(SHIPPED) else checkpoint)
         with _without_init_report():
             load_weights(model, content, source=str(checkpoint))
         meta = content.get('meta')

@@ -74,9 +74,7 @@ def run(work_dir, length, resume=False, hook=True, by_epoch=True, noise=False, n
         train_dataloader=dict(
             batch_size=2,
             num_workers=num_workers,
-            dataset=dict(
-                type='SeedHookToyDataset', noise=noise, pipeline=[dict(type='SeedSample')] if exact else []
-            ),
+            dataset=dict(type='SeedHookToyDataset', noise=noise, pipeline=[dict(type='SeedSample')] if exact else []),
             sampler=dict(type=sampler, shuffle=True),
         ),
         optim_wrapper=dict(optimizer=dict(type='Adam', lr=0.01)),

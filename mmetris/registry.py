@@ -12,6 +12,7 @@ therefore declared as well.
 from typing import Any
 
 from mmengine import registry as mmengine_registry
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from mmseg import registry as mmseg_registry
@@ -59,6 +60,10 @@ VISBACKENDS = _child('vis_backend', mmseg_registry.VISBACKENDS, 'mmetris.visuali
 LOG_PROCESSORS = _child('log processor', mmseg_registry.LOG_PROCESSORS)
 FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS)
 INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)
+
+# Packages whose configs and models MMEngine finds by name: `mmetris::etris/etris_r50_refcoco.py` as a `_base_`, and names
+# of the model index in MMSegInferencer(..., scope='mmetris').
+MODULE2PACKAGE.setdefault('mmetris', 'mmetris')
 
 
 @CheckpointLoader.register_scheme(prefixes='mmetris://', force=True)

@@ -32,9 +32,9 @@ def init_model(
 
     Args:
         config: Config file, or what was read from one. A config is a Python program: use those you trust.
-        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), or the ``mmetris://`` address of one that ships; a slim one takes the frozen CLIP from the
-            ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
-            weights, the rest random.
+        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), or the ``mmetris://`` address of one that
+            ships; a slim one takes the frozen CLIP from the ``clip_checkpoint`` that the config names. Pickled code in
+            it is refused, not run. Defaults to None: CLIP's weights, the rest random.
         device: Where the model goes. Defaults to None: ``'cuda:0'`` if there is one, else ``'cpu'``.
         cfg_options: Settings to override, with dotted keys: ``{'model.backbone.clip_checkpoint': 'ViT-B-16.pt'}``.
 

@@ -20,7 +20,7 @@ DEMO_CONFIG = 'configs/etris/etris_tiny_long-192px_shapes.py'
 DEMO_WEIGHTS = 'pretrained/etris_tiny_long-192px_shapes.pth'
 
 
-# Addresses in the metafiles: a file inside the package, and none. A slash ends both for MIM, see pretrained/metafile.yml.
+# Addresses in the metafiles: a file inside the package, and none. A slash ends both for MIM: pretrained/metafile.yml.
 SHIPPED = 'mmetris://'
 NOT_PUBLISHED = 'mmetris://not-published/'
 
@@ -90,8 +90,9 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
     Args:
         model: Config file; name in the model index (``mmetris models`` lists them); folder of a training, which has a
             config and checkpoints; or a config that was read already. Defaults to None: the demo model.
-        weights: Checkpoint, a file or an address (``https://``; ``mmetris://`` for what ships with mmetris). Defaults to None: those that belong to ``model``. In the folder of a
-            training these are the best ones, or the last where none was chosen.
+        weights: Checkpoint, a file or an address (``https://``; ``mmetris://`` for what ships with mmetris). Defaults
+            to None: those that belong to ``model``. In the folder of a training these are the best ones, or the last
+            where none was chosen.
 
     Raises:
         FileNotFoundError: If model or weights are not there; the message says what to do.
@@ -130,7 +131,7 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         found = _download(found) if is_address(found) else str(Path(found).expanduser())
     if not Path(found).is_file():
         raise FileNotFoundError(f'the weights of {name} are missing: {found}')
-    _complete_clip_paths(config.get('model', {}))
+    complete_clip_paths(config.get('model', {}))
     return ModelFiles(config, found)
 
 
@@ -186,8 +187,12 @@ def _download(address: str) -> str:
     return str(file)
 
 
-def _complete_clip_paths(cfg: Any) -> None:
-    """Let relative ``clip_checkpoint`` paths that are not found here mean the files that ship with mmetris."""
+def complete_clip_paths(cfg: Any) -> None:
+    """Let relative ``clip_checkpoint`` paths that are not found here mean the files that ship with mmetris.
+
+    Args:
+        cfg: The ``model`` part of a config, or any part of it; changed in place.
+    """
     if isinstance(cfg, dict):
         source = cfg.get('clip_checkpoint')
         if isinstance(source, str) and not Path(source).expanduser().exists() and not Path(source).is_absolute():
@@ -195,7 +200,7 @@ def _complete_clip_paths(cfg: Any) -> None:
             if shipped.is_file():
                 cfg['clip_checkpoint'] = str(shipped)
         for value in cfg.values():
-            _complete_clip_paths(value)
+            complete_clip_paths(value)
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
-            _complete_clip_paths(value)
+            complete_clip_paths(value)

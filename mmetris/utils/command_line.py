@@ -61,6 +61,8 @@ def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Co
     Returns:
         The merged config.
     """
+    from mmetris.apis.model_zoo import complete_clip_paths  # imports the models, which most of this file does not need
+
     if not Path(args.config).is_file():
         parser.error(f'config file not found: {args.config}')
     cfg = Config.fromfile(args.config)
@@ -78,6 +80,8 @@ def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Co
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError) as error:
             parser.error(f'--cfg-options: {error.args[0] if error.args else error}')
+    # MIM starts the tools in any folder, where `pretrained/` is not the package's.
+    complete_clip_paths(cfg.get('model', {}))
     return cfg
 
 

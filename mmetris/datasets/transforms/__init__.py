@@ -5,11 +5,12 @@ import mmseg.datasets.transforms  # noqa: F401  registers MMSeg's names
 from .expression import FlipExpression, TokenizeExpression
 from .formatting import PackSegInputs
 from .letterbox import Letterbox
-from .loading import LoadAnnotations, LoadImageFromFile
+from .loading import InferencerLoader, LoadAnnotations, LoadImageFromFile
 from .seeding import SeedSample
 
 __all__ = [
     'FlipExpression',
+    'InferencerLoader',
     'Letterbox',
     'LoadAnnotations',
     'LoadImageFromFile',

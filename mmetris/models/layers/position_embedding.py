@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,8 +23,9 @@ def resize_position_embedding(embedding: Tensor, grid_hw: tuple[int, int], num_p
     Raises:
         ValueError: If the rows after the prefix form no square.
     """
-    num_positions = embedding.shape[0] - num_prefix
-    side = round(num_positions**0.5)
+    # While torch.jit traces, which MMEngine's count of operations does, sizes are tensors.
+    num_positions = int(embedding.shape[0]) - num_prefix
+    side = math.isqrt(num_positions)
     if side * side != num_positions:
         raise ValueError(f'a position embedding with {num_positions} grid positions is not square')
     if (side, side) == tuple(grid_hw):
@@ -45,7 +48,7 @@ class PositionCache:
 
     def get(self, embedding: Tensor, grid_hw: tuple[int, int], num_prefix: int = 1) -> Tensor:
         """Like :func:`resize_position_embedding`, computed once for each grid."""
-        if embedding.requires_grad or torch.compiler.is_compiling():
+        if embedding.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return resize_position_embedding(embedding, grid_hw, num_prefix)
         state = (embedding.data_ptr(), embedding._version, embedding.device, embedding.dtype)
         entry = self._entries.get(grid_hw)

@@ -24,6 +24,10 @@ from .prefix_cache import PrefixCache
 from .sharing import distinct_images
 
 
+# Tokens of a sentence where none is given: those of RefCOCO.
+COUNTED_LENGTH = 17
+
+
 @MODELS.register_module()
 class ReferringSegmentor(BaseSegmentor):
     """An image, a sentence, one mask.
@@ -47,12 +51,14 @@ class ReferringSegmentor(BaseSegmentor):
         prefix_cache: ``dir`` and ``max_gb`` of a :class:`PrefixCache`, which keeps on disk what the frozen image
             encoder computes before the first Bridger; training and evaluation read it from the second epoch on.
             Defaults to None: computed each time.
+        pretrained: None, which ``mmseg.apis.init_model`` and MMSeg's tools set in every model's config. Defaults to
+            None.
         test_cfg: ``mode`` is ``'whole'``: a sentence may speak of any place in the picture, so the picture is not cut
             in windows. ``dtype`` is what predictions are computed in, by autocast: ``'bfloat16'``, ``'float16'`` (GPUs
             only) or ``'float32'``, the default. Logits are float32 in any case, and training does not heed it.
 
     Raises:
-        ValueError: If ``test_cfg`` asks for another mode or type, or encoders and Bridger do not fit together.
+        ValueError: If ``test_cfg`` asks for another mode or type, ``pretrained`` is given, or encoders and Bridger do not fit together.
     """
 
     out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
@@ -68,8 +74,11 @@ class ReferringSegmentor(BaseSegmentor):
         test_cfg: dict | None = None,
         context_length: int | None = None,
         prefix_cache: dict | None = None,
+        pretrained: None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        if pretrained is not None:
+            raise ValueError(f'pretrained={pretrained!r}: the encoders name their weights in clip_checkpoint')
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         test_cfg = dict(test_cfg or {})
         if (mode := test_cfg.get('mode', 'whole')) != 'whole':
@@ -179,6 +188,10 @@ class ReferringSegmentor(BaseSegmentor):
         return self.postprocess_result(logits, data_samples, tuple(inputs.shape[-2:]))
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Tensor:
+        if data_samples is None:
+            # Tools that count operations pass images alone, and a sentence costs what its length does.
+            length = self.context_length or COUNTED_LENGTH
+            return self.forward_logits(inputs, tokenize([''] * len(inputs), length).to(inputs.device))
         return self.encode_decode(inputs, data_samples)
 
     def encode_decode(self, inputs: Tensor, batch_data_samples: Sequence[SegDataSample] | None) -> Tensor:

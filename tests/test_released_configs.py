@@ -85,4 +85,6 @@ def test_the_metafile_and_the_readme_give_the_counts(encoder):
     assert (entry['Metadata']['Bridger Parameters'], entry['Metadata']['Decoder Parameters']) == COUNTS[encoder]
     bridger, head = COUNTS[encoder]
     rows = (FOLDER / 'README.md').read_text().split('\n')
-    assert any(row.startswith(f'| `etris_released_{encoder}_refcoco` |') and f'{bridger:,} | {head:,}' in row for row in rows)
+    assert any(
+        row.startswith(f'| `etris_released_{encoder}_refcoco` |') and f'{bridger:,} | {head:,}' in row for row in rows
+    )

@@ -23,7 +23,6 @@ from ..necks.bridger import ImagePrefix
 from .prefix_cache import PrefixCache
 from .sharing import distinct_images
 
-
 # Tokens of a sentence where none is given: those of RefCOCO.
 COUNTED_LENGTH = 17
 

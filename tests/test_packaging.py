@@ -101,7 +101,7 @@ def test_the_installed_package_segments_from_any_folder(wheel, tmp_path):
     program = """
 import numpy, torch
 from mmetris.apis import RefSegInferencer, init_model, model_zoo
-from mmetris.models.clip.slim_checkpoint import slim_state_dict
+from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 assert model_zoo.package_root().name == '.mim', model_zoo.package_root()
 weights = model_zoo.package_root() / model_zoo.DEMO_WEIGHTS
 if not weights.is_file():

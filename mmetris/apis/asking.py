@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from mmetris.models.necks.bridger import ImagePrefix
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
+from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.expressions import check_expressions
 from mmetris.utils.tokenizer import tokenize
-from mmetris.utils.vocabulary import Vocabulary
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
 Classes = str | os.PathLike | Sequence[str | Sequence[str]] | Vocabulary

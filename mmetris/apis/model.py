@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmetris.datasets import RefCocoDataset
+from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
 
@@ -69,8 +67,7 @@ def init_model(
         model.init_weights()
     else:
         content = read_checkpoint(checkpoint)
-        with _without_init_report():
-            load_weights(model, content, source=str(checkpoint))
+        load_weights(model, content, source=str(checkpoint))
         meta = content.get('meta')
         if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
             dataset_meta = dict(meta['dataset_meta'])
@@ -100,24 +97,12 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
         )
     if all(key.startswith('module.') for key in state):  # Saved inside a wrapper for several GPUs.
         state = {key.removeprefix('module.'): value for key, value in state.items()}
+    if is_slim(state):
+        read_pretrained(model)
     try:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:  # PyTorch lists missing and unexpected keys and shapes.
         raise ValueError(f'{source} does not fit the model of the config. {_shorten(str(error))}') from error
-
-
-@contextmanager
-def _without_init_report() -> Iterator[None]:
-    """Keep MMEngine from printing where each parameter's value comes from, when a slim checkpoint has the encoders load
-    CLIP's weights; a training's log file still gets it."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _shorten(message: str, limit: int = 2000) -> str:

@@ -20,8 +20,8 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mmetris.benchmark.plain_path import plain_path
-from mmetris.models.compiling import eager
-from mmetris.models.segmentors.prefix_cache import PrefixCache
+from mmetris.engine.compiling import eager
+from mmetris.models.trunk.prefix_cache import PrefixCache
 from mmetris.registry import MODELS
 from mmetris.structures import RefDataSample
 from mmetris.utils.tokenizer import tokenize

@@ -16,7 +16,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmetris.models.clip.encoder import ClipEncoder
+from mmetris.models.encoders import FrozenEncoder
 from mmetris.registry import RUNNERS, STRATEGIES
 from mmetris.utils.param_count import remember_whole_sizes, whole_size
 
@@ -135,7 +135,7 @@ class RefSegFSDPStrategy(FSDPStrategy):
         # From here on this process sees shares only.
         remember_whole_sizes(model)
         for encoder in _encoders(model).values():
-            encoder.remember_clip()
+            encoder.remember()
         model = super()._wrap_model(model)
         kept, whole = (sum(map(size, model.parameters())) for size in (nn.Parameter.numel, whole_size))
         print_log(
@@ -165,7 +165,7 @@ class RefSegFSDPStrategy(FSDPStrategy):
         """
         frozen = set()
         for start, encoder in _encoders(self.model.module).items():
-            keys = encoder.clip_keys()
+            keys = encoder.frozen_keys()
             frozen.update(start + key for key in keys)
             encoder.remember_loaded({key: state_dict[start + key] for key in keys if start + key in state_dict})
         problems = self.model.load_state_dict(state_dict, strict=False)
@@ -230,9 +230,11 @@ def _renamed(state_dict: Mapping[str, Any], names: Mapping[Hashable, Hashable]) 
     return renamed
 
 
-def _encoders(model: nn.Module) -> Mapping[str, ClipEncoder]:
+def _encoders(model: nn.Module) -> Mapping[str, FrozenEncoder]:
     """CLIP encoders by the start of their keys, which is free of wrappers' names."""
-    return {f'{clean_name(name)}.': module for name, module in model.named_modules() if isinstance(module, ClipEncoder)}
+    return {
+        f'{clean_name(name)}.': module for name, module in model.named_modules() if isinstance(module, FrozenEncoder)
+    }
 
 
 def _num_units(model: nn.Module) -> int:

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from safetensors import safe_open
 
 from mmetris.apis import init_model
-from mmetris.models.clip.slim_checkpoint import is_slim
-from tests.test_models.test_clip.test_slim_checkpoint import save_clip
+from mmetris.models.encoders.slim_checkpoint import is_slim
+from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.toy import model_cfg
 from tests.toy_refer import write_toy_refer
 

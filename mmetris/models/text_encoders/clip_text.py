@@ -9,14 +9,16 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor
 
 from mmetris.registry import MODELS
+from mmetris.utils.tokenizer import tokenize
 
-from ..backbones.staged import check_out_stages, split_evenly
-from ..clip import ArchLike, build_text_tower
+from ..clip import ArchLike, build_text_tower, resolve_arch
 from ..clip.encoder import ClipEncoder
+from ..encoders import StagedTextEncoder
+from ..encoders.staged import check_out_stages, split_evenly
 
 
 @MODELS.register_module()
-class CLIPTextEncoder(ClipEncoder):
+class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
     """CLIP's text Transformer, its blocks evenly split in N stages (ETRIS, Sec. 3.1).
 
     Tokens come from :func:`mmetris.tokenize`: [SOS], words, [EOS], then padding. Causal attention keeps every word
@@ -26,8 +28,9 @@ class CLIPTextEncoder(ClipEncoder):
         arch: Name of the CLIP model, or sizes; the same as the image encoder's.
         num_stages: Number of stages N. Defaults to 4.
         out_stages: Stages (1-based) that take part in the Bridger, as many as the image encoder has. Defaults to
-            ``(2, 3, 4)``.
-        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters`` of :class:`ClipEncoder`.
+            None: the last three.
+        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``tuning`` of
+            :class:`ClipEncoder`.
 
     Attributes:
         embed_dims: Width C of the word features.
@@ -38,25 +41,41 @@ class CLIPTextEncoder(ClipEncoder):
     """
 
     part = 'text'
+    shared_arguments = (*ClipEncoder.shared_arguments, 'num_stages')
     tower: TextTransformer
 
     def __init__(
-        self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs
+        self,
+        arch: ArchLike = 'ViT-B-16',
+        num_stages: int = 4,
+        out_stages: Sequence[int] | None = None,
+        quick_gelu: bool | None = None,
+        **kwargs,
     ) -> None:
-        super().__init__(arch, **kwargs)
+        clip = resolve_arch(arch, quick_gelu)
+        tower = build_text_tower(clip)
+        super().__init__(clip, tower, token_channels=tower.width, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)
         self._stages = split_evenly(len(self.tower.transformer.resblocks), num_stages)
+        self.tokenizer = tokenize
         self.embed_dims = self.tower.width
         self.output_dims = self.arch.embed_dim
 
-    def build_tower(self) -> TextTransformer:
-        return build_text_tower(self.arch)
+    @property
+    def context_length(self) -> int:
+        """Most tokens that a sentence can have, prompts not counted."""
+        return self.tower.context_length - self.prompts.num_tokens
 
     @staticmethod
     def end_position(tokens: Tensor) -> Tensor:
         """Index (B,) of [EOS], which has the highest id of the vocabulary, in tokens (B, L)."""
         return tokens.argmax(dim=-1)
+
+    def pick_end(self, words: Tensor, tokens: Tensor) -> Tensor:
+        """Features (B, C) at [EOS], of words (B, L', C) that were made of tokens (B, L)."""
+        rows = torch.arange(words.shape[0], device=words.device)
+        return words[rows, self.end_position(tokens) + self.prompts.num_tokens]
 
     def padding_mask(self, tokens: Tensor) -> Tensor:
         """Which of the tokens (B, L) are padding, i.e. stand after [EOS]: (B, L), True for padding.
@@ -64,18 +83,22 @@ class CLIPTextEncoder(ClipEncoder):
         The id 0 does not tell: CLIP's vocabulary has a word piece with that id.
         """
         positions = torch.arange(tokens.shape[1], device=tokens.device)
-        return positions > self.end_position(tokens).unsqueeze(1)
+        return self.prompts.insert_unmasked(positions > self.end_position(tokens).unsqueeze(1))
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) -> features before stage 1 (B, L, C)."""
-        length, limit = tokens.shape[1], self.tower.context_length
-        if length > limit:
+        """Token ids (B, L) -> features before stage 1 (B, L', C); L' is L and the number of prompts.
+
+        Raises:
+            ValueError: If there are more tokens than CLIP has positions for.
+        """
+        self.ensure_pretrained()
+        if tokens.shape[1] > self.context_length:
             raise ValueError(
-                f'{length} tokens are more than the {limit} positions of the text encoder {self.arch.name}; '
-                f'set context_length (TokenizeExpression) to {limit} or less'
+                f'{tokens.shape[1]} tokens are more than the {self.context_length} positions of the text encoder '
+                f'{self.arch.name}; set context_length (TokenizeExpression) to {self.context_length} or less'
             )
-        words = self.tower.token_embedding(tokens)
-        return words + self.tower.positional_embedding[:length].to(words.dtype)
+        words = self.prompts.insert(self.tower.token_embedding(tokens))
+        return words + self.tower.positional_embedding[: words.shape[1]].to(words.dtype)
 
     def stage(self, index: int, words: Tensor) -> Tensor:
         """Run stage ``index`` (1-based) on word features (B, L, C)."""
@@ -97,12 +120,4 @@ class CLIPTextEncoder(ClipEncoder):
             in CLIP's shared space.
         """
         words = self.tower.ln_final(words)
-        end = words[torch.arange(words.shape[0], device=words.device), self.end_position(tokens)]
-        return words, end @ self.tower.text_projection
-
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, L) -> word features (B, L, C) and sentence feature (B, C'), without a Bridger."""
-        words = self.embed(tokens)
-        for index in range(1, self.num_stages + 1):
-            words = self.stage(index, words)
-        return self.tail(words, tokens)
+        return words, self.pick_end(words, tokens) @ self.tower.text_projection

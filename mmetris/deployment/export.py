@@ -275,8 +275,8 @@ def _check_size(model: ReferringSegmentor, size: Sequence[int]) -> tuple[int, in
 def _describe_image(model: ReferringSegmentor, letterbox: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """What a runtime does with a picture before it is an input."""
     preprocessor = model.data_preprocessor
-    mean = preprocessor.mean.flatten().tolist() if preprocessor._enable_normalize else [0.0, 0.0, 0.0]
-    std = preprocessor.std.flatten().tolist() if preprocessor._enable_normalize else [1.0, 1.0, 1.0]
+    mean = preprocessor.mean.flatten().tolist() if preprocessor.normalises else [0.0, 0.0, 0.0]
+    std = preprocessor.std.flatten().tolist() if preprocessor.normalises else [1.0, 1.0, 1.0]
     return dict(
         channels='RGB',
         range=[0, 255],

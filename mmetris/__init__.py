@@ -1,7 +1,7 @@
 """mmetris: ETRIS referring image segmentation (ICCV 2023) as a plugin of MMSegmentation.
 
-Importing the package only checks the versions of PyTorch, MMEngine, MMCV and MMSegmentation. Models, data sets and metrics
-register themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
+Importing the package only checks the versions of PyTorch, MMEngine, MMCV and MMSegmentation. Models, data sets and
+metrics register themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformable
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Numeric part of a version as a tuple that compares: ``'2.1.0rc1'`` -> ``(2, 1, 0)``."""
+    """Numeric part of a version as a tuple that compares: ``'2.1.0rc1'`` -> ``(2, 1)``, as ``'2.1'`` is the same."""
     match = re.match(r'\d+(\.\d+)*', version)
     if match is None:
         raise ValueError(f'Cannot read a version number from {version!r}')
-    return tuple(int(part) for part in match.group().split('.'))
+    return tuple(int(part) for part in re.sub(r'(\.0+)+$', '', match.group()).split('.'))
 
 
 def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -> None:
@@ -51,7 +51,9 @@ def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
-            raise ImportError(f'mmetris needs {name}, which is not installed. {_how_to_install(name, wanted)}') from error
+            raise ImportError(
+                f'mmetris needs {name}, which is not installed. {_how_to_install(name, wanted)}'
+            ) from error
         if not _release(minimum) <= _release(module.__version__) < _release(too_new):
             raise ImportError(
                 f'mmetris works with {wanted}, but {module.__version__} is installed. '

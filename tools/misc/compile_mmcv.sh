@@ -3,9 +3,8 @@
 #
 #   PYTHON=.venv/bin/python bash tools/misc/compile_mmcv.sh FOLDER
 #
-# OpenMMLab's own wheels end at PyTorch 2.1. It takes about half an hour on two cores, needs a C++ compiler (and CUDA's
-# for a GPU's ops), `setuptools<81` in the environment, and is much faster with `ninja`. MAX_JOBS: how many files
-# are compiled at once.
+# It takes about half an hour on two cores, and needs a C++ compiler (for the ops of a GPU CUDA's as well) and
+# `setuptools<81` in the environment; without `ninja` files are compiled one by one. MAX_JOBS: how many at once.
 set -euo pipefail
 
 VERSION=2.1.0
@@ -23,5 +22,5 @@ setup="$source_dir/mmcv-$VERSION/setup.py"
 sed -i "s/'-std=c++17'/'-std=c++20', '-O1'/" "$setup"
 grep -q "'-std=c++20', '-O1'" "$setup" || { echo "error: $setup has no '-std=c++17' to replace" >&2; exit 1; }
 
-export MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}"
+export PATH="$(dirname "$PYTHON"):$PATH" MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}"
 "$PYTHON" -m pip wheel --verbose --no-deps --no-build-isolation --wheel-dir "$folder" "$source_dir/mmcv-$VERSION"

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 VERSION=2.1.0
-PYTHON=${PYTHON:-python}
+PYTHON=$(command -v "${PYTHON:-python}")
 folder=${1:?"usage: PYTHON=python bash $0 FOLDER"}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
@@ -18,9 +18,10 @@ trap 'rm -rf "$source_dir"' EXIT
 "$PYTHON" -m pip download --no-deps --no-build-isolation --no-binary mmcv --dest "$source_dir" "mmcv==$VERSION"
 tar -xzf "$source_dir/mmcv-$VERSION.tar.gz" -C "$source_dir"
 setup="$source_dir/mmcv-$VERSION/setup.py"
-# The release asks for C++17, whose flag stands behind those of CXXFLAGS and wins; newer PyTorch refuses it. -O1 halves the time.
+# The release asks for C++17, whose flag stands behind those of CXXFLAGS and wins; newer PyTorch refuses it. -O1 saves time.
 sed -i "s/'-std=c++17'/'-std=c++20', '-O1'/" "$setup"
 grep -q "'-std=c++20', '-O1'" "$setup" || { echo "error: $setup has no '-std=c++17' to replace" >&2; exit 1; }
 
-export PATH="$(dirname "$PYTHON"):$PATH" MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}"
+PATH="$(cd "$(dirname "$PYTHON")" && pwd):$PATH"  # An environment's own ninja.
+export MMCV_WITH_OPS=1 MAX_JOBS="${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)}"
 "$PYTHON" -m pip wheel --verbose --no-deps --no-build-isolation --wheel-dir "$folder" "$source_dir/mmcv-$VERSION"

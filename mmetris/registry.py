@@ -13,6 +13,11 @@ from mmengine import registry as mmengine_registry
 from mmengine.registry import Registry
 from mmseg import registry as mmseg_registry
 
+from mmetris.utils.checkpoint_io import declare_safe_globals
+
+# Here, because every run imports this module before it loads a checkpoint, whoever's tools it is started with.
+declare_safe_globals()
+
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
     return Registry(name, parent=parent, scope='mmetris', locations=list(locations))

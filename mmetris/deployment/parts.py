@@ -32,8 +32,8 @@ class ImageInput(nn.Module):
     def __init__(self, model: ReferringSegmentor) -> None:
         super().__init__()
         preprocessor = model.data_preprocessor
-        self.swap = not preprocessor._channel_conversion  # A model that was trained on BGR.
-        self.normalise = preprocessor._enable_normalize
+        self.swap = not preprocessor.swaps_channels  # A model that was trained on BGR.
+        self.normalise = preprocessor.normalises
         if self.normalise:
             self.register_buffer('mean', preprocessor.mean.detach().clone())
             self.register_buffer('std', preprocessor.std.detach().clone())

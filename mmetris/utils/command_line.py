@@ -315,9 +315,8 @@ def has_accelerator() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether the current GPU computes in bfloat16 itself; newer releases of PyTorch emulate it, slowly, elsewhere."""
-    supported = torch.cuda.is_bf16_supported
-    return supported(including_emulation=False) if inspect.signature(supported).parameters else supported()
+    """Whether the current GPU computes in bfloat16 itself; PyTorch emulates it, slowly, on older ones."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _other_accelerator() -> bool:

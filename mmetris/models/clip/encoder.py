@@ -9,7 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..peft.freeze import freeze
-from .arch import ArchLike, resolve_arch
+from .dual_encoder import ArchLike, resolve_arch
 from .fingerprint import ClipFingerprint, fingerprint
 from .weights import load_clip_weights, load_tower
 

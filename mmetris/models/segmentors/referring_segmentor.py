@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from mmetris.registry import MODELS
 from mmetris.utils.autocast import autocast_to, check_dtype, is_lowered
 from mmetris.utils.letterbox import LetterboxGeometry, undo_letterbox
-from mmetris.utils.tokenizer import tokenize
 
 from ..layers.bridged_features import BridgedFeatures
 from ..necks.bridger import ImagePrefix
@@ -210,10 +209,9 @@ class ReferringSegmentor(BaseSegmentor):
             )
         expressions = [sample.expression for sample in data_samples]
         if self.context_length is not None:
-            return tokenize(expressions, self.context_length).to(device)
-        tokens = tokenize(expressions, self.text_encoder.tower.context_length)
-        longest = int(self.text_encoder.end_position(tokens).max()) + 1
-        return tokens[:, :longest].to(device)
+            return self.text_encoder.tokenizer(expressions, self.context_length).to(device)
+        tokens = self.text_encoder.tokenizer(expressions, self.text_encoder.tower.context_length)
+        return self.text_encoder.trim(tokens).to(device)
 
     def postprocess_result(
         self,

@@ -1,6 +1,8 @@
 """Each of open_clip's names that is accepted gives open_clip's own features: the towers as they are called there, and
-the encoders in stages. The towers are made small, all fields that are no sizes stay what they are."""
+the encoders in stages. The towers are made small, all fields that are no sizes stay what they are; names that differ in
+sizes only are then the same test."""
 
+import json
 import logging
 
 import open_clip
@@ -33,6 +35,15 @@ def shrunk(name):
     return dict(config, embed_dim=24, vision_cfg=config['vision_cfg'] | image, text_cfg=text | SMALL_TEXT)
 
 
+def distinct(names, side):
+    """One name for each different small config of a side."""
+    found = {}
+    for name in names:
+        config = {key: value for key, value in shrunk(name).items() if not key.endswith('_cfg') or key == side}
+        found.setdefault(json.dumps(config, sort_keys=True), name)
+    return list(found.values())
+
+
 def open_clips(name, config, **small):
     """open_clip's own model of that name with random weights, none of them zero or one."""
     small = {key: config[key] for key in ('embed_dim', 'vision_cfg', 'text_cfg')} | small
@@ -47,10 +58,22 @@ def open_clips(name, config, **small):
 
 def described(name, config):
     """Our description of it: as the name says, but for the sizes."""
-    return resolve_arch({key: value for key, value in config.items()}, resolve_arch(name).quick_gelu)
+    return resolve_arch(config, resolve_arch(name).quick_gelu)
 
 
-@pytest.mark.parametrize('name', IMAGE_NAMES)
+@pytest.mark.parametrize('name', sorted({*IMAGE_NAMES, *TEXT_NAMES}))
+def test_the_description_is_open_clips(name):
+    arch, config = resolve_arch(name), CONFIGS[name]
+    assert (arch.name, arch.embed_dim, arch.vision, arch.text) == (
+        name,
+        config['embed_dim'],
+        config['vision_cfg'],
+        config['text_cfg'],
+    )
+    assert arch.quick_gelu == config.get('quick_gelu', False)
+
+
+@pytest.mark.parametrize('name', distinct(IMAGE_NAMES, 'vision_cfg'))
 def test_image_features_are_open_clips(name):
     config = shrunk(name)
     model = open_clips(name, config, text_cfg=SMALL_TEXT)
@@ -86,16 +109,17 @@ def encoder_state(encoder, images):
 
 
 def sentences(text_cfg):
-    """Tokens (3, L) of sentences of different lengths, with one [EOS] each and another one that looks like padding."""
+    """Tokens (3, L) of sentences of different lengths, one [EOS] each, and the number of their tokens."""
     length, end = text_cfg.get('context_length', 77), text_cfg.get('eos_id', 2)
+    counts = (5, 10, min(21, length - 1))
     tokens = torch.zeros(3, length, dtype=torch.long)
-    for row, count in enumerate((4, 9, 20)):
+    for row, count in enumerate(counts):
         tokens[row, :count] = torch.randint(3, 118, (count,), generator=torch.Generator().manual_seed(row))
-        tokens[row, count] = end if text_cfg.get('pool_type') == 'eos' else 119
-    return tokens
+        tokens[row, count - 1] = end if text_cfg.get('pool_type') == 'eos' else 119
+    return tokens, counts
 
 
-@pytest.mark.parametrize('name', TEXT_NAMES)
+@pytest.mark.parametrize('name', distinct(TEXT_NAMES, 'text_cfg'))
 def test_text_features_are_open_clips(name):
     config = shrunk(name)
     vision = dict(SMALL_IMAGE, layers=1)
@@ -103,7 +127,7 @@ def test_text_features_are_open_clips(name):
     encoder = CLIPTextEncoder(described(name, config), num_stages=2, out_stages=(1, 2)).eval()
     theirs = model.text if hasattr(model, 'text') else model
     encoder.tower.load_state_dict(theirs.state_dict(), strict=hasattr(model, 'text'))
-    tokens = sentences(config['text_cfg'])
+    tokens, counts = sentences(config['text_cfg'])
     with torch.no_grad():
         words, sentence = encoder(tokens)
         torch.testing.assert_close(sentence, model.encode_text(tokens), **CLOSE)
@@ -113,8 +137,8 @@ def test_text_features_are_open_clips(name):
         assert sentence.shape[1] == encoder.output_dims
         trimmed = encoder.trim(tokens)
         torch.testing.assert_close(encoder(trimmed)[1], sentence, **CLOSE)
-        assert trimmed.shape[1] == (21 if encoder.any_length else tokens.shape[1])
-    assert encoder.padding_mask(tokens).sum(1).tolist() == [tokens.shape[1] - count for count in (5, 10, 21)]
+        assert trimmed.shape[1] == (counts[-1] if encoder.any_length else tokens.shape[1])
+    assert encoder.padding_mask(tokens).sum(1).tolist() == [tokens.shape[1] - count for count in counts]
 
 
 @pytest.mark.parametrize('name', ['ViT-L-14-CLIPA', 'MobileCLIP-S1'])
@@ -150,19 +174,25 @@ def encoder_state_of_text(encoder, tokens):
 
 
 @pytest.mark.parametrize('name', ['ViT-S-32-alt', 'RN50-quickgelu'])
-def test_features_of_full_size_are_open_clips(name):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = open_clip.create_model(name, pretrained=None).eval()
+def test_image_features_of_full_size_are_open_clips(name):
+    model = open_clips(name, CONFIGS[name], text_cfg=SMALL_TEXT)
     arch = DualEncoder.describe(name)
-    image, text = build_image_tower(arch).eval(), build_text_tower(arch).eval()
-    image.load_state_dict(model.visual.state_dict())
-    text.load_state_dict(model.state_dict(), strict=False)
+    tower = build_image_tower(arch).eval()
+    tower.load_state_dict(model.visual.state_dict())
     size = arch.vision['image_size']
+    with torch.no_grad():
+        torch.testing.assert_close(tower(randn(1, 3, size, size)), model.encode_image(randn(1, 3, size, size)), **CLOSE)
+
+
+@pytest.mark.parametrize('name', ['ViT-S-32-alt', 'MobileCLIP-S1'])
+def test_text_features_of_full_size_are_open_clips(name):
+    model = open_clips(name, CONFIGS[name], vision_cfg=SMALL_IMAGE)
+    arch = DualEncoder.describe(name)
+    tower = build_text_tower(arch).eval()
+    tower.load_state_dict(getattr(model, 'text', model).state_dict(), strict=hasattr(model, 'text'))
     tokens = arch.tokenizer('the left dog')
     with torch.no_grad():
-        torch.testing.assert_close(image(randn(1, 3, size, size)), model.encode_image(randn(1, 3, size, size)), **CLOSE)
-        torch.testing.assert_close(text(tokens), model.encode_text(tokens), **CLOSE)
+        torch.testing.assert_close(tower(tokens), model.encode_text(tokens), **CLOSE)
 
 
 @pytest.mark.parametrize('name', [name for name in IMAGE_NAMES if name in TEXT_NAMES])

@@ -9,6 +9,8 @@ from mmengine.logging import MMLogger
 from open_clip import CLIP
 from safetensors.torch import save_file
 
+from mmetris.models.clip import ClipWeights, DualEncoder
+from mmetris.models.clip.weights import load_tower
 from tests.toy import RESNET, VIT, build, encoder_cfgs, randn
 
 ARCHS = dict(vit=VIT, resnet=RESNET)
@@ -139,15 +141,82 @@ def test_a_cut_off_file_is_refused(tmp_path, name):
         load('vit', path)
 
 
-def test_another_activation_is_warned_about(tmp_path):
-    FORMS['safetensors'][1](make_clip('vit'), str(tmp_path / 'clip.safetensors'))
-    records = []
+@pytest.fixture
+def warnings():
+    """Texts of what mmetris warns of."""
+    texts = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append
+    handler.emit = lambda record: texts.append(record.getMessage())
     logger = MMLogger.get_instance('quick_gelu_test')
     logger.addHandler(handler)
+    yield texts
+    logger.removeHandler(handler)
+
+
+def load_as(arch, path, **kwargs):
+    """Load both sides of a description."""
+    dual = DualEncoder.describe(arch, str(path), **kwargs)
+    towers = dual.build_image_tower(), dual.build_text_tower()
+    for part, tower in zip(('image', 'text'), towers):
+        dual.load(tower, part)
+    return towers
+
+
+def test_an_activation_that_was_asked_for_is_kept_with_a_warning(tmp_path, warnings):
+    FORMS['safetensors'][1](make_clip('vit'), str(tmp_path / 'clip.safetensors'))
     load('vit', tmp_path / 'clip.safetensors', quick_gelu=False)
-    assert ['Set quick_gelu=True' in record.getMessage() for record in records] == [True, True]  # One for each encoder.
+    assert ['Set quick_gelu=True' in text for text in warnings] == [True, True]  # One for each encoder.
+    warnings.clear()
+    load_as(VIT | dict(quick_gelu=False), tmp_path / 'clip.safetensors')
+    assert ['as was asked for: features will be off. Set quick_gelu=True' in text for text in warnings] == [True, True]
+
+
+@pytest.mark.parametrize('form', ['jit', 'openai_state_dict', 'safetensors'])
+def test_an_activation_that_was_only_assumed_is_refused(tmp_path, form):
+    name, save = FORMS[form]
+    save(make_clip('vit'), str(tmp_path / name))
+    with pytest.raises(ValueError, match=rf'{name} was trained with QuickGELU.*Set quick_gelu=True on both encoders'):
+        load_as(VIT, tmp_path / name)
+    load_as(VIT, tmp_path / name, quick_gelu=True)
+
+
+def test_the_refusal_names_the_name_that_is_right(tmp_path):
+    (tmp_path / 'ViT-B-16.pt').touch()
+    weights = ClipWeights('ViT-B-16.pt', {}, {}, quick_gelu=True)
+    with torch.device('meta'):
+        tower = DualEncoder.describe('ViT-B-16').build_text_tower()
+    with pytest.raises(ValueError, match="or arch='ViT-B-16-quickgelu'"):
+        load_tower(tower, tower.state_dict(), weights, DualEncoder.describe('ViT-B-16'), 'text')
+
+
+def test_a_file_that_does_not_tell_is_warned_about_where_nobody_says_it(tmp_path, warnings):
+    FORMS['half'][1](make_clip('vit'), tmp_path / 'clip.pth')
+    load_as(VIT, tmp_path / 'clip.pth')
+    assert ['does not tell its activation' in text for text in warnings] == [True, True]
+    warnings.clear()
+    load_as(VIT, tmp_path / 'clip.pth', quick_gelu=False)
+    assert not warnings
+
+
+def test_a_resnet_has_no_activation_to_disagree_about(tmp_path):
+    FORMS['safetensors'][1](make_clip('resnet'), str(tmp_path / 'clip.safetensors'))
+    dual = DualEncoder.describe(RESNET, str(tmp_path / 'clip.safetensors'))
+    dual.load(dual.build_image_tower(), 'image')
+    with pytest.raises(ValueError, match='QuickGELU'):
+        dual.load(dual.build_text_tower(), 'text')
+
+
+@pytest.mark.parametrize('text_key', ['text_decoder.token_embedding.weight', 'text.transformer.embeddings.weight'])
+def test_one_side_is_loaded_from_a_file_whose_other_side_is_none_of_ours(tmp_path, text_key):
+    clip = make_clip('vit')
+    state = {f'visual.{key}': value for key, value in clip.visual.state_dict().items()}
+    torch.save(state | {text_key: torch.zeros(3, 2), 'text.x': torch.zeros(1)}, tmp_path / 'clip.pth')
+    dual = DualEncoder.describe(VIT, str(tmp_path / 'clip.pth'), quick_gelu=True)
+    tower = dual.build_image_tower()
+    dual.load(tower, 'image')
+    assert torch.equal(tower.proj, clip.visual.proj)
+    with pytest.raises(ValueError, match=r'does not fit the text encoder.*4 blocks; another text tower.*missing'):
+        dual.load(dual.build_text_tower(), 'text')
 
 
 def test_features_follow_the_activation():

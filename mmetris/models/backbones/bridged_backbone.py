@@ -103,7 +103,8 @@ class BridgedBackbone(BaseModule):
             )
         # Nothing reads what follows the last text stage: where the text is tuned, these would stay without gradients.
         self.class_text.tower.ln_final.requires_grad_(False)
-        self.class_text.tower.text_projection.requires_grad_(False)
+        if self.class_text.tower.text_projection is not None:
+            self.class_text.tower.text_projection.requires_grad_(False)
         defaults = dict(
             type=Bridger,
             image_specs=[stage.spec for stage in self.stages],

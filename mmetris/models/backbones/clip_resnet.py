@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mmetris.registry import MODELS
 
-from ..clip import ArchLike, build_image_tower, resolve_arch
+from ..clip import ArchLike, DualEncoder
 from ..clip.encoder import ClipEncoder
 from ..encoders import FrozenWeights, StagedImageEncoder, StageSpec
 from ..encoders.staged import check_out_stages
@@ -57,13 +57,14 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
         out_stages: Sequence[int] | None = None,
         pool_mean_key: bool = True,
         pool_shortcut: bool = False,
+        clip_checkpoint: str | None = None,
         quick_gelu: bool | None = None,
         **kwargs,
     ) -> None:
-        clip = resolve_arch(arch, quick_gelu)
+        clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         if not clip.is_resnet:
             raise ValueError(f'CLIPResNet cannot be built from arch {clip.name!r}, which is a ViT; use CLIPViT')
-        tower = build_image_tower(clip)
+        tower = clip.build_image_tower()
         tower.attnpool = MapAttentionPool.of(tower.attnpool, pool_mean_key)
         super().__init__(clip, tower, **kwargs)
         self.out_stages = check_out_stages(out_stages, self.num_stages)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmetris.registry import MODELS
 
-from ..clip import ArchLike, build_image_tower, resolve_arch
+from ..clip import ArchLike, DualEncoder
 from ..clip.encoder import ClipEncoder
 from ..encoders import StagedImageEncoder, StageSpec
 from ..encoders.staged import check_out_stages, split_evenly
@@ -72,13 +72,14 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         arch: ArchLike = 'ViT-B-16',
         num_stages: int = 4,
         out_stages: Sequence[int] | None = None,
+        clip_checkpoint: str | None = None,
         quick_gelu: bool | None = None,
         **kwargs,
     ) -> None:
-        clip = resolve_arch(arch, quick_gelu)
+        clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         if clip.is_resnet:
             raise ValueError(f'CLIPViT cannot be built from arch {clip.name!r}, which is a ResNet; use CLIPResNet')
-        tower = build_image_tower(clip)
+        tower = clip.build_image_tower()
         super().__init__(clip, tower, token_channels=tower.transformer.width, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..encoders.frozen_encoder import FrozenEncoder
-from .arch import ClipArch
-from .weights import load_clip_weights, load_tower
+from ..layers.quick_gelu import set_activation
+from .dual_encoder import DualEncoder
 
 
 class ClipEncoder(FrozenEncoder):
     """Base of CLIP's image and text encoders.
 
+    The activation is that of ``clip``. Where the config leaves it open and the weights turn out to be of the other one,
+    the tower follows the weights, with a warning; checkpoints then say so (key ``quick_gelu``), since whoever loads one
+    may read no file of CLIP.
+
     Args:
-        clip: The CLIP that the encoder is a side of.
+        clip: The CLIP that the encoder is a side of; its ``checkpoint`` is read by :meth:`init_weights`.
         tower: That side, with random weights.
-        clip_checkpoint: CLIP weights, see :func:`mmetris.models.clip.load_clip_weights`; read by
-            :meth:`init_weights`. Defaults to None: random weights.
         **kwargs: Further arguments of :class:`FrozenEncoder`.
     """
 
@@ -24,8 +27,8 @@ class ClipEncoder(FrozenEncoder):
     # What a model may say once for both sides.
     shared_arguments: tuple[str, ...] = ('arch', 'clip_checkpoint', 'quick_gelu')
 
-    def __init__(self, clip: ClipArch, tower: nn.Module, clip_checkpoint: str | None = None, **kwargs) -> None:
-        super().__init__(tower, f'{self.part} encoder {clip.name}', clip_checkpoint, **kwargs)
+    def __init__(self, clip: DualEncoder, tower: nn.Module, **kwargs) -> None:
+        super().__init__(tower, f'{self.part} encoder {clip.name}', clip.checkpoint, **kwargs)
         self.arch = clip
 
     @property
@@ -34,5 +37,20 @@ class ClipEncoder(FrozenEncoder):
         return self.source
 
     def load_tower(self, source: str) -> None:
-        weights = load_clip_weights(source, self.arch)
-        load_tower(self.tower, getattr(weights, self.part), weights, self.arch, self.part)
+        quick_gelu = self.arch.load(self.pretrained.tensors(), self.part)
+        if quick_gelu != self.arch.quick_gelu:
+            self._follow(quick_gelu)
+
+    def _follow(self, quick_gelu: bool) -> None:
+        """Compute with this activation, whatever ``arch`` assumes, and say so in the state dict."""
+        set_activation(self.tower, quick_gelu)
+        device = next(self.tower.parameters()).device
+        self.register_buffer('quick_gelu', torch.tensor(quick_gelu, device=device))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+        said = state_dict.get(f'{prefix}quick_gelu')
+        if said is not None:
+            self._follow(bool(said))
+        elif hasattr(self, 'quick_gelu'):
+            state_dict[f'{prefix}quick_gelu'] = self.quick_gelu
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

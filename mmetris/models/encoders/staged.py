@@ -13,7 +13,7 @@ whoever selects rows of it, keeps it in a file or exports it, treats all trees a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -149,12 +149,16 @@ class StagedTextEncoder(ABC):
         out_stages: Stages (1-based) that take part in the Bridger, as many as the image encoder has.
         embed_dims: Width C of the word features.
         output_dims: Width C' of the sentence feature.
+        tokenizer: Turns sentences and a length L into tokens (B, L).
+        context_length: Most tokens that a sentence can have.
     """
 
     num_stages: int
     out_stages: tuple[int, ...]
     embed_dims: int
     output_dims: int
+    tokenizer: Callable[..., Tensor]
+    context_length: int
 
     @abstractmethod
     def padding_mask(self, tokens: Tensor) -> Tensor:
@@ -171,6 +175,10 @@ class StagedTextEncoder(ABC):
     @abstractmethod
     def tail(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """What follows the last stage: (B, L', C) and tokens (B, L) -> words (B, L', C), sentence (B, C')."""
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) without the padding that all of them have."""
+        return tokens[:, : int((~self.padding_mask(tokens)).sum(dim=1).max())]
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens (B, L) -> word features (B, L', C) and sentence feature (B, C'), without a Bridger."""

@@ -12,7 +12,7 @@ CLIP's own feature of the name. Axes: K rows chosen of M names, T templates, N s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,16 +35,22 @@ class NameStages(StagedTextEncoder):
         out_stages: Stages that take part in the Bridger.
         features: E_0 to E_N, each (K, C).
         final_norm: CLIP's last LayerNorm.
-        text_projection: (C, C') into CLIP's shared space.
+        project: Brings features (..., C) to CLIP's shared space, (..., C').
+        output_dims: That width, C'.
     """
 
     def __init__(
-        self, out_stages: tuple[int, ...], features: Sequence[Tensor], final_norm: nn.Module, text_projection: Tensor
+        self,
+        out_stages: tuple[int, ...],
+        features: Sequence[Tensor],
+        final_norm: nn.Module,
+        project: Callable[[Tensor], Tensor],
+        output_dims: int,
     ) -> None:
         self.num_stages, self.out_stages = len(features) - 1, out_stages
-        self.embed_dims, self.output_dims = text_projection.shape
+        self.embed_dims, self.output_dims = features[0].shape[-1], output_dims
         self.features = features
-        self.final_norm, self.text_projection = final_norm, text_projection
+        self.final_norm, self.project = final_norm, project
 
     def ids(self, batch_size: int) -> Tensor:
         """What stands for tokens: all K rows for each of B images, (B, K)."""
@@ -66,7 +72,7 @@ class NameStages(StagedTextEncoder):
     def tail(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, C) after the last stage -> words (B, K, C) and sentence features (B, K, C')."""
         words = self.final_norm(words)
-        return words, words @ self.text_projection
+        return words, self.project(words)
 
 
 @MODELS.register_module()
@@ -111,8 +117,8 @@ class ClassText(CLIPTextEncoder):
 
     def _encode(self) -> tuple[Tensor, ...]:
         """E_0 to E_N of the vocabulary; prompts in chunks, since a set of templates makes thousands of them."""
-        tokens = self.tokenizer(self.vocabulary.prompts, self.context_length).to(self.tower.positional_embedding.device)
-        tokens = tokens[:, : int(self.end_position(tokens).max()) + 1]
+        tokens = self.trim(self.tokenizer(self.vocabulary.prompts, self.context_length))
+        tokens = tokens.to(self.tower.positional_embedding.device)
         chunks = [self._end_features(chunk) for chunk in tokens.split(PROMPTS_AT_ONCE)]
         num_templates = len(self.vocabulary.templates)
         return tuple(torch.cat(parts).unflatten(0, (-1, num_templates)).mean(dim=1) for parts in zip(*chunks))
@@ -135,4 +141,4 @@ class ClassText(CLIPTextEncoder):
         features = self.stage_features()
         if index is not None:
             features = tuple(feature[index] for feature in features)
-        return NameStages(self.out_stages, features, self.tower.ln_final, self.tower.text_projection)
+        return NameStages(self.out_stages, features, self.tower.ln_final, self.project, self.output_dims)

@@ -251,7 +251,7 @@ class BridgedModel(BaseModel):
         if length is not None:
             return self.text_encoder.tokenizer(texts, length)
         tokens = self.text_encoder.tokenizer(texts, self.text_encoder.context_length)
-        return tokens[:, : int(self.text_encoder.end_position(tokens).max()) + 1]
+        return self.text_encoder.trim(tokens)
 
     def tokens_of(self, data_samples: Sequence[SegDataSample] | None, device: torch.device) -> Tensor:
         """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
+from typing import Any
 
 from .version import __version__
 
@@ -62,7 +63,7 @@ def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -
 check_versions()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # `mmetris.tokenize` without making `import mmetris` pay for torch's and open_clip's imports.
     if name == 'tokenize':
         from .utils.tokenizer import tokenize

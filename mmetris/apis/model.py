@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from torch import nn
 from mmetris.datasets import RefCocoDataset
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.quiet import quieted
 
 
 def init_model(
@@ -65,15 +64,15 @@ def init_model(
     init_default_scope('mmetris')
     model = MODELS.build(config.model)
     dataset_meta = dict(RefCocoDataset.METAINFO)
-    if checkpoint is None:
-        model.init_weights()
-    else:
-        content = read_checkpoint(checkpoint)
-        with _without_init_report():
+    content: Mapping[str, Any] = {} if checkpoint is None else read_checkpoint(checkpoint)
+    with quieted(MMLogger.get_current_instance()):  # MMEngine tells of each parameter where its value comes from.
+        if checkpoint is None:
+            model.init_weights()
+        else:
             load_weights(model, content, source=str(checkpoint))
-        meta = content.get('meta')
-        if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
-            dataset_meta = dict(meta['dataset_meta'])
+    meta = content.get('meta')
+    if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
+        dataset_meta = dict(meta['dataset_meta'])
     model.cfg, model.dataset_meta = config, dataset_meta
     return model.to(device).eval()
 
@@ -104,20 +103,6 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:  # PyTorch lists missing and unexpected keys and shapes.
         raise ValueError(f'{source} does not fit the model of the config. {_shorten(str(error))}') from error
-
-
-@contextmanager
-def _without_init_report() -> Iterator[None]:
-    """Keep MMEngine from printing where each parameter's value comes from, when a slim checkpoint has the encoders load
-    CLIP's weights; a training's log file still gets it."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _shorten(message: str, limit: int = 2000) -> str:

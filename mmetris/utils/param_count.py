@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ def remember_whole_sizes(model: nn.Module) -> None:
     Args:
         model: The model, whole.
     """
+    parameter: Any  # torch's class declares no such attribute.
     for parameter in model.parameters():
         parameter.whole_size = parameter.numel()
 
@@ -40,7 +42,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         is not tuned. ``total``: the sum of these.
     """
 
-    def of(*modules: nn.Module | None) -> dict[int, nn.Parameter]:
+    def of(*modules: Any) -> dict[int, nn.Parameter]:
         return {id(value): value for module in modules if module is not None for value in module.parameters()}
 
     bridger = of(getattr(model.backbone, 'bridger', None)) or of(getattr(model, 'neck', None))

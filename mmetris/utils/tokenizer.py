@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ PAD_TOKEN = 0
 
 
 @functools.lru_cache(maxsize=1)
-def _bpe():
+def _bpe() -> Any:
     """open_clip's tokenizer, made at first use: importing open_clip takes seconds, reading the vocabulary a
     quarter of one."""
     from open_clip.tokenizer import SimpleTokenizer

@@ -17,7 +17,7 @@ PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 help:
 	@echo 'make demo   make Shapes, train a tiny ETRIS on two processes, evaluate it, draw its masks'
 	@echo 'make test   lint and run all tests'
-	@echo 'make lint   only the linters: ruff and mypy'
+	@echo 'make lint   only the linter'
 	@echo 'make clean  remove .venv (data/ and work_dirs/ stay)'
 
 install: $(STAMP)

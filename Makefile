@@ -66,6 +66,7 @@ $(ORIGINAL_STAMP): $(wildcard requirements/*.txt) setup.py pyproject.toml tools/
 lint: $(STAMP)
 	$(PY) -m ruff check $(LINT_PATHS)
 	$(PY) -m ruff format --check $(LINT_PATHS)
+	$(PY) -m mypy
 
 test: lint
 	$(PY) -m pytest $(PYTEST_ARGS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
+from typing import Any
 
 from .version import __version__
 
@@ -73,7 +74,7 @@ def _how_to_install(name: str, wanted: str) -> str:
 check_versions()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # `mmetris.tokenize` without making `import mmetris` pay for torch's and open_clip's imports.
     if name == 'tokenize':
         from .utils.tokenizer import tokenize

@@ -19,7 +19,16 @@ from mmetris import SUPPORTED_VERSIONS
 from setup import read_requirements
 
 ROOT = Path(__file__).parents[1]
-FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE', 'model-index.yml')
+FILES = (
+    'setup.py',
+    'pyproject.toml',
+    'MANIFEST.in',
+    'README.md',
+    'CHANGELOG.md',
+    'CITATION.cff',
+    'LICENSE',
+    'model-index.yml',
+)
 FOLDERS = ('mmetris', 'configs', 'tools', 'demo', 'requirements')
 # Named one by one: the folder is also where users put CLIP's weights.
 PRETRAINED = ('README.md', 'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long-192px_shapes.pth')
@@ -76,6 +85,17 @@ def test_installing_asks_for_no_openmmlab_package_and_pins_nothing(wheel):
     extras = [line for line in metadata.get_all('Requires-Dist') if 'extra == "mminstall"' in line]
     assert len(extras) == 3 and all(TRIO.match(line) for line in extras)
     assert metadata['Requires-Python'] == '>=3.10'
+
+
+def test_a_wheel_says_who_wrote_it_and_that_it_is_typed(wheel):
+    text = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+    metadata = Parser().parsestr(text)
+    assert metadata['Author'] == 'The mmetris authors'
+    assert (
+        metadata.get_all('Project-URL') == ['Paper, https://arxiv.org/abs/2307.11545'] and metadata['Home-page'] is None
+    )
+    assert {'Typing :: Typed', 'Programming Language :: Python :: 3.10'} <= set(metadata.get_all('Classifier'))
+    assert 'mmetris/py.typed' in wheel.namelist()
 
 
 def test_a_wheel_holds_mims_files_as_copies(wheel):

@@ -16,6 +16,7 @@ from mmetris.datasets import RefCocoDataset
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.quiet import quieted
 
 
 def init_model(
@@ -63,14 +64,15 @@ def init_model(
     init_default_scope('mmetris')
     model = MODELS.build(config.model)
     dataset_meta = dict(RefCocoDataset.METAINFO)
-    if checkpoint is None:
-        model.init_weights()
-    else:
-        content = read_checkpoint(checkpoint)
-        load_weights(model, content, source=str(checkpoint))
-        meta = content.get('meta')
-        if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
-            dataset_meta = dict(meta['dataset_meta'])
+    content: Mapping[str, Any] = {} if checkpoint is None else read_checkpoint(checkpoint)
+    with quieted(MMLogger.get_current_instance()):  # MMEngine tells of each parameter where its value comes from.
+        if checkpoint is None:
+            model.init_weights()
+        else:
+            load_weights(model, content, source=str(checkpoint))
+    meta = content.get('meta')
+    if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
+        dataset_meta = dict(meta['dataset_meta'])
     model.cfg, model.dataset_meta = config, dataset_meta
     return model.to(device).eval()
 

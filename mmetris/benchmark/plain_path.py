@@ -104,7 +104,7 @@ def _attend_with_weights(
     key_padding_mask: Tensor | None = None,
     need_weights: bool = True,
     attn_mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """A computation that returns the weights and so has to make them; nobody asked for them."""
     del need_weights
     literally = Attention.literal_forward if isinstance(attention, Attention) else nn.MultiheadAttention.forward

@@ -305,15 +305,16 @@ def _copy_vocabulary(folder: Path) -> None:
     shutil.copyfile(_vocabulary(), folder / _vocabulary().name)
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files('open_clip_torch') or ():
-            if file.name == 'LICENSE' and file.locate().is_file():
-                shutil.copyfile(file.locate(), folder / 'LICENSE.open_clip.txt')
+            if file.name == 'LICENSE' and (licence := Path(file.locate())).is_file():
+                shutil.copyfile(licence, folder / 'LICENSE.open_clip.txt')
 
 
 def _examples(ports: Sequence[Port], rows: int) -> tuple[Tensor, ...]:
     """Inputs to trace with; what they hold does not matter, but sentences must end and indices exist."""
     inputs = []
     for port in ports:
-        sides = [rows if side in ('batch', 'sentences') else 2 if side == 'images' else side for side in port.shape]
+        free = dict(batch=rows, sentences=rows, images=2)
+        sides = [free[side] if isinstance(side, str) else side for side in port.shape]
         if port.name == 'tokens':
             inputs.append(tokenize(list(CHECK_SENTENCES[:rows]), sides[1]))
         elif port.name == 'image_index':
@@ -326,7 +327,7 @@ def _examples(ports: Sequence[Port], rows: int) -> tuple[Tensor, ...]:
 def _trace(part: Part) -> torch.export.ExportedProgram:
     """The part as a graph whose named sides are free."""
     free = {side: torch.export.Dim(side) for port in part.inputs for side in port.shape if isinstance(side, str)}
-    shapes = [{0: free[port.shape[0]]} for port in part.inputs]
+    shapes: list[Any] = [{0: free[str(port.shape[0])]} for port in part.inputs]
     if part.name == 'text':
         shapes = [*shapes[:2], tuple(shapes[2:])]
     try:
@@ -389,6 +390,7 @@ def _write(program: torch.export.ExportedProgram, part: Part, path: Path, opset:
                 verbose=False,
                 optimize=False,
             )
+            assert onnx_program is not None  # With `dynamo` there is one.
             # A third of the nodes are left after the first round, and hardly fewer after PyTorch's second.
             onnxscript.optimizer.optimize(onnx_program.model, num_iterations=1)
     except Exception as error:

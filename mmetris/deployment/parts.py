@@ -29,6 +29,9 @@ class ImageInput(nn.Module):
         (I, 3, H, W) RGB, 0..255 -> the same, normalised
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: ReferringSegmentor) -> None:
         super().__init__()
         preprocessor = model.data_preprocessor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os.path as osp
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop
@@ -65,7 +66,7 @@ class SplitTestLoop(TestLoop):
         first, *others = splits
         super().__init__(runner, with_split(dataloader, first), evaluator, fp16)
         diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
-        self.dataloaders = {first: self.dataloader}
+        self.dataloaders: dict[str, Any] = {first: self.dataloader}
         for split in others:
             self.dataloaders[split] = runner.build_dataloader(
                 with_split(dataloader, split), seed=runner.seed, diff_rank_seed=diff_rank_seed

@@ -61,7 +61,7 @@ def autocast_to(dtype: str | None, device_type: str) -> AbstractContextManager:
     Raises:
         ValueError: If it is float16 on a CPU.
     """
-    if not is_lowered(dtype):
+    if dtype is None or not is_lowered(dtype):
         return nullcontext()
     if dtype == 'float16' and device_type == 'cpu':
         raise ValueError('float16 is for GPUs; on a CPU compute in bfloat16 or float32')

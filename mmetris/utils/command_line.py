@@ -23,8 +23,9 @@ from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
-from mmetris.registry import MODELS
+from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.quiet import hide_warnings, quiet_screen
 
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
@@ -275,6 +276,20 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
         )
         cfg.model_wrapper_cfg = wrapper | dict(cfg.get('model_wrapper_cfg', {}), device_ids=None)
         torch.distributed.init_process_group('gloo')
+
+
+def build_runner(cfg: Config) -> Runner | FlexibleRunner:
+    """The runner that a config names, by default MMEngine's ordinary one; it starts quietly (see :mod:`.quiet`).
+
+    Args:
+        cfg: The whole config; the model, its wrapper and the logger are made from it here.
+    """
+    import mmetris.datasets  # noqa: F401  Imports MMSeg's quietly, before a config in MMSeg's scope imports them.
+
+    hide_warnings()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    quiet_screen(runner.logger)
+    return runner
 
 
 def build_without_weights(cfg: Config) -> nn.Module:

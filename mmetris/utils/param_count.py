@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ def remember_whole_sizes(model: nn.Module) -> None:
     Args:
         model: The model, whole.
     """
+    parameter: Any  # torch's class declares no such attribute.
     for parameter in model.parameters():
         parameter.whole_size = parameter.numel()
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import mmcv
+import numpy as np
 from mmengine.dist import get_rank
 from mmengine.fileio import get
 from mmengine.runner import Runner
@@ -134,7 +135,7 @@ class RefSegVisualizationHook(SegVisualizationHook):
                     name, image, data_sample, show=self.show, wait_time=self.wait_time, out_file=out_file
                 )
 
-    def _hand_to_backends(self, name: str, picture) -> None:
+    def _hand_to_backends(self, name: str, picture: np.ndarray) -> None:
         if get_rank() != 0:
             return
         for backend in self._visualizer._vis_backends.values():
@@ -157,7 +158,7 @@ class RefSegVisualizationHook(SegVisualizationHook):
                 chosen.append(data_sample)
         return chosen
 
-    def _image_of(self, data_sample: SegDataSample):
+    def _image_of(self, data_sample: SegDataSample) -> np.ndarray:
         return mmcv.imfrombytes(get(data_sample.img_path, backend_args=self.backend_args), channel_order='rgb')
 
     def _test_dir(self, runner: Runner) -> str:

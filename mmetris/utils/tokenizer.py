@@ -8,6 +8,7 @@ the number of tokens of a sentence, [SOS] and [EOS] included.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,18 +52,8 @@ def _byte_pairs(clean: str, special_tokens: tuple[str, ...]) -> _BytePairs:
     return _BytePairs(clean, special_tokens)
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """CLIP's byte-pair encoding, as open_clip offers it; an instance is a small description and reads no file.
-
-    Args:
-        clean: What is done to a sentence first, by open_clip's name: ``'lower'`` (repair, blanks, lower case; the
-            default, as in CLIP), ``'whitespace'`` or ``'canonicalize'``.
-        special_tokens: Words with an id of their own, after [SOS] and [EOS]. Defaults to none.
-    """
-
-    clean: str = 'lower'
-    special_tokens: tuple[str, ...] = ()
+class Tokenizer(ABC):
+    """What turns sentences into a text encoder's tokens; an instance is a small description and reads no file."""
 
     @staticmethod
     def of_text_cfg(text_cfg: Mapping[str, Any]) -> Tokenizer:
@@ -73,32 +64,31 @@ class Tokenizer:
         """
         kwargs = dict(text_cfg.get('tokenizer_kwargs') or {})
         if source := text_cfg.get('hf_tokenizer_name'):
-            return HuggingFaceTokenizer(
-                source=source, mode=text_cfg.get('tokenizer_mode'), options=tuple(sorted(kwargs.items()))
-            )
+            return HuggingFaceTokenizer(source, text_cfg.get('tokenizer_mode'), tuple(sorted(kwargs.items())))
         special_tokens = tuple(kwargs.pop('additional_special_tokens', None) or ())
         clean = kwargs.pop('clean', 'lower')
         if kwargs:
             raise ValueError(
                 f'tokenizer_kwargs={kwargs} of text_cfg: only clean and additional_special_tokens can be followed'
             )
-        return Tokenizer(clean, special_tokens)
+        return BytePairTokenizer(clean, special_tokens)
 
     @property
+    @abstractmethod
     def sos(self) -> int | None:
         """Id of [SOS], which begins every sentence; None if nothing does."""
-        return SOS_TOKEN
 
     @property
+    @abstractmethod
     def eos(self) -> int | None:
         """Id of [EOS], which ends every sentence; None if nothing does."""
-        return EOS_TOKEN
 
     @property
+    @abstractmethod
     def pad(self) -> int:
         """Id that fills up a sentence."""
-        return PAD_TOKEN
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make sure that sentences can be encoded.
 
@@ -106,14 +96,15 @@ class Tokenizer:
             ValueError: If something that is needed is not on this machine.
         """
 
+    @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a sentence without [SOS] and [EOS], not cut."""
-        return _byte_pairs(self.clean, self.special_tokens).encode(text)
+        """Ids of a sentence without the special ones, not cut."""
 
+    @abstractmethod
     def count(self, text: str) -> int:
-        """Number of tokens of a sentence before any cut, with [SOS] and [EOS]; an empty one has two."""
-        return len(self.encode(text)) + 2
+        """Number of tokens of a sentence before any cut, with the special ones."""
 
+    @abstractmethod
     def __call__(self, texts: str | Sequence[str], context_length: int = 77) -> Tensor:
         """Encode sentences.
 
@@ -130,10 +121,47 @@ class Tokenizer:
             TypeError: If a text is no string.
             ValueError: If ``context_length`` leaves no room for [SOS] and [EOS].
         """
+
+
+@dataclass(frozen=True)
+class BytePairTokenizer(Tokenizer):
+    """CLIP's byte-pair encoding, as open_clip offers it.
+
+    Args:
+        clean: What is done to a sentence first, by open_clip's name: ``'lower'`` (repair, blanks, lower case; the
+            default, as in CLIP), ``'whitespace'`` or ``'canonicalize'``.
+        special_tokens: Words with an id of their own, after [SOS] and [EOS]. Defaults to none.
+    """
+
+    clean: str = 'lower'
+    special_tokens: tuple[str, ...] = ()
+
+    @property
+    def sos(self) -> int:
+        return SOS_TOKEN
+
+    @property
+    def eos(self) -> int:
+        return EOS_TOKEN
+
+    @property
+    def pad(self) -> int:
+        return PAD_TOKEN
+
+    def prepare(self) -> None:
+        """Nothing to do: the vocabulary comes with open_clip."""
+
+    def encode(self, text: str) -> list[int]:
+        return _byte_pairs(self.clean, self.special_tokens).encode(text)
+
+    def count(self, text: str) -> int:
+        return len(self.encode(text)) + 2
+
+    def __call__(self, texts: str | Sequence[str], context_length: int = 77) -> Tensor:
         texts = _checked(texts, context_length)
-        tokens = torch.full((len(texts), context_length), self.pad, dtype=torch.long)
+        tokens = torch.full((len(texts), context_length), PAD_TOKEN, dtype=torch.long)
         for row, text in enumerate(texts):
-            ids = [self.sos, *self.encode(text)[: context_length - 2], self.eos]
+            ids = [SOS_TOKEN, *self.encode(text)[: context_length - 2], EOS_TOKEN]
             tokens[row, : len(ids)] = torch.tensor(ids)
         return tokens
 
@@ -178,7 +206,7 @@ class HuggingFaceTokenizer(Tokenizer):
         options: open_clip's ``tokenizer_kwargs`` as pairs, e.g. ``(('strip_sep_token', True),)``.
     """
 
-    source: str = ''
+    source: str
     mode: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
@@ -211,7 +239,6 @@ class HuggingFaceTokenizer(Tokenizer):
         return wrapper.tokenizer(wrapper.clean_fn(text), add_special_tokens=False).input_ids
 
     def count(self, text: str) -> int:
-        """Number of tokens of a sentence before any cut, with the special ones."""
         wrapper = self._tokenizer
         special = 3 if self.mode == 'clips' else wrapper.tokenizer.num_special_tokens_to_add()
         return len(self.encode(text)) + special
@@ -223,7 +250,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._tokenizer(list(texts), context_length)
 
 
-CLIP_TOKENIZER = Tokenizer()
+CLIP_TOKENIZER = BytePairTokenizer()
 
 
 def count_tokens(text: str) -> int:

@@ -15,6 +15,7 @@ from mmetris.utils.tokenizer import (
     EOS_TOKEN,
     PAD_TOKEN,
     SOS_TOKEN,
+    BytePairTokenizer,
     HuggingFaceTokenizer,
     Tokenizer,
     _byte_pairs,
@@ -88,7 +89,7 @@ def test_what_is_no_text_or_no_length_is_refused():
 @given(st.text(max_size=60))
 @pytest.mark.parametrize('clean', ['lower', 'whitespace', 'canonicalize'])
 def test_a_tokenizer_of_other_options_is_open_clips(clean, text):
-    tokenizer, other = Tokenizer(clean, ('<mask>',)), _open_clips(clean)
+    tokenizer, other = BytePairTokenizer(clean, ('<mask>',)), _open_clips(clean)
     text += ' A <mask> DOG &amp; co'
     assert tokenizer(text, 30).tolist() == other([text], 30).tolist()
     assert tokenizer.count(text) == len(other.encode(text)) + 2
@@ -107,7 +108,7 @@ def test_ids_of_the_special_tokens():
 def test_a_text_cfg_names_its_tokenizer():
     assert Tokenizer.of_text_cfg({}) == CLIP_TOKENIZER
     cfg = dict(tokenizer_kwargs=dict(clean='canonicalize', additional_special_tokens=['<x>']))
-    assert Tokenizer.of_text_cfg(cfg) == Tokenizer('canonicalize', ('<x>',))
+    assert Tokenizer.of_text_cfg(cfg) == BytePairTokenizer('canonicalize', ('<x>',))
     cfg = dict(hf_tokenizer_name='google/mt5-base', tokenizer_kwargs=dict(clean='canonicalize'))
     assert Tokenizer.of_text_cfg(cfg) == HuggingFaceTokenizer(
         source='google/mt5-base', options=(('clean', 'canonicalize'),)
@@ -121,7 +122,7 @@ def test_words_are_looked_up_once():
     CLIP_TOKENIZER.encode('zebra crossing')
     misses = pairs.word.cache_info().misses
     CLIP_TOKENIZER.encode('crossing zebra')
-    assert Tokenizer().encode('zebra') and pairs.word.cache_info().misses == misses
+    assert BytePairTokenizer().encode('zebra') and pairs.word.cache_info().misses == misses
 
 
 def test_a_hugging_face_tokenizer_that_is_not_here_is_refused():

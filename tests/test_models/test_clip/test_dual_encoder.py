@@ -11,7 +11,7 @@ from open_clip.transformer import QuickGELU
 
 from mmetris.models.clip import DualEncoder
 from mmetris.models.layers.quick_gelu import FusedQuickGELU
-from mmetris.utils.tokenizer import CLIP_TOKENIZER, HuggingFaceTokenizer, Tokenizer
+from mmetris.utils.tokenizer import CLIP_TOKENIZER, BytePairTokenizer, HuggingFaceTokenizer
 from tests.toy import VIT
 
 OPENAI = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -84,7 +84,7 @@ def test_the_tokenizer_is_the_architectures():
     assert DualEncoder.describe('ViT-L-14-CLIPA').tokenizer == HuggingFaceTokenizer(
         source='bert-base-uncased', options=(('strip_sep_token', True),)
     )
-    assert DualEncoder.describe('ViT-B-16', tokenizer=Tokenizer('whitespace')).tokenizer.clean == 'whitespace'
+    assert DualEncoder.describe('ViT-B-16', tokenizer=BytePairTokenizer('whitespace')).tokenizer.clean == 'whitespace'
 
 
 def test_a_description_may_be_changed_in_single_things():

@@ -12,6 +12,21 @@ from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
+CLASSIFIERS = [
+    'Development Status :: 3 - Alpha',
+    'Environment :: Console',
+    'Intended Audience :: Science/Research',
+    'Operating System :: OS Independent',
+    'Programming Language :: Python :: 3',
+    'Programming Language :: Python :: 3 :: Only',
+    # Those that CI tests.
+    'Programming Language :: Python :: 3.10',
+    'Programming Language :: Python :: 3.11',
+    'Programming Language :: Python :: 3.12',
+    'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    'Topic :: Scientific/Engineering :: Image Recognition',
+    'Typing :: Typed',
+]
 # What OpenMMLab's package manager (MIM) expects to find inside the installed package, under `.mim`.
 MIM_FILES = (
     'configs',
@@ -102,6 +117,9 @@ if __name__ == '__main__':
         long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
         long_description_content_type='text/markdown',
         license='Apache-2.0',
+        author='The mmetris authors',
+        project_urls={'Paper': 'https://arxiv.org/abs/2307.11545'},
+        classifiers=CLASSIFIERS,
         keywords='computer vision, referring image segmentation, CLIP, parameter-efficient tuning',
         packages=find_packages(include=('mmetris', 'mmetris.*')),
         include_package_data=True,

@@ -1,7 +1,7 @@
 """mmetris: ETRIS referring image segmentation (ICCV 2023) as a plugin of MMSegmentation.
 
-Importing the package only checks the versions of MMEngine, MMCV and MMSegmentation. Models, data sets and metrics
-register themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
+Importing the package only checks the versions of PyTorch, MMEngine, MMCV and MMSegmentation. Models, data sets and
+metrics register themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib
 import re
 import warnings
+from typing import Any
 
 from .version import __version__
 
 # Lowest version that works and the first that is not known to: (minimum, exclusive maximum). Both the original
 # packages and their maintained continuation (onedl-*) are covered; they share import names and numbering.
+# PyTorch before 2.6 can be made to run code by a checkpoint that is read with weights_only=True (CVE-2025-32434).
 SUPPORTED_VERSIONS = {
+    'torch': ('2.6.0', '3.0.0'),
     'mmengine': ('0.10.0', '1.0.0'),
     'mmcv': ('2.0.1', '3.0.0'),
     'mmseg': ('1.2.0', '2.0.0'),
@@ -25,15 +28,15 @@ warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformable
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Numeric part of a version as a tuple that compares: ``'2.1.0rc1'`` -> ``(2, 1, 0)``."""
+    """Numeric part of a version as a tuple that compares: ``'2.1.0rc1'`` -> ``(2, 1)``, as ``'2.1'`` is the same."""
     match = re.match(r'\d+(\.\d+)*', version)
     if match is None:
         raise ValueError(f'Cannot read a version number from {version!r}')
-    return tuple(int(part) for part in match.group().split('.'))
+    return tuple(int(part) for part in re.sub(r'(\.0+)+$', '', match.group()).split('.'))
 
 
 def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -> None:
-    """Check that MMEngine, MMCV and MMSegmentation are installed in versions that mmetris works with.
+    """Check that PyTorch, MMEngine, MMCV and MMSegmentation are installed in versions that mmetris works with.
 
     Args:
         supported: Import name -> (lowest version, first version that is too new).
@@ -42,27 +45,36 @@ def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -
         ImportError: If one is missing, too old or too new; the message names it and says what to install.
     """
     for name, (minimum, too_new) in supported.items():
+        wanted = f'{name}>={minimum},<{too_new}'
         try:
             # `version` of MMSeg does not import its models, so compiled mmcv ops are not needed for this check.
             module = importlib.import_module(name)
         except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
             raise ImportError(
-                f'mmetris needs {name}, which is not installed. In a fresh environment: '
-                '"pip install -r requirements/mminstall.txt" (the maintained onedl-* packages); in an '
-                'environment with the original '
-                f'OpenMMLab packages: "mim install {name}>={minimum},<{too_new}".'
+                f'mmetris needs {name}, which is not installed. {_how_to_install(name, wanted)}'
             ) from error
         if not _release(minimum) <= _release(module.__version__) < _release(too_new):
             raise ImportError(
-                f'mmetris works with {name}>={minimum},<{too_new}, but {module.__version__} is installed. '
+                f'mmetris works with {wanted}, but {module.__version__} is installed. '
                 f'Install a version in that range, or a release of mmetris made for {name} {module.__version__}.'
             )
+
+
+def _how_to_install(name: str, wanted: str) -> str:
+    if name == 'torch':
+        return f'Install it together with torchvision: "pip install \'{wanted}\' torchvision".'
+    return (
+        'In a fresh environment: "pip install -r requirements/mminstall.txt" (the maintained onedl-* packages); '
+        f'in an environment with the original OpenMMLab packages: "mim install \'{wanted}\'".'
+    )
 
 
 check_versions()
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # `mmetris.tokenize` without making `import mmetris` pay for torch's and open_clip's imports.
     if name == 'tokenize':
         from .utils.tokenizer import tokenize

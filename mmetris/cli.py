@@ -6,7 +6,6 @@ traceback is shown.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
@@ -34,9 +33,9 @@ def run(command: click.Command, arguments: list[str] | None = None) -> None:
         command: What to run.
         arguments: Words of the command line. Defaults to None: those of this process.
     """
-    if hasattr(sys.stdout, 'reconfigure'):  # A sentence may hold letters that the terminal's encoding has not.
-        sys.stdout.reconfigure(errors='replace')
-        sys.stderr.reconfigure(errors='replace')
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A sentence may hold letters that the terminal's encoding has not.
+            stream.reconfigure(errors='replace')
     warnings.simplefilter('always', UserWarning)
     warnings.showwarning = _show_warning
     try:
@@ -306,14 +305,12 @@ class _Apis:
     """What the commands need of the package; imported when a command runs, so that --help answers at once."""
 
     def __init__(self) -> None:
-        # MMSeg prints that packages are missing which nobody needs here.
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            import mmetris.datasets  # noqa: F401
-            from mmetris.apis import RefSegInferencer, RefSegPredictor, model_zoo, result_files
-            from mmetris.utils import checkpoint_io
-            from mmetris.utils.image_io import is_address
-            from mmetris.visualization import draw_expressions
+        import mmetris.datasets  # noqa: F401
+        from mmetris.apis import RefSegInferencer, RefSegPredictor, model_zoo, result_files
+        from mmetris.utils import checkpoint_io
+        from mmetris.utils.image_io import is_address
+        from mmetris.visualization import draw_expressions
+
         self.RefSegInferencer, self.RefSegPredictor = RefSegInferencer, RefSegPredictor
         self.model_zoo, self.result_files, self.checkpoint_io = model_zoo, result_files, checkpoint_io
         self.draw_expressions, self.is_address = draw_expressions, is_address
@@ -382,7 +379,7 @@ def _write_video(pictures: Any, path: Path, fps: float) -> int:
             # Codecs want even sides.
             even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode='edge')
             if writer is None:
-                codec = cv2.VideoWriter_fourcc(*FORMATS[path.suffix.lower().lstrip('.')])
+                codec = cv2.VideoWriter.fourcc(*FORMATS[path.suffix.lower().lstrip('.')])
                 writer = cv2.VideoWriter(str(path), codec, fps if 1 <= fps <= 240 else 25, even.shape[1::-1])
                 if not writer.isOpened():
                     raise ValueError(f'OpenCV cannot write {path.suffix} here; try another ending, such as .avi')

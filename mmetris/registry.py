@@ -17,6 +17,11 @@ from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from mmseg import registry as mmseg_registry
 
+from mmetris.utils.checkpoint_io import declare_safe_globals
+
+# Here, because every run imports this module before it loads a checkpoint, whoever's tools it is started with.
+declare_safe_globals()
+
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
     return Registry(name, parent=parent, scope='mmetris', locations=list(locations))
@@ -61,8 +66,8 @@ LOG_PROCESSORS = _child('log processor', mmseg_registry.LOG_PROCESSORS)
 FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS)
 INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)
 
-# Packages whose configs and models MMEngine finds by name: `mmetris::etris/etris_r50_refcoco.py` as a `_base_`, and names
-# of the model index in MMSegInferencer(..., scope='mmetris').
+# Packages whose configs and models MMEngine finds by name: `mmetris::etris/etris_r50_refcoco.py` as a `_base_`, and
+# names of the model index in MMSegInferencer(..., scope='mmetris').
 MODULE2PACKAGE.setdefault('mmetris', 'mmetris')
 
 

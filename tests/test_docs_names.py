@@ -223,7 +223,7 @@ def test_code_to_copy_imports_and_calls_what_is_there(path):
                     names[alias.asname or alias.name] = f'{node.module}.{alias.name}'
             elif isinstance(node, ast.Import):
                 names.update({alias.asname or alias.name: alias.name for alias in node.names})
-        for name, origin in names.items():
+        for origin in names.values():
             if origin.split('.')[0] in ('mmetris', 'mmseg', 'mmengine') and resolve(origin) is None:
                 problems.append(f'no {origin}')
         for node in ast.walk(ast.parse(block)):

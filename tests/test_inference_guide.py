@@ -8,7 +8,7 @@ from PIL import Image
 
 from mmetris.apis import init_model, model_zoo
 from mmetris.cli import mmetris_command
-from mmetris.models.clip.slim_checkpoint import slim_state_dict
+from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from tests.toy_inference import ROOT, picture
 
 GUIDE = (ROOT / 'docs' / 'inference.md').read_text(encoding='utf-8')

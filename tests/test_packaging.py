@@ -12,9 +12,23 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from mmetris import SUPPORTED_VERSIONS
+from setup import read_requirements
 
 ROOT = Path(__file__).parents[1]
-FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'CHANGELOG.md', 'LICENSE', 'model-index.yml')
+FILES = (
+    'setup.py',
+    'pyproject.toml',
+    'MANIFEST.in',
+    'README.md',
+    'CHANGELOG.md',
+    'CITATION.cff',
+    'LICENSE',
+    'model-index.yml',
+)
 FOLDERS = ('mmetris', 'configs', 'tools', 'demo', 'requirements')
 # Named one by one: the folder is also where users put CLIP's weights.
 PRETRAINED = ('README.md', 'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long-192px_shapes.pth')
@@ -67,10 +81,21 @@ def test_installing_asks_for_no_openmmlab_package_and_pins_nothing(wheel):
     assert any(line.startswith('open_clip_torch') or line.startswith('open-clip-torch') for line in always)
     assert not [line for line in always if TRIO.match(line)]
     assert not [line for line in always if '==' in line]
-    assert [line for line in always if re.match(r'(torch|numpy)\b', line)] in (['numpy', 'torch'], ['torch', 'numpy'])
+    assert sorted(line for line in always if re.match(r'(torch|numpy)\b', line)) == ['numpy', 'torch>=2.6']
     extras = [line for line in metadata.get_all('Requires-Dist') if 'extra == "mminstall"' in line]
     assert len(extras) == 3 and all(TRIO.match(line) for line in extras)
     assert metadata['Requires-Python'] == '>=3.10'
+
+
+def test_a_wheel_says_who_wrote_it_and_that_it_is_typed(wheel):
+    text = next(wheel.read(name).decode() for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
+    metadata = Parser().parsestr(text)
+    assert metadata['Author'] == 'The mmetris authors'
+    assert (
+        metadata.get_all('Project-URL') == ['Paper, https://arxiv.org/abs/2307.11545'] and metadata['Home-page'] is None
+    )
+    assert {'Typing :: Typed', 'Programming Language :: Python :: 3.10'} <= set(metadata.get_all('Classifier'))
+    assert 'mmetris/py.typed' in wheel.namelist()
 
 
 def test_a_wheel_holds_mims_files_as_copies(wheel):
@@ -101,7 +126,7 @@ def test_the_installed_package_segments_from_any_folder(wheel, tmp_path):
     program = """
 import numpy, torch
 from mmetris.apis import RefSegInferencer, init_model, model_zoo
-from mmetris.models.clip.slim_checkpoint import slim_state_dict
+from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 assert model_zoo.package_root().name == '.mim', model_zoo.package_root()
 weights = model_zoo.package_root() / model_zoo.DEMO_WEIGHTS
 if not weights.is_file():
@@ -146,6 +171,36 @@ def test_the_requirements_of_the_trio_are_ranges_of_the_maintained_packages():
     ]
     assert [re.split('[><=]', line)[0] for line in lines] == ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation']
     assert all('>=' in line and '<' in line for line in lines)
+
+
+def test_the_original_line_is_pinned_to_what_is_supported_and_takes_the_same_tests():
+    """`make test-original` installs both files together: no requirement of the tests may contradict a pin."""
+    pins = dict(
+        line.split('==')
+        for line in (ROOT / 'requirements' / 'original.txt').read_text().split('\n')
+        if '==' in line and not line.startswith('#')
+    )
+    for package, module in dict(torch='torch', mmengine='mmengine', mmsegmentation='mmseg').items():
+        minimum, too_new = (Version(bound) for bound in SUPPORTED_VERSIONS[module])
+        assert minimum <= Version(pins[package]) < too_new
+    wanted = [Requirement(line) for name in ('tests', 'runtime') for line in read_requirements(name)]
+    wanted += [line for line in map(Requirement, read_requirements('original')) if line.name == 'setuptools']
+    assert all(one.specifier.contains(pins[one.name]) for one in wanted if one.name in pins)
+    # The last ones with pkg_resources.
+    assert all(one.specifier.contains('80.9.0') for one in wanted if one.name == 'setuptools')
+
+
+@pytest.mark.skipif(shutil.which('make') is None, reason='make is not installed')
+def test_make_test_original_refuses_a_wheel_that_is_not_there(tmp_path):
+    for name in ('Makefile', 'setup.py', 'pyproject.toml'):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / 'tools' / 'misc').mkdir(parents=True)
+    shutil.copy(ROOT / 'tools' / 'misc' / 'compile_mmcv.sh', tmp_path / 'tools' / 'misc')
+    result = subprocess.run(
+        ['make', 'test-original', 'MMCV_WHEEL=none.whl'], cwd=tmp_path, text=True, capture_output=True
+    )
+    assert result.returncode != 0 and 'MMCV_WHEEL: no file none.whl' in result.stderr
+    assert not (tmp_path / '.venv-original').exists()
 
 
 def test_make_says_what_is_missing_when_python_is_too_old(tmp_path):

@@ -17,8 +17,8 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from mmseg.structures import SegDataSample
 
 from mmetris.registry import DATASETS, METRICS
+from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.command_line import build_without_weights, runner_settings
-from mmetris.utils.vocabulary import Vocabulary
 from tests import toy
 
 ROOT = Path(__file__).parents[1]

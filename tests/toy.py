@@ -20,7 +20,8 @@ ARCHS = dict(vit=VIT, resnet=RESNET)
 def encoder_cfgs(kind: str = 'vit', **kwargs) -> tuple[dict, dict]:
     """Configs of a tiny image encoder, ``'vit'`` or ``'resnet'``, and its text encoder."""
     types = dict(vit='CLIPViT', resnet='CLIPResNet')
-    return (dict(type=types[kind], arch=ARCHS[kind], **kwargs), dict(type='CLIPTextEncoder', arch=ARCHS[kind]))
+    common = dict(arch=ARCHS[kind], quick_gelu=True)
+    return (dict(common, type=types[kind], **kwargs), dict(common, type='CLIPTextEncoder'))
 
 
 def model_cfg(

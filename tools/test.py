@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
-from mmetris.registry import RUNNERS
 from mmetris.utils.autocast import DTYPES, set_test_dtype
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
+    build_runner,
     check_checkpoint,
     drop_strategy,
     end_processes,
@@ -141,7 +140,7 @@ def main() -> None:
 
     drop_strategy(cfg)  # without gradients and optimizer every process holds the whole model
     prepare_processes(parser, cfg, args)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     scores = runner.test()
     if is_main_process():
         print_scores(scores)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 
 from mmengine.logging import print_log
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 
-from mmetris.registry import RUNNERS
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
+    build_runner,
     check_checkpoint,
     end_processes,
     load_config,
@@ -82,7 +82,7 @@ def main() -> None:
     if args.compile:
         add_compile_hook(parser, cfg, args)
     prepare_processes(parser, cfg, args)
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     runner.train()
     end_processes()
 

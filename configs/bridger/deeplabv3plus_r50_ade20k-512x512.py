@@ -18,7 +18,7 @@ model = dict(
         type='BridgedBackbone',
         backbone=_base_.model.backbone,
         class_text=dict(
-            arch='ViT-B-16',
+            arch='ViT-B-16-quickgelu',
             clip_checkpoint='pretrained/ViT-B-16.pt',
             vocabulary=dict(classes='ade20k', templates='vild'),
         ),

@@ -13,7 +13,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-arch = 'RN101'
+arch = 'RN101-quickgelu'
 clip_checkpoint = 'pretrained/RN101.pt'
 
 model = dict(

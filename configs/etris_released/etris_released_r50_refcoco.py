@@ -13,7 +13,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
-arch = 'RN50'
+arch = 'RN50-quickgelu'
 clip_checkpoint = 'pretrained/RN50.pt'
 
 model = dict(

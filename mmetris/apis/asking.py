@@ -13,6 +13,7 @@ import inspect
 import numbers
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,9 +26,9 @@ from torch import Tensor, nn
 from mmetris.models.necks.bridger import ImagePrefix
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
+from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.expressions import check_expressions
 from mmetris.utils.tokenizer import tokenize
-from mmetris.utils.vocabulary import Vocabulary
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
 Classes = str | os.PathLike | Sequence[str | Sequence[str]] | Vocabulary
@@ -119,7 +120,7 @@ class Asker:
         if not hasattr(model, 'encode_images'):
             raise ValueError(f'{type(model).__name__} does not take sentences; a ReferringSegmentor is needed')
         init_default_scope('mmetris')
-        self.model = model
+        self.model: Any = model  # Of one of two classes, told apart by `by_class`.
         self.by_class = hasattr(model, 'class_logits')
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in _test_pipeline(cfg):
@@ -215,7 +216,8 @@ class Asker:
                 raise ValueError('give texts (sentences) or classes (names)')
             return self.model.vocabulary
         own = self.model.vocabulary if self.by_class else None
-        return Vocabulary.build(classes, None if own is None else own.templates)
+        source = Path(classes) if isinstance(classes, os.PathLike) else classes
+        return Vocabulary.build(source, None if own is None else own.templates)
 
     @torch.no_grad()
     def label_maps(
@@ -259,13 +261,13 @@ class Asker:
     ) -> np.ndarray:
         prompts = self.check_texts(vocabulary.prompts)
         owners = np.repeat(vocabulary.name_classes, len(vocabulary.templates))
-        best, labels = None, None
+        height, width = encoded.samples[row].ori_shape
+        best = np.full((height, width), threshold, np.float32)
+        labels = np.full((height, width), NO_CLASS, np.uint8)
         for start in range(0, len(prompts), batch_size):
             chunk = prompts[start : start + batch_size]
             for sample, label in zip(self.ask(encoded, chunk, [row] * len(chunk)), owners[start:]):
                 probability = sample.seg_logits.data[0].float().sigmoid().numpy()
-                if best is None:
-                    best, labels = np.full_like(probability, threshold), np.full(probability.shape, NO_CLASS, np.uint8)
                 higher = probability > best
                 best[higher], labels[higher] = probability[higher], label
         return labels

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from .model_zoo import find_model, indexed_models
 from .result_files import LabelWriter, ResultWriter
 
 PER_SENTENCE = ('texts', 'masks', 'probabilities', 'boxes', 'scores', 'is_empty', 'data_samples')
+
+# Index, BGR picture and name of pictures that are encoded together.
+_Group = list[tuple[int, np.ndarray, str]]
 
 
 class RefSegInferencer(BaseInferencer):
@@ -130,7 +133,7 @@ class RefSegInferencer(BaseInferencer):
         if return_vis:
             result['visualization'] = [None] * len(sources)
         writer = None if out_dir is None else ResultWriter(out_dir, threshold)
-        answers = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
+        answers: Iterable[dict[str, Any]] = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
         if self.show_progress:
             answers = track(answers, description='Inference', total=len(sources))
         for one in answers:
@@ -187,7 +190,9 @@ class RefSegInferencer(BaseInferencer):
         if return_vis:
             result['visualization'] = [None] * len(sources)
         writer = None if out_dir is None else LabelWriter(out_dir, names)
-        groups = self.preprocess(sources, 1, sentences=[['']] * len(sources), skip_unreadable=skip_unreadable)
+        groups: Iterable[_Group] = self.preprocess(
+            sources, 1, sentences=[['']] * len(sources), skip_unreadable=skip_unreadable
+        )
         if self.show_progress:
             groups = track(groups, description='Inference', total=len(sources))
         for ((index, image, name),) in groups:
@@ -299,7 +304,7 @@ class RefSegInferencer(BaseInferencer):
                 samples[row].append(sample)
         return [(*one, samples[row]) for row, one in enumerate(inputs)]
 
-    def visualize(self, inputs: dict[str, Any], preds: Any = None, show: bool = False, **kwargs) -> np.ndarray:
+    def visualize(self, inputs: dict[str, Any], preds: Any = None, show: bool = False, **kwargs: Any) -> np.ndarray:
         """Draw one picture of :meth:`stream` with its masks and sentences.
 
         Args:
@@ -314,7 +319,7 @@ class RefSegInferencer(BaseInferencer):
         return draw_expressions(inputs['image'], inputs['texts'], inputs['masks'], inputs['scores'], **kwargs)
 
     def postprocess(
-        self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False, **kwargs
+        self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False, **kwargs: Any
     ) -> dict[str, list]:
         """Add one picture of :meth:`stream` to the result of :meth:`__call__`.
 
@@ -332,7 +337,7 @@ class RefSegInferencer(BaseInferencer):
 
     def _inputs_to_list(self, inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
         """Pictures one by one; a folder stands for those in it."""
-        sources = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        sources: list[Any] = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not sources:
             raise ValueError('no image given')
         pictures: list[ImageSource] = []
@@ -349,7 +354,7 @@ class RefSegInferencer(BaseInferencer):
     ) -> list[list[str]]:
         """The sentences of each picture, checked once for all."""
         if not isinstance(texts, (list, tuple)) or all(isinstance(text, str) for text in texts):
-            return [self.asker.check_texts(texts)] * num_images
+            return [self.asker.check_texts(cast('str | Sequence[str]', texts))] * num_images
         if len(texts) != num_images:
             raise ValueError(
                 f'texts has {len(texts)} lists of sentences for {num_images} images; give one for each, '

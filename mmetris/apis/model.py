@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,10 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmetris.datasets import RefCocoDataset
+from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.quiet import quieted
 
 from .model_zoo import SHIPPED, shipped_file
 
@@ -33,8 +33,9 @@ def init_model(
     Args:
         config: Config file, or what was read from one. A config is a Python program: use those you trust.
         checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), or the ``mmetris://`` address of one that
-            ships; a slim one takes the frozen CLIP from the ``clip_checkpoint`` that the config names. Pickled code in
-            it is refused, not run. Defaults to None: CLIP's weights, the rest random.
+            ships; a slim one takes the frozen CLIP from the
+            ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
+            weights, the rest random.
         device: Where the model goes. Defaults to None: ``'cuda:0'`` if there is one, else ``'cpu'``.
         cfg_options: Settings to override, with dotted keys: ``{'model.backbone.clip_checkpoint': 'ViT-B-16.pt'}``.
 
@@ -67,16 +68,17 @@ def init_model(
     init_default_scope('mmetris')
     model = MODELS.build(config.model)
     dataset_meta = dict(RefCocoDataset.METAINFO)
-    if checkpoint is None:
-        model.init_weights()
-    else:
-        address = str(checkpoint)
-        content = read_checkpoint(shipped_file(address) if address.startswith(SHIPPED) else checkpoint)
-        with _without_init_report():
+    if isinstance(checkpoint, str) and checkpoint.startswith(SHIPPED):
+        checkpoint = shipped_file(checkpoint)
+    content: Mapping[str, Any] = {} if checkpoint is None else read_checkpoint(checkpoint)
+    with quieted(MMLogger.get_current_instance()):  # MMEngine tells of each parameter where its value comes from.
+        if checkpoint is None:
+            model.init_weights()
+        else:
             load_weights(model, content, source=str(checkpoint))
-        meta = content.get('meta')
-        if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
-            dataset_meta = dict(meta['dataset_meta'])
+    meta = content.get('meta')
+    if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
+        dataset_meta = dict(meta['dataset_meta'])
     model.cfg, model.dataset_meta = config, dataset_meta
     return model.to(device).eval()
 
@@ -103,24 +105,12 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
         )
     if all(key.startswith('module.') for key in state):  # Saved inside a wrapper for several GPUs.
         state = {key.removeprefix('module.'): value for key, value in state.items()}
+    if is_slim(state):
+        read_pretrained(model)
     try:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:  # PyTorch lists missing and unexpected keys and shapes.
         raise ValueError(f'{source} does not fit the model of the config. {_shorten(str(error))}') from error
-
-
-@contextmanager
-def _without_init_report() -> Iterator[None]:
-    """Keep MMEngine from printing where each parameter's value comes from, when a slim checkpoint has the encoders load
-    CLIP's weights; a training's log file still gets it."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    if not any(isinstance(handler, logging.FileHandler) for handler in logger.handlers):
-        logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _shorten(message: str, limit: int = 2000) -> str:

@@ -157,11 +157,11 @@ def _of_index(name: str) -> tuple[Path, str | None]:
     """Config and weights of a name in the model index."""
     if name.endswith('.py') or os.sep in name:
         raise FileNotFoundError(f'config file or folder not found: {name}')
-    known = {}
-    for entry in indexed_models():
-        aliases = entry.get('Alias') or []
-        for alias in [entry['Name'], *([aliases] if isinstance(aliases, str) else aliases)]:
-            known[alias.lower()] = entry
+    known: dict[str, dict[str, Any]] = {}
+    for model in indexed_models():
+        aliases = model.get('Alias') or []
+        for alias in [model['Name'], *([aliases] if isinstance(aliases, str) else aliases)]:
+            known[alias.lower()] = model
     entry = known.get(name.lower())
     if entry is None:
         close = difflib.get_close_matches(name.lower(), known, n=3)

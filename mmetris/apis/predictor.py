@@ -62,13 +62,13 @@ class RefSegPredictor:
         elif dtype is not None:
             raise ValueError(f'dtype={dtype!r}: the model is shared with an inferencer, so give it to that')
         self.asker = asker
-        self.own_threshold = self.asker.model.decode_head.threshold
-        self.threshold = self.own_threshold if threshold is None else check_threshold(threshold)
+        self.own_threshold: float = self.asker.model.decode_head.threshold
+        self.threshold: float = self.own_threshold if threshold is None else check_threshold(threshold)
         self.max_pixels = max_pixels
         self._encoded: EncodedImages | None = None
 
     @property
-    def model(self) -> torch.nn.Module:
+    def model(self) -> Any:
         """The model."""
         return self.asker.model
 
@@ -114,9 +114,9 @@ class RefSegPredictor:
         """
         if self._encoded is None:
             raise RuntimeError('no image: call set_image first')
-        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        least = self.threshold if threshold is None else check_threshold(threshold)
         vocabulary = self.asker.vocabulary_of(classes)
-        return self.asker.label_maps(self._encoded, vocabulary, threshold, batch_size)[0]
+        return self.asker.label_maps(self._encoded, vocabulary, least, batch_size)[0]
 
     def predict(
         self,
@@ -144,14 +144,14 @@ class RefSegPredictor:
         """
         if self._encoded is None:
             raise RuntimeError('no image: call set_image first')
-        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        least = self.threshold if threshold is None else check_threshold(threshold)
         texts = self.asker.check_texts(texts)
         result: dict[str, list] = dict(texts=texts, masks=[], probabilities=[], boxes=[], scores=[], is_empty=[])
         samples = []
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             for sample in self.asker.ask(self._encoded, chunk, [0] * len(chunk)):
-                answer, probability = answer_of(sample, threshold, self.own_threshold)
+                answer, probability = answer_of(sample, least, self.own_threshold)
                 for key, value in zip(('masks', 'boxes', 'scores', 'is_empty'), answer, strict=True):
                     result[key].append(value)
                 result['probabilities'].append(probability)

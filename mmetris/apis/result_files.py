@@ -176,7 +176,7 @@ def write_image(image: np.ndarray, path: str | os.PathLike) -> None:
     """
     check_image_suffix(path)
     with write_atomically(path) as temporary:
-        options = dict(quality=92) if temporary.suffix.lower() in ('.jpg', '.jpeg') else {}
+        options: dict[str, Any] = dict(quality=92) if temporary.suffix.lower() in ('.jpg', '.jpeg') else {}
         Image.fromarray(image).save(temporary, **options)
 
 

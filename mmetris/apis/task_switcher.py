@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from mmetris.models.clip.slim_checkpoint import tuned_weights
+from mmetris.models.encoders.slim_checkpoint import tuned_weights
 
 
 class TaskSwitcher:

@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmetris.benchmark.counters import count_flops, matrix_product, resident_growth, synchronize, time_in_turns
 from mmetris.benchmark.loading import load_seconds
 from mmetris.benchmark.tasks import DTYPES, Setting, build_task, on_path
-from mmetris.models.compiling import compile_parts
+from mmetris.engine.compiling import compile_parts
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,19 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mmetris.engine.compiling import eager
 from mmetris.models.backbones.clip_resnet import CLIPResNet
-from mmetris.models.backbones.staged import StagedImageEncoder
-from mmetris.models.compiling import eager
 from mmetris.models.decode_heads.projector import Projector
+from mmetris.models.encoders import StagedImageEncoder, StagedTextEncoder
 from mmetris.models.layers import coord_conv, position_encoding
-from mmetris.models.layers.bridged_features import BridgedFeatures
+from mmetris.models.layers.attention import Attention
 from mmetris.models.layers.enlarged_conv import EnlargedConvNormReLU
 from mmetris.models.layers.folded_norm import FoldedBottleneck
-from mmetris.models.layers.position_embedding import PositionCache, resize_position_embedding
+from mmetris.models.layers.position_embedding import ResizedPositions, resize_position_embedding
 from mmetris.models.layers.quick_gelu import FusedQuickGELU
 from mmetris.models.necks.bridger import Bridger, ImagePrefix
 from mmetris.models.text_encoders.class_text import ClassText
-from mmetris.models.text_encoders.clip_text import CLIPTextEncoder
+from mmetris.structures import BridgedFeatures
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def plain_path(model: nn.Module, graph_from_stem: bool = True) -> Iterator[nn.Mo
             for name, value in _literal(module, graph_from_stem).items():
                 stack.enter_context(_replaced(module, name, value))
         for library in (position_encoding, coord_conv):
-            for name in [name for name in vars(library) if name.startswith('_cached_')]:
+            for name in [name for name, value in vars(library).items() if hasattr(value, 'cache_clear')]:
                 stack.enter_context(_replaced(library, name, getattr(library, name).__wrapped__))
         yield model
 
@@ -77,7 +77,7 @@ def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
         literal['image_prefix'] = _nothing_shared
     if getattr(module, 'prefix_cache', None) is not None:
         literal['prefix_cache'] = None
-    if isinstance(getattr(module, '_positions', None), PositionCache):
+    if isinstance(getattr(module, '_positions', None), ResizedPositions):
         literal['_positions'] = _NoCache()
     if isinstance(module, ClassText):
         literal['stage_features'] = module._encode
@@ -91,7 +91,7 @@ def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
         literal['stem'] = module.tower.stem
     if graph_from_stem and isinstance(module, StagedImageEncoder):
         literal['stem'] = _with_graph(literal.get('stem', module.stem))
-    if graph_from_stem and isinstance(module, CLIPTextEncoder):
+    if graph_from_stem and isinstance(module, StagedTextEncoder):
         literal['embed'] = _with_graph(module.embed)
     return literal
 
@@ -104,10 +104,11 @@ def _attend_with_weights(
     key_padding_mask: Tensor | None = None,
     need_weights: bool = True,
     attn_mask: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """torch's own computation, which returns the weights and so has to make them; nobody asked for them."""
+) -> tuple[Tensor, Tensor | None]:
+    """A computation that returns the weights and so has to make them; nobody asked for them."""
     del need_weights
-    return nn.MultiheadAttention.forward(
+    literally = Attention.literal_forward if isinstance(attention, Attention) else nn.MultiheadAttention.forward
+    return literally(
         attention, query, key, value, key_padding_mask=key_padding_mask, need_weights=True, attn_mask=attn_mask
     )
 
@@ -115,7 +116,7 @@ def _attend_with_weights(
 def _encode_each_anew(
     bridger: Bridger,
     image_encoder: StagedImageEncoder,
-    text_encoder: CLIPTextEncoder,
+    text_encoder: StagedTextEncoder,
     images: Tensor,
     tokens: Tensor,
     image_index: Tensor | None = None,
@@ -135,7 +136,7 @@ def _nothing_shared(image_encoder: StagedImageEncoder, images: Tensor) -> Tensor
 
 
 class _NoCache:
-    """In the place of :class:`PositionCache`: keeps nothing."""
+    """In the place of :class:`ResizedPositions`: keeps nothing."""
 
     get = staticmethod(resize_position_embedding)
 

@@ -17,13 +17,14 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from mmengine.structures import PixelData
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmetris.benchmark.plain_path import plain_path
-from mmetris.models.compiling import eager
-from mmetris.models.segmentors.prefix_cache import PrefixCache
+from mmetris.engine.compiling import eager
+from mmetris.models.trunk.prefix_cache import PrefixCache
 from mmetris.registry import MODELS
 from mmetris.structures import RefDataSample
+from mmetris.utils.quiet import quieted
 from mmetris.utils.tokenizer import tokenize
 
 TASKS = ('infer', 'multi', 'train', 'data', 'semseg')
@@ -86,7 +87,7 @@ class Task(NamedTuple):
     """
 
     call: Callable[[], Any]
-    model: nn.Module
+    model: Any
     unshared: Callable[[], Any] | None = None
 
 
@@ -98,14 +99,22 @@ def on_path(path: str, task: Task, setting: Setting, folder: str | None = None) 
         task: What is repeated.
         setting: It gives the types.
         folder: Of the prefix cache, for ``'cached'``. Defaults to None.
+
+    Raises:
+        ValueError: If ``'cached'`` has no folder, or ``'unshared'`` one sentence for each image.
     """
-    cache = PrefixCache(folder, max_gb=100) if path == 'cached' else None
+    if path == 'cached' and folder is None:
+        raise ValueError("path 'cached' needs a folder")
+    if path == 'unshared' and task.unshared is None:
+        raise ValueError(f"path 'unshared' needs several sentences for each image, and there is {setting.expressions}")
+    repeat = task.unshared if path == 'unshared' and task.unshared is not None else task.call
+    cache = PrefixCache(folder, max_gb=100) if path == 'cached' and folder is not None else None
 
     def call() -> Any:
         plain = plain_path(task.model, setting.graph_from_stem) if path == 'plain' else nullcontext()
         task.model.prefix_cache = cache
         with nullcontext() if path == 'compiled' else eager(task.model), plain, setting.autocast(path):
-            return task.unshared() if path == 'unshared' else task.call()
+            return repeat()
 
     return call
 
@@ -140,7 +149,7 @@ def build_task(cfg: Config, setting: Setting) -> Task:
     )
 
 
-def build_model(cfg: Config, setting: Setting) -> nn.Module:
+def build_model(cfg: Config, setting: Setting) -> Any:
     """The config's model with random weights, in the mode of the task.
 
     Raises:
@@ -175,7 +184,7 @@ def _without_gradients(call: Callable) -> Callable:
     return torch.no_grad()(call)
 
 
-def _without_sharing(model: nn.Module, step: Callable) -> Callable:
+def _without_sharing(model: Any, step: Callable) -> Callable:
     def call() -> None:
         model.train_cfg['share_images'] = False
         try:
@@ -186,7 +195,7 @@ def _without_sharing(model: nn.Module, step: Callable) -> Callable:
     return call
 
 
-def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tensor, tokens: Tensor) -> Callable:
+def _training_step(cfg: Config, setting: Setting, model: Any, images: Tensor, tokens: Tensor) -> Callable:
     """Losses, gradients and an optimizer step, as the runner does them."""
     wrapper_cfg = cfg.optim_wrapper.copy()
     if setting.dtype == 'float16':  # bfloat16 has float32's range and needs no scaling of the loss
@@ -194,11 +203,8 @@ def _training_step(cfg: Config, setting: Setting, model: nn.Module, images: Tens
     counts_only = setting.device == 'meta'
     if counts_only:  # Fused optimizers refuse it.
         wrapper_cfg.optimizer = {key: value for key, value in wrapper_cfg.optimizer.items() if key != 'fused'}
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')  # MMEngine says of each parameter what its options are or that it is frozen.
-    optim_wrapper = build_optim_wrapper(model, wrapper_cfg)
-    logger.setLevel(level)
+    with quieted(MMLogger.get_current_instance()):
+        optim_wrapper = build_optim_wrapper(model, wrapper_cfg)
     samples = []
     for row, ids in enumerate(tokens):
         sample = RefDataSample(metainfo=dict(img_path=f'{row // setting.expressions}.jpg', img_shape=setting.hw))

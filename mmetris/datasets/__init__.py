@@ -1,7 +1,5 @@
 """Referring data sets, their transforms, and the functions behind them."""
 
-import mmseg.datasets  # noqa: F401  registers MMSeg's names
-
 from ..utils import (
     LetterboxGeometry,
     count_tokens,
@@ -11,6 +9,7 @@ from ..utils import (
     tokenize,
     undo_letterbox,
 )
+from . import _mmseg  # noqa: F401  registers MMSeg's names
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
 from .samplers import EpochInfiniteSampler

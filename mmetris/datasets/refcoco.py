@@ -131,7 +131,7 @@ class RefCocoDataset(BaseDataset):
         seed: int = 0,
         backend_args: dict | None = None,
         test_mode: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if text_mode is None:
             text_mode = 'original' if test_mode else 'random'

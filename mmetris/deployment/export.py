@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from mmetris.apis.asking import Asker
@@ -44,7 +43,6 @@ PARTS = dict(whole=('whole',), split=('image', 'text'))
 OPSET = 18
 # Of probabilities, and of logits and features relative to the largest of them.
 TOLERANCE = 1e-3
-MIN_TORCH = '2.6'
 DESCRIPTION = 'export.json'
 CHECK_SENTENCES = ('the red circle', 'a dog', 'the second person from the right in a blue shirt', 'left', 'the big one')
 # A protobuf file ends at 2 GB; larger models keep their weights in a file beside.
@@ -226,11 +224,6 @@ def _known(values: Sequence[str], known: dict[str, Any], what: str) -> list[str]
 
 
 def _check_packages(formats: Sequence[str], check: bool) -> None:
-    if digit_version(torch.__version__) < digit_version(MIN_TORCH):
-        raise ImportError(
-            f'exporting needs PyTorch {MIN_TORCH} or newer, this is {torch.__version__}; '
-            'the exported files run anywhere'
-        )
     needed = [] if 'onnx' not in formats else ['onnx', 'onnxscript', *(['onnxruntime'] if check else [])]
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
@@ -275,8 +268,8 @@ def _check_size(model: ReferringSegmentor, size: Sequence[int]) -> tuple[int, in
 def _describe_image(model: ReferringSegmentor, letterbox: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """What a runtime does with a picture before it is an input."""
     preprocessor = model.data_preprocessor
-    mean = preprocessor.mean.flatten().tolist() if preprocessor._enable_normalize else [0.0, 0.0, 0.0]
-    std = preprocessor.std.flatten().tolist() if preprocessor._enable_normalize else [1.0, 1.0, 1.0]
+    mean = preprocessor.mean.flatten().tolist() if preprocessor.normalises else [0.0, 0.0, 0.0]
+    std = preprocessor.std.flatten().tolist() if preprocessor.normalises else [1.0, 1.0, 1.0]
     return dict(
         channels='RGB',
         range=[0, 255],
@@ -312,15 +305,16 @@ def _copy_vocabulary(folder: Path) -> None:
     shutil.copyfile(_vocabulary(), folder / _vocabulary().name)
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files('open_clip_torch') or ():
-            if file.name == 'LICENSE' and file.locate().is_file():
-                shutil.copyfile(file.locate(), folder / 'LICENSE.open_clip.txt')
+            if file.name == 'LICENSE' and (licence := Path(file.locate())).is_file():
+                shutil.copyfile(licence, folder / 'LICENSE.open_clip.txt')
 
 
 def _examples(ports: Sequence[Port], rows: int) -> tuple[Tensor, ...]:
     """Inputs to trace with; what they hold does not matter, but sentences must end and indices exist."""
     inputs = []
     for port in ports:
-        sides = [rows if side in ('batch', 'sentences') else 2 if side == 'images' else side for side in port.shape]
+        free = dict(batch=rows, sentences=rows, images=2)
+        sides = [free[side] if isinstance(side, str) else side for side in port.shape]
         if port.name == 'tokens':
             inputs.append(tokenize(list(CHECK_SENTENCES[:rows]), sides[1]))
         elif port.name == 'image_index':
@@ -333,7 +327,7 @@ def _examples(ports: Sequence[Port], rows: int) -> tuple[Tensor, ...]:
 def _trace(part: Part) -> torch.export.ExportedProgram:
     """The part as a graph whose named sides are free."""
     free = {side: torch.export.Dim(side) for port in part.inputs for side in port.shape if isinstance(side, str)}
-    shapes = [{0: free[port.shape[0]]} for port in part.inputs]
+    shapes: list[Any] = [{0: free[str(port.shape[0])]} for port in part.inputs]
     if part.name == 'text':
         shapes = [*shapes[:2], tuple(shapes[2:])]
     try:
@@ -396,6 +390,7 @@ def _write(program: torch.export.ExportedProgram, part: Part, path: Path, opset:
                 verbose=False,
                 optimize=False,
             )
+            assert onnx_program is not None  # With `dynamo` there is one.
             # A third of the nodes are left after the first round, and hardly fewer after PyTorch's second.
             onnxscript.optimizer.optimize(onnx_program.model, num_iterations=1)
     except Exception as error:

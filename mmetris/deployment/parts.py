@@ -10,14 +10,13 @@ sentences, L tokens, H W the network's input, h w the grid of the logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from mmetris.models import ReferringSegmentor
+from mmetris.models.decode_heads.mask_prediction import at_input_size
 from mmetris.models.necks.bridger import ImagePrefix
+from mmetris.structures import TreeForm, tensors_of
 
 
 class ImageInput(nn.Module):
@@ -30,11 +29,14 @@ class ImageInput(nn.Module):
         (I, 3, H, W) RGB, 0..255 -> the same, normalised
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: ReferringSegmentor) -> None:
         super().__init__()
         preprocessor = model.data_preprocessor
-        self.swap = not preprocessor._channel_conversion  # A model that was trained on BGR.
-        self.normalise = preprocessor._enable_normalize
+        self.swap = not preprocessor.swaps_channels  # A model that was trained on BGR.
+        self.normalise = preprocessor.normalises
         if self.normalise:
             self.register_buffer('mean', preprocessor.mean.detach().clone())
             self.register_buffer('std', preprocessor.std.detach().clone())
@@ -56,13 +58,13 @@ class MaskOutput(nn.Module):
 
     def __init__(self, model: ReferringSegmentor, input_hw: tuple[int, int]) -> None:
         super().__init__()
-        self.enlarge = [model._enlarge]  # In a list: the model itself is no part of this one.
+        self.corner_aligned = model.test_cfg.get('corner_aligned', False)
         self.input_hw = input_hw
 
     def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, 1, h, w) -> probabilities (B, 1, H, W), by bicubic interpolation and so a little outside of 0..1
         in places, and the logits."""
-        return self.enlarge[0](logits.sigmoid(), self.input_hw), logits
+        return at_input_size(logits.sigmoid(), self.input_hw, self.corner_aligned), logits
 
 
 class WholeModel(nn.Module):
@@ -104,7 +106,7 @@ class ImagePart(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(I, 3, H, W) RGB, 0..255 -> features, each (I, ...)."""
-        return tuple(_tensors(_needed(self.model, self.model.encode_images(self.image_input(images)))))
+        return tuple(tensors_of(_needed(self.model, self.model.encode_images(self.image_input(images)))))
 
 
 class TextPart(nn.Module):
@@ -120,7 +122,7 @@ class TextPart(nn.Module):
         self.model, self.mask_output = model, MaskOutput(model, input_hw)
         with torch.no_grad():
             prefix = model.encode_images(torch.zeros(1, 3, *input_hw))
-        self._form = _without_tensors(_needed(model, prefix))
+        self._form = TreeForm(_needed(model, prefix))
 
     def forward(self, tokens: Tensor, image_index: Tensor, *features: Tensor) -> tuple[Tensor, Tensor]:
         """Masks.
@@ -133,7 +135,7 @@ class TextPart(nn.Module):
         Returns:
             Probabilities (B, 1, H, W) and logits (B, 1, h, w).
         """
-        prefix = _with_tensors(self._form, iter(features))._replace(num_images=features[0].shape[0])
+        prefix = self._form.fill(features)._replace(num_images=features[0].shape[0])
         return self.mask_output(self.model.forward_logits(prefix, _ids(tokens), image_index))
 
 
@@ -145,34 +147,3 @@ def _ids(tokens: Tensor) -> Tensor:
 def _needed(model: ReferringSegmentor, prefix: ImagePrefix) -> ImagePrefix:
     """Without a Bridger the sentence never reaches the image encoder: its maps are all that counts."""
     return prefix if model.neck.stages else prefix._replace(state=None)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, from left to right."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _tensors(part)
-
-
-def _without_tensors(value: Any) -> Any:
-    """Nested tuples with :class:`_Gap` in the place of tensors."""
-    if isinstance(value, Tensor):
-        return _GAP
-    return _like(value, map(_without_tensors, value)) if isinstance(value, tuple) else value
-
-
-def _with_tensors(form: Any, tensors: Iterator[Tensor]) -> Any:
-    """The inverse of :func:`_without_tensors`."""
-    if form is _GAP:
-        return next(tensors)
-    return _like(form, (_with_tensors(part, tensors) for part in form)) if isinstance(form, tuple) else form
-
-
-_GAP = object()
-
-
-def _like(form: tuple, parts: Iterator[Any]) -> tuple:
-    """A tuple of the same class, named or not."""
-    return type(form)(*parts) if hasattr(form, '_fields') else tuple(parts)

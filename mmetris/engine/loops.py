@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os.path as osp
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop
@@ -64,7 +65,7 @@ class SplitTestLoop(TestLoop):
             raise ValueError('SplitTestLoop builds one data loader for each split, so it needs a config of one')
         first, *others = splits
         super().__init__(runner, with_split(dataloader, first), evaluator, fp16)
-        self.dataloaders = {first: self.dataloader}
+        self.dataloaders: dict[str, Any] = {first: self.dataloader}
         for split in others:
             # MMEngine's loop knows how a runner seeds its loaders.
             self.dataloaders[split] = TestLoop(runner, with_split(dataloader, split), self.evaluator).dataloader

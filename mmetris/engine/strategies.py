@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from mmetris.models.clip.encoder import ClipEncoder
+from mmetris.models.encoders import FrozenEncoder
 from mmetris.registry import RUNNERS, STRATEGIES
 from mmetris.utils.param_count import remember_whole_sizes, whole_size
 
@@ -52,7 +52,7 @@ class RefSegFlexibleRunner(FlexibleRunner):
         """Iterations that are done."""
         return self._said.get('iter', super().iter)
 
-    def save_checkpoint(self, *args, meta: dict | None = None, by_epoch: bool = True, **kwargs) -> None:
+    def save_checkpoint(self, *args: Any, meta: dict | None = None, by_epoch: bool = True, **kwargs: Any) -> None:
         """Save a checkpoint; see the base class.
 
         Args:
@@ -63,7 +63,8 @@ class RefSegFlexibleRunner(FlexibleRunner):
         """
         # The base class saves `epoch + 1` and `iter`, or, without `by_epoch`, `epoch` and `iter + 1`.
         saved_as = dict(epoch=int(by_epoch), iter=int(not by_epoch))
-        self._said = {name: meta[name] - more for name, more in saved_as.items() if name in (meta or {})}
+        said = meta or {}
+        self._said = {name: said[name] - more for name, more in saved_as.items() if name in said}
         try:
             super().save_checkpoint(*args, meta=meta, by_epoch=by_epoch, **kwargs)
         finally:
@@ -116,7 +117,7 @@ class RefSegFSDPStrategy(FSDPStrategy):
         model_wrapper: dict | None = None,
         shard_classes: Collection[str] = SHARDED_CLASSES,
         state_dict_cfg: str | dict = 'full',
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(model_wrapper=model_wrapper, state_dict_cfg=state_dict_cfg, **kwargs)
         self.shard_classes = tuple(shard_classes)
@@ -131,11 +132,11 @@ class RefSegFSDPStrategy(FSDPStrategy):
             wrapper['device_id'] = torch.device('cpu')  # MMEngine would name a CUDA device.
             # "To the CPU" copies nothing there, and Adam's two moments would share the memory they were gathered in.
             self.optim_state_dict_config.offload_to_cpu = False
-        self.model_wrapper = wrapper | dict(self.model_wrapper or {})
+        self.model_wrapper: dict[str, Any] = wrapper | dict(self.model_wrapper or {})
         # From here on this process sees shares only.
         remember_whole_sizes(model)
         for encoder in _encoders(model).values():
-            encoder.remember_clip()
+            encoder.remember()
         model = super()._wrap_model(model)
         kept, whole = (sum(map(size, model.parameters())) for size in (nn.Parameter.numel, whole_size))
         print_log(
@@ -152,7 +153,9 @@ class RefSegFSDPStrategy(FSDPStrategy):
             built._clip_grad = partial(_clip_by_whole_norm, model, built)
         return built
 
-    def load_model_state_dict(self, state_dict: dict[str, Tensor], *, strict: bool = False, revise_keys=()) -> None:
+    def load_model_state_dict(
+        self, state_dict: dict[str, Tensor], *, strict: bool = False, revise_keys: Sequence = ()
+    ) -> None:
         """Load a full or slim state dict.
 
         Args:
@@ -163,9 +166,9 @@ class RefSegFSDPStrategy(FSDPStrategy):
         Raises:
             ValueError: If it is a slim one that was tuned on another CLIP.
         """
-        frozen = set()
+        frozen: set[str] = set()
         for start, encoder in _encoders(self.model.module).items():
-            keys = encoder.clip_keys()
+            keys = encoder.frozen_keys()
             frozen.update(start + key for key in keys)
             encoder.remember_loaded({key: state_dict[start + key] for key in keys if start + key in state_dict})
         problems = self.model.load_state_dict(state_dict, strict=False)
@@ -230,16 +233,18 @@ def _renamed(state_dict: Mapping[str, Any], names: Mapping[Hashable, Hashable]) 
     return renamed
 
 
-def _encoders(model: nn.Module) -> Mapping[str, ClipEncoder]:
+def _encoders(model: nn.Module) -> Mapping[str, FrozenEncoder]:
     """CLIP encoders by the start of their keys, which is free of wrappers' names."""
-    return {f'{clean_name(name)}.': module for name, module in model.named_modules() if isinstance(module, ClipEncoder)}
+    return {
+        f'{clean_name(name)}.': module for name, module in model.named_modules() if isinstance(module, FrozenEncoder)
+    }
 
 
 def _num_units(model: nn.Module) -> int:
     return sum(isinstance(module, FullyShardedDataParallel) for module in model.modules())
 
 
-def _clip_by_whole_norm(model: FullyShardedDataParallel, optim_wrapper: OptimWrapper) -> None:
+def _clip_by_whole_norm(model: Any, optim_wrapper: OptimWrapper) -> None:
     norm = model.clip_grad_norm_(**optim_wrapper.clip_grad_kwargs)
     optim_wrapper.message_hub.update_scalar('train/grad_norm', float(norm))
 

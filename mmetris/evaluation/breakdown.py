@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +88,7 @@ def load_word_types(path: str | Path = WORD_TYPES_FILE) -> dict[str, tuple[str, 
     return {kind: tuple(phrases) for kind, phrases in lists.items()}
 
 
-def word_types(expression: str, lists: dict[str, Sequence[str]] | None = None) -> set[str]:
+def word_types(expression: str, lists: Mapping[str, Sequence[str]] | None = None) -> set[str]:
     """The types of words that a sentence has.
 
     Longer phrases count first and use up their words: "left of the car" is a relation and no position. Digits are
@@ -102,11 +102,11 @@ def word_types(expression: str, lists: dict[str, Sequence[str]] | None = None) -
         >>> sorted(word_types('the two red cups left of the plate'))
         ['colour', 'number', 'relation']
     """
-    lists = load_word_types() if lists is None else lists
-    owners = {phrase: kind for kind, phrases in lists.items() for phrase in phrases}
+    types: Mapping[str, Sequence[str]] = load_word_types() if lists is None else lists
+    owners = {phrase: kind for kind, phrases in types.items() for phrase in phrases}
     text = ' '.join(re.findall(r'[^\W_]+', expression.lower()))
     found = {owners[match] for match in _pattern_of(tuple(owners)).findall(text)}
-    if 'number' in lists and re.search(r'\d', text):
+    if 'number' in types and re.search(r'\d', text):
         found.add('number')
     return found
 
@@ -121,7 +121,7 @@ def break_down(
     scores: Sequence[SentenceScore],
     length_edges: Sequence[int] = LENGTH_EDGES,
     size_edges: Sequence[float] = SIZE_EDGES,
-    lists: dict[str, Sequence[str]] | None = None,
+    lists: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Part]:
     """mIoU and oIoU of parts of a test set.
 
@@ -146,17 +146,17 @@ def break_down(
     for name, edges in (('length_edges', length_edges), ('size_edges', size_edges)):
         if not edges or list(edges) != sorted(set(edges)) or edges[0] <= 0:
             raise ValueError(f'{name} must be positive numbers that rise, but are {list(edges)}')
-    lists = load_word_types() if lists is None else lists
+    all_types: Mapping[str, Sequence[str]] = load_word_types() if lists is None else lists
     parts = [_score('all', 'all', scores)]
     by_length = _grouped(scores, lambda score: _bin_of(len(score.expression.split()), length_edges))
     for index, label in enumerate(_length_labels(length_edges)):
         parts.append(_score('length', label, by_length.get(index, [])))
     known = [score for score in scores if score.target_share is not None]
-    by_size = _grouped(known, lambda score: _bin_of(100 * score.target_share, size_edges))
+    by_size = _grouped(known, lambda score: _bin_of(100 * (score.target_share or 0), size_edges))
     for index, label in enumerate(_size_labels(size_edges)):
         parts.append(_score('mask size', label, by_size.get(index, [])))
-    types = [word_types(score.expression, lists) for score in scores]
-    for kind in lists:
+    types = [word_types(score.expression, all_types) for score in scores]
+    for kind in all_types:
         parts.append(_score('words', kind, [score for score, kinds in zip(scores, types) if kind in kinds]))
     parts.append(_score('words', 'none of these', [score for score, kinds in zip(scores, types) if not kinds]))
     return [part for part in parts if part.sentences]

@@ -2,16 +2,21 @@
 
 import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
 
-from .backbones import BridgedBackbone, CLIPResNet, CLIPViT, StagedImageEncoder, StageSpec
+from .backbones import CLIPResNet, CLIPViT
 from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead
+from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
 from .necks import Bridger
 from .segmentors import ClassNameSegmentor, ReferringSegmentor
 from .text_encoders import ClassText, CLIPTextEncoder
+from .trunk import BridgedBackbone, BridgedModel
+from .tuning import BitFit, LoRA, PromptTokens, TuningMethod
 
 __all__ = [
+    'BitFit',
     'BridgedBackbone',
+    'BridgedModel',
     'Bridger',
     'CLIPResNet',
     'CLIPTextEncoder',
@@ -20,9 +25,14 @@ __all__ = [
     'ClassNameSegmentor',
     'ClassText',
     'ETRISHead',
+    'FrozenEncoder',
+    'LoRA',
+    'PromptTokens',
     'RefSegDataPreProcessor',
     'ReferringSegmentor',
     'StageSpec',
     'StagedImageEncoder',
+    'StagedTextEncoder',
     'TextToPixelContrastiveLoss',
+    'TuningMethod',
 ]

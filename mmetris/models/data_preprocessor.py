@@ -20,22 +20,29 @@ class RefSegDataPreProcessor(SegDataPreProcessor):
     Predictions are made without the padding.
 
     Args:
-        mean: Mean of each channel, RGB, on the scale 0..255. Defaults to CLIP's.
+        mean: Mean of each channel, RGB, on the scale 0..255. Defaults to CLIP's; None leaves the images as they are.
         std: Standard deviation of each channel. Defaults to CLIP's.
         size_divisor: Height and width become multiples of this: the patch of a ViT, 32 for a ResNet. Defaults to 32.
         bgr_to_rgb: Defaults to True, as MMCV loads images in BGR.
         **kwargs: Other arguments of :class:`mmseg.models.SegDataPreProcessor`.
+
+    Attributes:
+        swaps_channels: Whether the order of the channels is reversed (``bgr_to_rgb`` or ``rgb_to_bgr``).
+        normalises: Whether ``mean`` and ``std`` were given; both are buffers (3, 1, 1) then.
     """
 
     def __init__(
         self,
-        mean: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_MEAN),
-        std: Sequence[float] = tuple(255 * value for value in OPENAI_DATASET_STD),
+        mean: Sequence[float] | None = tuple(255 * value for value in OPENAI_DATASET_MEAN),
+        std: Sequence[float] | None = tuple(255 * value for value in OPENAI_DATASET_STD),
         size_divisor: int = 32,
         bgr_to_rgb: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(mean=mean, std=std, size_divisor=size_divisor, bgr_to_rgb=bgr_to_rgb, **kwargs)
+        # MMSeg has both too, under names that differ between its releases.
+        self.swaps_channels = bgr_to_rgb or bool(kwargs.get('rgb_to_bgr'))
+        self.normalises = mean is not None
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise and stack.
@@ -51,9 +58,11 @@ class RefSegDataPreProcessor(SegDataPreProcessor):
             return super().forward(data, training)
         data = self.cast_data(data)
         images, samples = data['inputs'], data.get('data_samples')
-        if self._channel_conversion:
+        if self.swaps_channels:
             images = [image[[2, 1, 0]] if image.shape[0] == 3 else image for image in images]
-        images = [(image.float() - self.mean) / self.std for image in images]
+        images = [image.float() for image in images]
+        if self.normalises:
+            images = [(image - self.mean) / self.std for image in images]
         # MMSeg's own version asks for images of one size here; a batch of different photographs has none.
         images, paddings = stack_batch(images, size_divisor=self.size_divisor, pad_val=self.pad_val)
         for sample, padding in zip(samples or [], paddings):

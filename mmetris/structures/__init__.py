@@ -1,5 +1,8 @@
-"""Containers that carry samples through pipeline, model, metric and visualizer."""
+"""What travels between pipeline, encoders, Bridger, heads, metric and visualizer."""
 
+from .bridged_features import BridgedFeatures
 from .ref_data_sample import RefDataSample
+from .tensor_tree import TreeForm, map_tensors, tensors_of
+from .vocabulary import Vocabulary
 
-__all__ = ['RefDataSample']
+__all__ = ['BridgedFeatures', 'RefDataSample', 'TreeForm', 'Vocabulary', 'map_tensors', 'tensors_of']

@@ -17,13 +17,9 @@ def autocast_dtype(device_type: str) -> torch.dtype | None:
     Args:
         device_type: ``'cpu'``, ``'cuda'``, ...
     """
-    if hasattr(torch, 'get_autocast_dtype'):  # torch 2.4 and newer
-        if not torch.amp.is_autocast_available(device_type):  # 'meta', which only counts
-            return None
-        return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
-    if device_type == 'cpu':
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    if not torch.amp.is_autocast_available(device_type):  # 'meta', which only counts
+        return None
+    return torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
 
 
 def dtype_of_products(tensor: Tensor) -> torch.dtype:
@@ -65,7 +61,7 @@ def autocast_to(dtype: str | None, device_type: str) -> AbstractContextManager:
     Raises:
         ValueError: If it is float16 on a CPU.
     """
-    if not is_lowered(dtype):
+    if dtype is None or not is_lowered(dtype):
         return nullcontext()
     if dtype == 'float16' and device_type == 'cpu':
         raise ValueError('float16 is for GPUs; on a CPU compute in bfloat16 or float32')

@@ -15,38 +15,37 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
-from mmengine.utils import digit_version
 
 _NUMPY_CORE = np._core if hasattr(np, '_core') else np.core
 _NUMPY_MODULES = ('numpy._core.multiarray', 'numpy.core.multiarray')  # The name depends on the writer's NumPy.
 _METHODS = 'statistics_methods'  # What a history's pickle calls its methods.
-_NUMBER_TYPES = (np.bool_, np.int32, np.int64, np.float32, np.float64)
 
 
 class _History(HistoryBuffer):
     """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named there."""
 
     def __setstate__(self, state: dict) -> None:
-        self._set_default_statistics()
+        self.__init__()
         self.__dict__.update({key: value for key, value in state.items() if not callable(value) and key != _METHODS})
         self.__class__ = HistoryBuffer
 
 
 def _method_of_history(owner: type, name: str) -> Any:
     """Stands for ``getattr``, by which a history's pickle names its methods, and does nothing else."""
-    if owner is not _History or name.startswith('_'):
+    if owner not in (_History, HistoryBuffer) or name.startswith('_'):
         raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
     return getattr(HistoryBuffer, name)
 
 
-def _allowed() -> list[Any]:
+def _safe_globals() -> list[Any]:
     """What MMEngine's checkpoints hold besides tensors and plain values: NumPy's numbers, histories of logged ones."""
     functions = [
         (getattr(_NUMPY_CORE.multiarray, name), f'{module}.{name}')
         for name in ('_reconstruct', 'scalar')
         for module in _NUMPY_MODULES
     ]
-    dtypes = [type(np.dtype(number)) for number in _NUMBER_TYPES]
+    codes = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
+    dtypes = {type(np.dtype(code)) for code in codes}
     history = [
         (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
         _History,
@@ -54,6 +53,15 @@ def _allowed() -> list[Any]:
         (_method_of_history, '__builtin__.getattr'),
     ]
     return [np.ndarray, np.dtype, *dtypes, *functions, *history]
+
+
+def declare_safe_globals() -> None:
+    """Let every restricted ``torch.load`` of this process read what MMEngine stores beside the weights.
+
+    MMEngine 0.10.7 resumes by a plain ``torch.load``, which is restricted since PyTorch 2.6 and would refuse the
+    histories of logged numbers. None of what is declared runs code of the file. Calling it again changes nothing.
+    """
+    torch.serialization.add_safe_globals(_safe_globals())
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -79,11 +87,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         return dict(state_dict=_read_safetensors(path))
     _check_sums(path)
     try:
-        if digit_version(torch.__version__) >= digit_version('2.6'):
-            with torch.serialization.safe_globals(_allowed()):
-                checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-        else:  # Older ones know no such list and refuse files with histories of logged numbers.
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        declare_safe_globals()  # Once more: whoever declared one of them for a block of code took it away behind it.
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
     except OSError as error:
         raise ValueError(f'{path} cannot be read, or its end is missing: {error}') from error
     except Exception as error:  # A damaged file raises whatever its broken bytes lead to.

@@ -23,8 +23,9 @@ from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
-from mmetris.registry import MODELS
+from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.quiet import hide_warnings, quiet_screen
 
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
@@ -281,6 +282,20 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
         torch.distributed.init_process_group('gloo')
 
 
+def build_runner(cfg: Config) -> Runner | FlexibleRunner:
+    """The runner that a config names, by default MMEngine's ordinary one; it starts quietly (see :mod:`.quiet`).
+
+    Args:
+        cfg: The whole config; the model, its wrapper and the logger are made from it here.
+    """
+    import mmetris.datasets  # noqa: F401  Imports MMSeg's quietly, before a config in MMSeg's scope imports them.
+
+    hide_warnings()
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    quiet_screen(runner.logger)
+    return runner
+
+
 def build_without_weights(cfg: Config) -> nn.Module:
     """Build ``cfg.model`` on the meta device: full structure, no memory, no weight file.
 
@@ -319,9 +334,8 @@ def has_accelerator() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether the current GPU computes in bfloat16 itself; newer releases of PyTorch emulate it, slowly, elsewhere."""
-    supported = torch.cuda.is_bf16_supported
-    return supported(including_emulation=False) if inspect.signature(supported).parameters else supported()
+    """Whether the current GPU computes in bfloat16 itself; PyTorch emulates it, slowly, on older ones."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _other_accelerator() -> bool:

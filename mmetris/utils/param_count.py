@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
@@ -13,6 +14,7 @@ def remember_whole_sizes(model: nn.Module) -> None:
     Args:
         model: The model, whole.
     """
+    parameter: Any  # torch's class declares no such attribute.
     for parameter in model.parameters():
         parameter.whole_size = parameter.numel()
 
@@ -35,25 +37,23 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
     Returns:
         ``bridger``: tunable parameters of the Bridger (of the neck, in a model without). ``head``: those of the heads
-        and whatever else is no encoder. ``prompt``: those of prompt learners (modules called ``prompt``).
-        ``backbone_tunable``: those inside the encoders: adapters, or all of them in full tuning. ``frozen``: all that
-        is not tuned. ``total``: the sum of these.
+        and whatever else is no encoder. ``prompt``: what tuning methods put in front of an encoder's tokens.
+        ``tuning``: what tuning methods add otherwise. ``backbone_tunable``: those of the pretrained weights themselves
+        (biases, or all of them in full tuning), and of what else is in an encoder. ``frozen``: all that is not tuned.
+        ``total``: the sum of these; each parameter is in one of them.
     """
-
-    def of(*modules: nn.Module | None) -> dict[int, nn.Parameter]:
-        return {id(value): value for module in modules if module is not None for value in module.parameters()}
-
-    bridger = of(getattr(model.backbone, 'bridger', None)) or of(getattr(model, 'neck', None))
-    prompts = of(*(module for name, module in model.named_modules() if name.split('.')[-1] == 'prompt'))
-    encoders = of(model.backbone, getattr(model, 'text_encoder', None))
-    encoders = {key: value for key, value in encoders.items() if key not in bridger and key not in prompts}
-    others = {key: value for key, value in of(model).items() if key not in bridger | prompts | encoders}
-    counts = dict(
-        bridger=_count(bridger.values(), tunable=True),
-        head=_count(others.values(), tunable=True),
-        prompt=_count(prompts.values(), tunable=True),
-        backbone_tunable=_count(encoders.values(), tunable=True),
-        frozen=_count(model.parameters(), tunable=False),
-    )
+    columns: dict[str, list[nn.Module]] = dict(bridger=[], prompt=[], tuning=[], backbone_tunable=[])
+    for method in model.modules():
+        if hasattr(method, 'tuned_parameters'):
+            columns['prompt' if method.is_prompt else 'tuning'].append(method)
+    inside = getattr(model.backbone, 'bridger', None)
+    columns['bridger'] = [inside or getattr(model, 'neck', None) or nn.Identity()]
+    columns['backbone_tunable'] = [model.backbone, getattr(model, 'text_encoder', None) or nn.Identity()]
+    counts, seen = {}, set()
+    for column, modules in (*columns.items(), ('head', [model])):
+        parameters = {id(value): value for module in modules for value in module.parameters()}
+        counts[column] = _count((value for key, value in parameters.items() if key not in seen), tunable=True)
+        seen |= parameters.keys()
+    counts['frozen'] = _count(model.parameters(), tunable=False)
     counts['total'] = sum(counts.values())
     return counts

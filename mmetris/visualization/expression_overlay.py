@@ -129,7 +129,7 @@ def _place_of_number(mask: np.ndarray, taken: Sequence[tuple[int, int]], radius:
         cv2.circle(free, (x, y), 2 * radius, 0, -1)
     if not free.any():
         free = distance
-    y, x = np.unravel_index(int(free.argmax()), free.shape)
+    y, x = map(int, np.unravel_index(int(free.argmax()), free.shape))
     if distance.max() < 0.8 * radius:
         y = int(np.flatnonzero(mask.any(1))[0]) - radius - 4
     height, width = mask.shape

@@ -81,7 +81,7 @@ def draw_referring_picture(
         if mask is not None and mask.shape != image.shape[:2]:
             raise ValueError(f'{name} has size {mask.shape} (H, W), but the image {image.shape[:2]}')
     image = _resize_to_panel(image, min_panel, max_panel)
-    panels = [('image', None, image)]
+    panels: list[tuple[str, tuple[int, int, int] | None, np.ndarray]] = [('image', None, image)]
     if pred_mask is not None:
         mask = _resize_mask(pred_mask, image)
         panels.append(('prediction', PRED_COLOR, overlay_mask(image, mask != 0, PRED_COLOR, alpha)))

@@ -6,13 +6,10 @@ python projects/gradio_demo/app.py
 from __future__ import annotations
 
 import argparse
-import contextlib
 import html
-import io
 import os
 import sys
 import traceback
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,13 +23,10 @@ try:
 except ImportError:
     sys.exit('error: this page needs gradio: pip install -r projects/gradio_demo/requirements.txt')
 
-# MMSeg and MMCV print that packages are missing which nobody needs here.
-with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    from session import CLASSES, SENTENCES, Answers, Limits, Row, Session
+from session import CLASSES, SENTENCES, Answers, Limits, Row, Session  # noqa: E402
 
-    from mmetris.apis import RefSegPredictor
-    from mmetris.datasets.shapes import draw_sample, render
+from mmetris.apis import RefSegPredictor  # noqa: E402
+from mmetris.datasets.shapes import draw_sample, render  # noqa: E402
 
 TITLE = 'Referring image segmentation'
 INTRODUCTION = 'Load a picture and say what to segment: each sentence gets its own mask.'

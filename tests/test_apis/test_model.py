@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from mmetris import tokenize
 from mmetris.apis import init_model
-from mmetris.models.clip.slim_checkpoint import slim_state_dict
+from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from tests import toy
 
 

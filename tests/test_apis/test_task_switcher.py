@@ -5,8 +5,8 @@ import torch
 
 from mmetris import tokenize
 from mmetris.apis.task_switcher import TaskSwitcher
-from mmetris.models.clip.slim_checkpoint import slim_state_dict
-from tests.test_models.test_clip.test_slim_checkpoint import build_on, save_clip, slim
+from mmetris.models.encoders.slim_checkpoint import slim_state_dict
+from tests.test_models.test_encoders.test_slim_checkpoint import build_on, save_clip, slim
 from tests.toy import randn
 
 INPUTS = randn(1, 3, 64, 64), tokenize('the left dog', 17)

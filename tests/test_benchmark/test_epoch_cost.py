@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmetris.benchmark.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
+from tests.quiet_start import assert_quiet
 
 ROOT = Path(__file__).parents[2]
 # 100 samples/s; 80 MB of gradients; 10 GB/s inside a machine of 4 GPUs, 1 GB/s beyond; no latency; 50 samples/s a core.
@@ -84,6 +85,7 @@ def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
     command = [sys.executable, 'tools/analysis_tools/epoch_cost.py', config, '--flops', '1e12', '--json']
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert_quiet(result.stdout + result.stderr)
     content = json.loads(result.stdout.splitlines()[-1])
     assert content['assumptions']['samples'] == 42404 and content['assumptions']['batch'] == 16
     assert content['assumptions']['samples_per_s'] == pytest.approx(989e12 * 0.35 / 1e12)

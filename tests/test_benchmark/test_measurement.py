@@ -8,7 +8,7 @@ import torch
 from mmetris.benchmark import Measurement, measure, measurement
 from mmetris.benchmark.counters import count_flops
 from mmetris.benchmark.tasks import build_model
-from mmetris.models.compiling import compile_parts
+from mmetris.engine.compiling import compile_parts
 from tests.test_benchmark.test_tasks import config, setting
 
 

@@ -44,6 +44,7 @@ from mmetris.datasets.shapes import (
 )
 from mmetris.datasets.shapes.expressions import vocabulary
 from mmetris.datasets.shapes.logic import place_truth, relation_truth
+from tests.quiet_start import assert_quiet
 
 SPEC = ShapesSpec(seed=3, num_train=6, num_val=3, num_test_a=2, num_test_b=3)
 MAKE_SHAPES = Path(__file__).resolve().parents[2] / 'tools' / 'dataset_tools' / 'make_shapes.py'
@@ -380,7 +381,9 @@ def test_the_tool_writes_once_then_says_that_there_is_nothing_to_do(tmp_path):
             '1',
             *args,
         ]
-        return subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        assert_quiet(done.stdout + done.stderr)
+        return done
 
     first, second, third = run(), run(), run('--seed', '1')
     assert first.returncode == 0 and 'train 2, val 1' in first.stdout

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.quiet_start import assert_quiet
 from tests.toy_inference import ROOT, picture, save_toy_model
 
 pytestmark = pytest.mark.processes
@@ -35,6 +36,7 @@ def call(script, *arguments, cwd, code=0):
     done = subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=300)
     assert done.returncode == code, done.stderr
     assert 'Traceback' not in done.stderr
+    assert_quiet(done.stdout + done.stderr)
     return done.stdout, done.stderr
 
 

@@ -108,12 +108,6 @@ def test_a_missing_package_is_named_with_the_extra(tmp_path, monkeypatch, name):
     assert ('--no-check' in str(error.value)) == (name == 'onnxruntime')
 
 
-def test_an_old_pytorch_is_told_which_one_is_needed(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch, '__version__', '2.1.2')
-    with pytest.raises(ImportError, match=r'PyTorch 2\.\d+ or newer, this is 2\.1\.2'):
-        export_model(None, tmp_path / 'out', formats=['torch'])
-
-
 def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match='tflite'):
         export_model(None, tmp_path / 'out', formats=['tflite'])

@@ -11,7 +11,7 @@ from mmseg.models import SegTTAModel
 from torch import nn
 
 from mmetris.engine.hooks import CompileHook
-from mmetris.models.clip.encoder import ClipEncoder
+from mmetris.models import FrozenEncoder
 from tests import toy
 from tests.toy_refer import write_toy_refer
 
@@ -88,6 +88,6 @@ def test_the_model_in_a_wrapper_is_compiled(wrap):
 def test_other_models_and_fsdp_are_refused_when_the_run_begins(monkeypatch):
     with pytest.raises(ValueError, match='BaseModel has no neck'):
         CompileHook().before_run(SimpleNamespace(model=type('BaseModel', (BaseModel,), dict(forward=None))()))
-    monkeypatch.setattr(ClipEncoder, 'weights_are_spread', True)
+    monkeypatch.setattr(FrozenEncoder, 'weights_are_spread', True)
     with pytest.raises(ValueError, match='does not go with FSDP'):
         CompileHook().before_run(SimpleNamespace(model=toy.build_model('vit')))

@@ -11,8 +11,9 @@ from mmengine.runner import Runner
 from safetensors import safe_open
 
 from mmetris.apis import init_model
-from mmetris.models.clip.slim_checkpoint import is_slim
-from tests.test_models.test_clip.test_slim_checkpoint import save_clip
+from mmetris.models.encoders.slim_checkpoint import is_slim
+from tests.quiet_start import assert_quiet
+from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.toy import model_cfg
 from tests.toy_refer import write_toy_refer
 
@@ -113,6 +114,7 @@ def convert(tool, *arguments, code=0):
         [sys.executable, ROOT / 'tools/misc' / tool, *map(str, arguments)], capture_output=True, text=True
     )
     assert done.returncode == code, done.stderr
+    assert_quiet(done.stdout + done.stderr)
     return done.stdout + done.stderr
 
 

@@ -16,12 +16,12 @@ from torch import nn
 
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from mmetris.engine.strategies import is_one_of
-from mmetris.models.clip.encoder import FINGERPRINT_KEY
+from mmetris.models.encoders.frozen_encoder import FINGERPRINT_KEY
 from mmetris.registry import OPTIM_WRAPPERS, STRATEGIES
 from mmetris.utils.command_line import prepare_strategy
 from mmetris.utils.param_count import count_parameters, remember_whole_sizes
 from tests import toy
-from tests.test_models.test_clip.test_slim_checkpoint import save_clip
+from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.test_tools.test_tools import TOOLS, run, scores_of
 
 ROOT = Path(__file__).parents[2]
@@ -250,15 +250,15 @@ def test_a_remembered_clip_outlives_its_weights(tmp_path):
     model = toy.build_model(backbone=dict(clip_checkpoint=clip))
     model.init_weights()
     encoder = model.backbone
-    keys, known = encoder.clip_keys(), encoder.clip_fingerprint()
+    keys, known = encoder.frozen_keys(), encoder.fingerprint()
     slim = {f'{FINGERPRINT_KEY}': known.to_tensor()}
-    encoder.remember_clip()
+    encoder.remember()
     for parameter in encoder.parameters():
         parameter.data = parameter.data.flatten()[:1] + 1
-    assert (encoder.clip_keys(), encoder.clip_fingerprint()) == (keys, known)
+    assert (encoder.frozen_keys(), encoder.fingerprint()) == (keys, known)
     encoder.complete(slim)
     assert slim == {}  # nothing to fill in
     encoder.remember_loaded({})
-    assert encoder.clip_fingerprint() == known
+    assert encoder.fingerprint() == known
     encoder.remember_loaded(dict.fromkeys(keys, torch.ones(1)))
-    assert encoder.clip_fingerprint().sha256 != known.sha256
+    assert encoder.fingerprint().sha256 != known.sha256

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmetris.engine.hooks import VocabularyCheckHook
-from mmetris.utils.vocabulary import Vocabulary
+from mmetris.structures.vocabulary import Vocabulary
 
 NAMES = ['sky', 'sofa', 'dog']
 

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from mmetris.apis import RefSegInferencer, RefSegPredictor
+from tests.quiet_start import assert_quiet
 from tests.toy_inference import ROOT, picture, save_toy_model
 
 DEMO = ROOT / 'projects' / 'gradio_demo'
@@ -353,5 +354,6 @@ def test_missing_weights_end_with_one_line(folder):
         timeout=300,
     )
     assert done.returncode == 1 and done.stdout == ''
+    assert_quiet(done.stderr)
     assert done.stderr.strip().split('\n')[-1].startswith("error: no model, file or folder is called 'none'")
     assert 'Traceback' not in done.stderr

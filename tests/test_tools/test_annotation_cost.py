@@ -11,6 +11,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from mmetris.datasets import RefCocoDataset, refer
+from tests.quiet_start import assert_quiet
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = 'tools/analysis_tools/annotation_cost.py'
@@ -101,6 +102,7 @@ def test_the_command_prints_every_figure_in_json():
     command = [sys.executable, SCRIPT, '--images', '3', '--annotations', '9', '--refs', '6', '--json']
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert_quiet(result.stdout + result.stderr)
     figures = json.loads(result.stdout.splitlines()[-1])
     assert (figures['images'], figures['annotations'], figures['refs'], figures['objects']) == (3, 9, 6, 6)
     assert {

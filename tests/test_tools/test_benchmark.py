@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.quiet_start import assert_quiet
+
 ROOT = Path(__file__).parents[2]
 TINY = 'configs/etris/etris_tiny_shapes.py'
 
 
 def run(*arguments):
     command = [sys.executable, 'tools/analysis_tools/benchmark.py', TINY, '--device', 'cpu', *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert_quiet(result.stdout + result.stderr)
+    return result
 
 
 @pytest.mark.processes

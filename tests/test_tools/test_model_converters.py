@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.quiet_start import assert_quiet
+
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
 
 def run_tool(name, *args):
-    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'model_converters' / name), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, str(ROOT / 'tools' / 'model_converters' / name), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert_quiet(done.stdout + done.stderr)
+    return done
 
 
 class Runs:

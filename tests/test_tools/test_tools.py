@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from tests import toy
+from tests.quiet_start import assert_quiet
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
@@ -36,7 +37,7 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
 
 def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **variables: str) -> str:
     """Run a command to its end, at most ``timeout`` seconds, and return what it printed; fail unless it ends with
-    ``code``."""
+    ``code``, and if it prints what packages say at every start."""
     env = {key: value for key, value in os.environ.items() if key not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
     # The same on machines with and without a GPU.
     env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **variables)
@@ -54,6 +55,7 @@ def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **varia
         stderr=subprocess.STDOUT,
     )
     assert done.returncode == code, f'{command} ended with {done.returncode}:\n{done.stdout[-6000:]}'
+    assert_quiet(done.stdout)
     return done.stdout
 
 
@@ -259,6 +261,18 @@ def test_a_cpu_trains_and_tests_in_bfloat16(config, trained, tested):
     scores, expected = scores_of(output)['val'], scores_of(tested[1])['val']
     assert "test_cfg=dict(dtype='bfloat16')" in output
     assert scores == pytest.approx(expected, abs=3)
+
+
+@pytest.mark.processes
+def test_one_line_for_each_parameter_is_for_the_log_file(config, tmp_path):
+    options = ['train_cfg.max_epochs=1', 'optim_wrapper.paramwise_cfg.norm_decay_mult=0']
+    run(TOOLS / 'train.py', config, '--work-dir', tmp_path, '--cfg-options', *options)
+    (log,) = tmp_path.glob('*/*.log')
+    content = log.read_text()
+    for part in ('decode_head', 'neck'):
+        assert re.search(rf'paramwise_options -- {part}\.', content)
+    assert 'backbone.' in content and 'is skipped since its requires_grad=False' in content
+    assert 'FileClient' in content
 
 
 @pytest.mark.processes

@@ -1,5 +1,6 @@
 """Tokens equal CLIP's and those recorded from the released code of ETRIS."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -9,7 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from mmetris.utils.tokenizer import EOS_TOKEN, SOS_TOKEN, _encode, count_tokens, tokenize
+from mmetris.utils.tokenizer import (
+    CLIP_TOKENIZER,
+    EOS_TOKEN,
+    PAD_TOKEN,
+    SOS_TOKEN,
+    BytePairTokenizer,
+    HuggingFaceTokenizer,
+    Tokenizer,
+    _byte_pairs,
+    count_tokens,
+    tokenize,
+)
 
 RECORDED = json.loads((Path(__file__).parents[1] / 'data' / 'golden' / 'tokens.json').read_text())
 CLIP = SimpleTokenizer()
@@ -41,13 +53,13 @@ def test_the_package_offers_tokenize():
 @settings(deadline=None, max_examples=150)
 @given(st.text(max_size=60))
 def test_any_text_is_encoded_as_by_open_clip(text):
-    assert _encode(text) == CLIP.encode(text)
+    assert CLIP_TOKENIZER.encode(text) == CLIP.encode(text)
 
 
 @settings(deadline=None, max_examples=150)
 @given(st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=60))
 def test_printable_ascii_which_skips_the_repair_is_encoded_as_by_open_clip(text):
-    assert _encode(text) == CLIP.encode(text)
+    assert CLIP_TOKENIZER.encode(text) == CLIP.encode(text)
 
 
 @settings(deadline=None, max_examples=100)
@@ -71,3 +83,68 @@ def test_what_is_no_text_or_no_length_is_refused():
         tokenize(['dog', 3])
     with pytest.raises(ValueError, match='at least 2'):
         tokenize('dog', 1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.text(max_size=60))
+@pytest.mark.parametrize('clean', ['lower', 'whitespace', 'canonicalize'])
+def test_a_tokenizer_of_other_options_is_open_clips(clean, text):
+    tokenizer, other = BytePairTokenizer(clean, ('<mask>',)), _open_clips(clean)
+    text += ' A <mask> DOG &amp; co'
+    assert tokenizer(text, 30).tolist() == other([text], 30).tolist()
+    assert tokenizer.count(text) == len(other.encode(text)) + 2
+
+
+@functools.lru_cache
+def _open_clips(clean):
+    return SimpleTokenizer(clean=clean, additional_special_tokens=['<mask>'])
+
+
+def test_ids_of_the_special_tokens():
+    assert (CLIP_TOKENIZER.sos, CLIP_TOKENIZER.eos, CLIP_TOKENIZER.pad) == (SOS_TOKEN, EOS_TOKEN, PAD_TOKEN)
+    assert CLIP_TOKENIZER('a', 4).tolist() == [[SOS_TOKEN, CLIP_TOKENIZER.encode('a')[0], EOS_TOKEN, PAD_TOKEN]]
+
+
+def test_a_text_cfg_names_its_tokenizer():
+    assert Tokenizer.of_text_cfg({}) == CLIP_TOKENIZER
+    cfg = dict(tokenizer_kwargs=dict(clean='canonicalize', additional_special_tokens=['<x>']))
+    assert Tokenizer.of_text_cfg(cfg) == BytePairTokenizer('canonicalize', ('<x>',))
+    cfg = dict(hf_tokenizer_name='google/mt5-base', tokenizer_kwargs=dict(clean='canonicalize'))
+    assert Tokenizer.of_text_cfg(cfg) == HuggingFaceTokenizer(
+        source='google/mt5-base', options=(('clean', 'canonicalize'),)
+    )
+    with pytest.raises(ValueError, match="tokenizer_kwargs={'reduction_mask': 'random'}"):
+        Tokenizer.of_text_cfg(dict(tokenizer_kwargs=dict(reduction_mask='random')))
+
+
+def test_words_are_looked_up_once():
+    pairs = _byte_pairs('lower', ())
+    CLIP_TOKENIZER.encode('zebra crossing')
+    misses = pairs.word.cache_info().misses
+    CLIP_TOKENIZER.encode('crossing zebra')
+    assert BytePairTokenizer().encode('zebra') and pairs.word.cache_info().misses == misses
+
+
+def test_a_hugging_face_tokenizer_that_is_not_here_is_refused():
+    with pytest.raises(ValueError, match='its tokenizer is nobody/nothing of Hugging Face'):
+        HuggingFaceTokenizer(source='nobody/nothing').prepare()
+
+
+@pytest.fixture
+def bert(tmp_path):
+    """A BERT tokenizer of nine words, in a folder."""
+    transformers = pytest.importorskip('transformers')
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', 'the', 'left', 'dog', 'cat']
+    (tmp_path / 'vocab.txt').write_text('\n'.join(words))
+    transformers.BertTokenizerFast(vocab=str(tmp_path / 'vocab.txt')).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_hugging_face_tokenizer_of_a_folder(bert):
+    tokenizer = HuggingFaceTokenizer(source=bert)
+    assert (tokenizer.sos, tokenizer.eos, tokenizer.pad) == (2, 3, 0)
+    assert tokenizer(['The left dog', 'cat'], 6).tolist() == [[2, 5, 6, 7, 3, 0], [2, 8, 3, 0, 0, 0]]
+    assert tokenizer('the left dog cat', 4).tolist() == [[2, 5, 6, 3]]
+    assert tokenizer.count('the left dog cat') == 6 and tokenizer([], 6).shape == (0, 6)
+    bare = HuggingFaceTokenizer(source=bert, options=(('strip_sep_token', True),))
+    assert bare.eos is None and bare('dog', 4).tolist() == [[2, 7, 0, 0]]

@@ -10,8 +10,6 @@ Each file is run and compared with the model; one that deviates by more than 1e-
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import sys
 from pathlib import Path
 
@@ -59,8 +57,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.opset < OPSET:
         parser.error(f'--opset {args.opset}: PyTorch writes {OPSET} or newer')
-    with contextlib.redirect_stdout(io.StringIO()):  # MMSegmentation names optional packages that are not there.
-        from mmetris.deployment import DeviationError, export_model
+    from mmetris.deployment import DeviationError, export_model
+
     try:
         export_model(
             None if args.model in (None, 'demo') else args.model,

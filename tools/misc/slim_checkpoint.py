@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmetris.apis import init_model
-from mmetris.models.clip.slim_checkpoint import is_slim, slim_state_dict, tuned_weights
+from mmetris.models.encoders.slim_checkpoint import is_slim, slim_state_dict, tuned_weights
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
 
 

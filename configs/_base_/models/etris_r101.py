@@ -2,7 +2,7 @@
 
 _base_ = './etris_rn.py'
 
-arch = 'RN101'
+arch = 'RN101-quickgelu'
 clip_checkpoint = 'pretrained/RN101.pt'
 
 model = dict(

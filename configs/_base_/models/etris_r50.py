@@ -2,7 +2,7 @@
 
 _base_ = './etris_rn.py'
 
-arch = 'RN50'
+arch = 'RN50-quickgelu'
 clip_checkpoint = 'pretrained/RN50.pt'
 
 model = dict(

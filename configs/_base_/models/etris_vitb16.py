@@ -2,7 +2,7 @@
 
 _base_ = './etris_vit.py'
 
-arch = 'ViT-B-16'
+arch = 'ViT-B-16-quickgelu'
 clip_checkpoint = 'pretrained/ViT-B-16.pt'
 
 model = dict(

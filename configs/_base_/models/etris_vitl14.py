@@ -2,7 +2,7 @@
 
 _base_ = './etris_vit.py'
 
-arch = 'ViT-L-14'
+arch = 'ViT-L-14-quickgelu'
 clip_checkpoint = 'pretrained/ViT-L-14.pt'
 
 model = dict(

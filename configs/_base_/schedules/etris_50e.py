@@ -2,7 +2,7 @@
 
 max_epochs = 50
 
-# fused: one kernel instead of a dozen per parameter. PyTorch before 2.4 has it on GPUs only: False for a CPU there.
+# fused: one kernel instead of a dozen per parameter, on GPUs and CPUs.
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-4, weight_decay=0, fused=True))
 param_scheduler = [dict(type='MultiStepLR', by_epoch=True, begin=0, end=max_epochs, milestones=[35], gamma=0.1)]
 

@@ -7,7 +7,7 @@ of scenes and captions, so that a caption which happens to fit another picture i
 Axes: S scenes, K objects of the largest scene, C captions, M clauses of all captions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -67,7 +67,7 @@ def _facts(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return places, relations
 
 
-def _held(names: tuple[str, ...], truth: np.ndarray, often: Sequence[str]) -> list[str]:
+def _held(names: tuple[str, ...], truth: np.ndarray, often: Collection[str]) -> list[str]:
     """The names that are TRUE; ordinary ones stand thrice, or superlatives, which nearly always hold, would prevail."""
     return [name for name, value in zip(names, truth) if value == TRUE for _ in range(3 if name in often else 1)]
 
@@ -95,7 +95,7 @@ def word_clause(rng: np.random.Generator, clause: Clause) -> str:
         article = pick(rng, ('a', 'the', ''))
         return ' '.join(filter(None, (noun_phrase(rng, clause.subject, head, article), tail)))
     subject = _phrase(rng, clause.subject)
-    if clause.relation is None:
+    if clause.relation is None or clause.reference is None:
         return subject
     reference = _phrase(rng, clause.reference, pick(rng, ('a', 'the')))
     if clause.relation == 'with':
@@ -106,7 +106,10 @@ def word_clause(rng: np.random.Generator, clause: Clause) -> str:
 
 
 def sample_caption(
-    scene: Scene, rng: np.random.Generator, weights=(0.25, 0.25, 0.3, 0.15, 0.05), detail: float = 0.5
+    scene: Scene,
+    rng: np.random.Generator,
+    weights: Sequence[float] = (0.25, 0.25, 0.3, 0.15, 0.05),
+    detail: float = 0.5,
 ) -> Caption:
     """Draw a caption that is true of the scene.
 
@@ -123,7 +126,7 @@ def sample_caption(
     one, two = (int(i) for i in np.concatenate([rng.permutation(num_objects), [0]])[:2])
     places, relations = _facts(scene)
     subject = _describe(rng, looks[one], detail)
-    clauses = (Clause(subject),)
+    clauses: tuple[Clause, ...] = (Clause(subject),)
     if form == 1:
         held = _held(PLACES, places[:, one], REGIONS)
         if held:
@@ -164,8 +167,11 @@ def near_miss(caption: Caption, rng: np.random.Generator) -> Caption:
     if clause.relation is not None:
         changes += ['reference'] + (['relation', 'exchange'] if clause.relation != 'with' else ['mix'])
     change = pick(rng, changes)
-    if change in ('subject', 'reference'):
-        clause = replace(clause, **{change: _swap_attribute(rng, getattr(clause, change))})
+    reference = clause.reference or Description()  # Not asked for where there is none.
+    if change == 'subject':
+        clause = replace(clause, subject=_swap_attribute(rng, clause.subject))
+    elif change == 'reference':
+        clause = replace(clause, reference=_swap_attribute(rng, reference))
     elif change == 'place':
         family = REGIONS if clause.place in REGIONS else tuple(EXTREMES)
         clause = replace(clause, place=pick(rng, [p for p in family if p != clause.place]))
@@ -173,11 +179,11 @@ def near_miss(caption: Caption, rng: np.random.Generator) -> Caption:
         family = tuple(DIRECTIONS) if clause.relation in DIRECTIONS else tuple(DISTANCES)
         clause = replace(clause, relation=pick(rng, [r for r in family if r != clause.relation]))
     elif change == 'exchange':
-        clause = replace(clause, subject=clause.reference, reference=clause.subject)
+        clause = replace(clause, subject=reference, reference=clause.subject)
     else:  # "a red star and a blue ring" -> "a blue star and a red ring"
-        first, second = clause.subject, clause.reference
+        first = clause.subject
         clause = replace(
-            clause, subject=replace(first, colour=second.colour), reference=replace(second, colour=first.colour)
+            clause, subject=replace(first, colour=reference.colour), reference=replace(reference, colour=first.colour)
         )
     clauses = caption.clauses[:which] + (clause,) + caption.clauses[which + 1 :]
     return Caption(' and '.join(word_clause(rng, part) for part in clauses), clauses)
@@ -216,7 +222,8 @@ def truth_table(captions: Sequence[Caption], scenes: Sequence[Scene]) -> np.ndar
     looks, places, relations = _encode_scenes(scenes)
     clauses = [clause for caption in captions for clause in caption.clauses]
     place = np.array([0 if c.place is None else 1 + PLACES.index(c.place) for c in clauses])
-    names = {None: 0, 'with': 1, **{name: 2 + i for i, name in enumerate(RELATIONS)}}
+    names: dict[str | None, int] = {None: 0, 'with': 1}
+    names.update({name: 2 + i for i, name in enumerate(RELATIONS)})
     relation = np.array([names[c.relation] for c in clauses])
     subject = np.minimum(_fits([c.subject for c in clauses], looks), places[:, place].transpose(1, 0, 2))
     reference = _fits([c.reference or Description() for c in clauses], looks)

@@ -5,13 +5,18 @@ and of no other; the wording then varies without changing the form.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
+from typing import TypeVar
 
 import numpy as np
 
 from .logic import DIRECTIONS, DISTANCES, EXTREMES, REGIONS, Description, Expression
 from .scene import COLOURS, SHAPES, Scene
+
+_T = TypeVar('_T')
 
 KINDS = ('attribute', 'place', 'relation')
 MAX_TOKENS = 15  # with [SOS] and [EOS]; RefCOCO's sentences are cut at 17
@@ -81,7 +86,7 @@ def vocabulary() -> frozenset[str]:
     return frozenset(word for phrase in phrases for word in phrase.split())
 
 
-def pick(rng: np.random.Generator, options):
+def pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
     """One of the options, each as likely."""
     return options[int(rng.integers(len(options)))]
 
@@ -108,12 +113,12 @@ def noun_phrase(rng: np.random.Generator, description: Description, head: str = 
     words = [head]
     if description.size:
         words.append(pick(rng, _WORDS[description.size]))
-    behind = description.texture in _TEXTURE_TAILS and not head and rng.random() < 0.15
-    if description.texture and not behind:
+    tail = ''
+    if description.texture in _TEXTURE_TAILS and not head and rng.random() < 0.15:
+        tail = _TEXTURE_TAILS[description.texture]
+    elif description.texture:
         words.append(pick(rng, _WORDS[description.texture]))
-    words += [description.colour, description.shape or pick(rng, _NOUNS)]
-    if behind:
-        words.append(_TEXTURE_TAILS[description.texture])
+    words += [description.colour or '', description.shape or pick(rng, _NOUNS), tail]
     phrase = ' '.join(word for word in words if word)
     if article == 'a' and phrase[0] in 'aeiou':
         article = 'an'
@@ -209,8 +214,8 @@ def _relation_expression(
         known = names.unique[pick(rng, others)]
         reference = pick(rng, [d for d in known if _num_attributes(d) <= _num_attributes(known[0]) + 1])
         relation = pick(rng, _RELATION_DRAW)
-        form = dict(subject=subject, relation=relation, reference=reference)
-        if Expression('relation', '', **form).referent(scene) != index:
+        form = Expression('relation', '', subject, relation=relation, reference=reference)
+        if form.referent(scene) != index:
             continue
         text = ' '.join(
             (
@@ -220,11 +225,11 @@ def _relation_expression(
             )
         )
         if num_tokens(text) <= MAX_TOKENS:
-            return Expression('relation', text, **form)
+            return replace(form, text=text)
     return None
 
 
-def refer(rng: np.random.Generator, scene: Scene) -> list[tuple[Expression, Expression, Expression]] | None:
+def refer(rng: np.random.Generator, scene: Scene) -> list[tuple[Expression, ...]] | None:
     """Write three expressions for each object, in the order of ``KINDS``.
 
     Returns:

@@ -143,7 +143,7 @@ class Expression:
         group = truth == TRUE
         if self.place is not None:
             truth = np.minimum(truth, place_truth(scene, self.place, group))
-        if self.relation is not None:
+        if self.relation is not None and self.reference is not None:
             references = np.flatnonzero(self.reference.truth(scene) == TRUE)
             if len(references) != 1:
                 return np.minimum(truth, UNCLEAR)

@@ -129,9 +129,9 @@ def _background(scene: Scene, rng: np.random.Generator) -> np.ndarray:
         clouds = cv2.resize(rng.normal(size=(6, 6)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
         return base + 13 * clouds[..., None]
     if scene.background == 'tiles':
-        side = rng.integers(12, 24)
-        odd = (x // side + y // side) % 2
-        seam = (x % side < 1) | (y % side < 1)
+        tile = rng.integers(12, 24)
+        odd = (x // tile + y // tile) % 2
+        seam = (x % tile < 1) | (y % tile < 1)
         return base + (9 * odd - 16 * seam)[..., None]
     if scene.background == 'planks':
         side = int(rng.integers(11, 20))

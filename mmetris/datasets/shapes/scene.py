@@ -6,9 +6,13 @@ background. ``render.py`` turns it into pixels, ``expressions.py`` and ``caption
 Axes: K objects. Coordinates are continuous pixels (x, y) with (0, 0) the upper left corner of the image.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
+
+_T = TypeVar('_T')
 
 SHAPES = ('circle', 'square', 'triangle', 'star', 'ring', 'cross', 'heart')
 COLOURS = {  # RGB 0..255; the backgrounds stay dull, so each of these stands out
@@ -61,7 +65,7 @@ class Scene:
     seed: int
 
 
-def _pick(rng: np.random.Generator, options):
+def _pick(rng: np.random.Generator, options: Sequence[_T]) -> _T:
     return options[int(rng.integers(len(options)))]
 
 
@@ -94,7 +98,7 @@ def _random_looks(rng: np.random.Generator, num_objects: int, twins: bool) -> li
 
 def _place(rng: np.random.Generator, extents: list, width: int, height: int) -> list | None:
     """Find centres for squares of the given sides so that none overlap; None if the dice do not allow it."""
-    centres = [None] * len(extents)
+    centres: list[tuple[float, float] | None] = [None] * len(extents)
     for index in sorted(range(len(extents)), key=lambda i: -extents[i]):  # the largest first: it fits more often
         half = extents[index] / 2 + _GAP / 2
         for _ in range(_PLACE_TRIES):

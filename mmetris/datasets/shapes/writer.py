@@ -96,6 +96,7 @@ def _annotation(scene: Scene, index: int, mask: np.ndarray) -> dict:
     """COCO's entry for one object, without its ids. COCO's polygons know no holes, so a ring is written as RLE."""
     obj = scene.objects[index]
     lines = contours(obj)
+    segmentation: list | dict
     if len(lines) == 1:
         segmentation = [np.round(lines[0], 2).ravel().tolist()]
     else:
@@ -165,7 +166,9 @@ def _write_refcoco_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
     """Fill an empty folder in the layout of RefCOCO."""
     (folder / 'refcoco').mkdir(parents=True)
     (folder / 'train2014').mkdir()
-    images, annotations, refs = [], [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
+    refs: list[dict] = []
     for image_id, sample in enumerate(_draw_all(_draw, _jobs(spec), workers), start=1):
         name = f'COCO_train2014_{image_id:012d}'
         (folder / 'train2014' / f'{name}.jpg').write_bytes(sample['jpeg'])

@@ -1,6 +1,4 @@
-"""Steps of a data pipeline. MMSeg's and MMCV's stay available under their own names."""
-
-import mmseg.datasets.transforms  # noqa: F401  registers MMSeg's names
+"""Steps of a data pipeline. MMSeg's and MMCV's, which `mmetris.datasets` imports, keep their own names."""
 
 from .expression import FlipExpression, TokenizeExpression
 from .formatting import PackSegInputs

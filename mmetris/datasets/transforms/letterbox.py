@@ -42,9 +42,10 @@ class Letterbox(BaseTransform):
         mask_border: int = 0,
         mask_interpolation: str = 'linear',
     ) -> None:
-        self.size = (size, size) if isinstance(size, int) else tuple(size)
-        if len(self.size) != 2 or min(self.size) <= 0:
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        if len(sides) != 2 or min(sides) <= 0:
             raise ValueError(f'size must be one or two positive numbers (height, width), but is {size}')
+        self.size = (sides[0], sides[1])
         self.border_value = tuple(border_value)
         self.mask_border = mask_border
         self.mask_interpolation = mask_interpolation

@@ -3,6 +3,8 @@ pipelines."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
@@ -31,7 +33,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         FileNotFoundError: If it does not exist.
     """
 
-    def __init__(self, *args, keep_last: bool = False, **kwargs) -> None:
+    def __init__(self, *args: Any, keep_last: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keep_last = keep_last
         self._last: tuple[str, np.ndarray] | None = None
@@ -43,10 +45,10 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             image = self._last[1].copy()
             results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
             return results
-        results = self._load(results)
-        if self.keep_last and results is not None:
-            self._last = results['img_path'], results['img'].copy()
-        return results
+        loaded = self._load(results)
+        if self.keep_last and loaded is not None:
+            self._last = loaded['img_path'], loaded['img'].copy()
+        return loaded
 
     def _load(self, results: dict) -> dict | None:
         try:
@@ -69,7 +71,7 @@ class InferencerLoader(BaseTransform):
         **kwargs: Those of the pipeline's ``LoadImageFromFile``.
     """
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         self.from_file = LoadImageFromFile(**kwargs)
         # Nothing in an array is left to be kept, or to be looked at by a file's ending.
         self.from_array = LoadImageFromNDArray(**{key: kwargs[key] for key in ('to_float32',) if key in kwargs})

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmetris.models.compiling import compile_parts
+from mmetris.engine.compiling import compile_parts
 from mmetris.registry import HOOKS
 
 

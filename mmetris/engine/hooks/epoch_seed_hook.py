@@ -138,7 +138,7 @@ class EpochSeedHook(Hook):
 
         MMEngine draws it where none is configured, builds the sampler with it, and only then reads the checkpoint.
         """
-        sampler = loader.sampler
+        sampler: Any = loader.sampler
         if not hasattr(sampler, 'seed'):
             sampler = getattr(loader.batch_sampler, 'sampler', None)
         built_with = getattr(sampler, 'seed', None)

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from mmetris.models.clip.slim_checkpoint import slim_state_dict, unknown_clips
+from mmetris.models.encoders.slim_checkpoint import frozen_at_random, is_slim, read_pretrained, slim_state_dict
 from mmetris.registry import HOOKS
 
 
@@ -27,7 +27,7 @@ class SlimCheckpointHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        if unknown := unknown_clips(_unwrapped(runner)):
+        if unknown := frozen_at_random(_unwrapped(runner)):
             print_log(
                 f'{" and ".join(unknown)} frozen at random weights (no clip_checkpoint is set): '
                 'checkpoints will be full',
@@ -35,9 +35,14 @@ class SlimCheckpointHook(Hook):
                 level=logging.WARNING,
             )
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Have the encoders read the weights that a slim checkpoint lacks, before it is loaded."""
+        if is_slim(checkpoint.get('state_dict', {})):
+            read_pretrained(_unwrapped(runner))
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = _unwrapped(runner)
-        if unknown_clips(model):
+        if frozen_at_random(model):
             return
         slim_state_dict(model, checkpoint['state_dict'])
         if 'ema_state_dict' in checkpoint:

@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch import nn
 
-from mmetris.models.backbones import BridgedBackbone
+from mmetris.models import BridgedBackbone, FrozenEncoder
 from mmetris.registry import HOOKS
 from mmetris.utils.param_count import count_parameters, whole_size
 
@@ -26,9 +26,9 @@ def iter_parts(model: nn.Module) -> Iterator[tuple[str, str, list[nn.Parameter]]
         model: Any model, not wrapped for distribution.
 
     Yields:
-        Name of the part, its class, its parameters. A :class:`BridgedBackbone` is three parts. A parameter that two
-        parts share belongs to the first; parts without parameters are left out; parameters that the model holds
-        itself come last, under '(own)'.
+        Name of the part, its class, its parameters. A :class:`BridgedBackbone` is three parts, and each tuning method
+        of an encoder is one. A parameter that two parts share belongs to the first; parts without parameters are left
+        out; parameters that the model holds itself come last, under '(own)'.
     """
     seen: set[int] = set()
     own = [parameter for parameter in model._parameters.values() if parameter is not None]
@@ -36,7 +36,15 @@ def iter_parts(model: nn.Module) -> Iterator[tuple[str, str, list[nn.Parameter]]
     for name, child in model.named_children():
         inside = child.named_children() if isinstance(child, BridgedBackbone) else ()
         children += [(f'{name}.{part}', module) for part, module in inside] or [(name, child)]
-    parts = [(name, type(child).__name__, list(child.parameters())) for name, child in children]
+    parts = []
+    for name, child in children:
+        methods = getattr(child, 'tuning', {}).items() if isinstance(child, FrozenEncoder) else ()
+        tuned = [
+            (f'{name}.tuning.{key}', type(method).__name__, [*method.tuned_parameters()]) for key, method in methods
+        ]
+        of_methods = {id(parameter) for _, _, parameters in tuned for parameter in parameters}
+        rest = [parameter for parameter in child.parameters() if id(parameter) not in of_methods]
+        parts += [(name, type(child).__name__, rest), *tuned]
     for name, class_name, parameters in [*parts, ('(own)', type(model).__name__, own)]:
         parameters = [parameter for parameter in parameters if id(parameter) not in seen]
         seen.update(map(id, parameters))
@@ -82,7 +90,7 @@ def tunable_report(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperD
     lines = [table.get_string(), f'tunable parameters: {total_tunable:,} of {total:,} ({_share(total_tunable, total)})']
     if all(getattr(model, part, None) is not None for part in ('text_encoder', 'neck', 'decode_head')):
         counts = count_parameters(model)
-        beside_head = counts['bridger'] + counts['prompt'] + counts['backbone_tunable']
+        beside_head = sum(counts[column] for column in ('bridger', 'tuning', 'prompt', 'backbone_tunable'))
         encoders = sum(
             whole_size(parameter)
             for name, _, parameters in iter_parts(model)
@@ -90,9 +98,9 @@ def tunable_report(model: nn.Module, optim_wrapper: OptimWrapper | OptimWrapperD
             for parameter in parameters
         )
         lines.append(
-            f'tunable beside the head: {beside_head:,} (Bridger {counts["bridger"]:,}, prompt {counts["prompt"]:,}, '
-            f'inside the encoders {counts["backbone_tunable"]:,}), {_share(beside_head, encoders)} of the '
-            f"encoders' {encoders:,}"
+            f'tunable beside the head: {beside_head:,} (Bridger {counts["bridger"]:,}, tuning methods '
+            f'{counts["tuning"]:,}, prompt {counts["prompt"]:,}, inside the encoders {counts["backbone_tunable"]:,}), '
+            f"{_share(beside_head, encoders)} of the encoders' {encoders:,}"
         )
     return '\n'.join(lines)
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 
 import mmcv
+import numpy as np
 from mmengine.dist import get_rank
 from mmengine.fileio import get
 from mmengine.runner import Runner
@@ -135,7 +136,7 @@ class RefSegVisualizationHook(SegVisualizationHook):
                 )
 
     @staticmethod
-    def _hand_to_backends(visualizer: Visualizer, name: str, picture) -> None:
+    def _hand_to_backends(visualizer: Visualizer, name: str, picture: np.ndarray) -> None:
         if get_rank() != 0:
             return
         for backend in visualizer._vis_backends.values():
@@ -158,7 +159,7 @@ class RefSegVisualizationHook(SegVisualizationHook):
                 chosen.append(data_sample)
         return chosen
 
-    def _image_of(self, data_sample: SegDataSample):
+    def _image_of(self, data_sample: SegDataSample) -> np.ndarray:
         return mmcv.imfrombytes(get(data_sample.img_path, backend_args=self.backend_args), channel_order='rgb')
 
     def _test_dir(self, runner: Runner) -> str:

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmetris.registry import HOOKS
-from mmetris.utils.vocabulary import Vocabulary
+from mmetris.structures.vocabulary import Vocabulary
 
 
 @HOOKS.register_module()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from mmseg.evaluation import IoUMetric
@@ -22,7 +23,7 @@ class HeldOutIoUMetric(IoUMetric):
         **kwargs: Arguments of MMSeg's IoUMetric.
     """
 
-    def __init__(self, held_out: Sequence[str], **kwargs) -> None:
+    def __init__(self, held_out: Sequence[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.held_out = frozenset(held_out)
 

@@ -223,7 +223,7 @@ class RefSegMetric(BaseMetric):
         intersections = torch.tensor([overlap.intersection for overlap in overlaps])
         unions = torch.tensor([overlap.union for overlap in overlaps])
         if self.output_dir is not None:
-            self._write_csv(overlaps, sample_iou(intersections, unions).tolist())
+            self._write_csv(self.output_dir, overlaps, sample_iou(intersections, unions).tolist())
 
         scores = {}
         for name in self.metrics:
@@ -254,6 +254,10 @@ class RefSegMetric(BaseMetric):
     def _drop_copies(self, overlaps: list[SampleOverlap]) -> list[SampleOverlap]:
         """Each sample once, in the order collected."""
         num_expected = len(overlaps) if self._num_expected is None else self._num_expected
+        first_of: dict[tuple, SampleOverlap] = {}
+        for overlap in overlaps:
+            if overlap.key is not None:
+                first_of.setdefault(overlap.key, overlap)
         if any(overlap.key is None for overlap in overlaps):
             if len(overlaps) > num_expected:
                 print_log(
@@ -264,9 +268,6 @@ class RefSegMetric(BaseMetric):
                     level=logging.WARNING,
                 )
             return overlaps[:num_expected]
-        first_of: dict[tuple, SampleOverlap] = {}
-        for overlap in overlaps:
-            first_of.setdefault(overlap.key, overlap)
         distinct = list(first_of.values())
         if len(distinct) != num_expected:
             print_log(
@@ -276,10 +277,10 @@ class RefSegMetric(BaseMetric):
             )
         return distinct
 
-    def _write_csv(self, overlaps: list[SampleOverlap], ious: list[float]) -> None:
+    def _write_csv(self, folder: str, overlaps: list[SampleOverlap], ious: list[float]) -> None:
         # A loop over several splits puts each one's name into the prefix.
         ending = f'_{self.prefix.replace("/", "_")}' if self.prefix else ''
-        path = osp.join(self.output_dir, f'sentences{ending}.csv')
+        path = osp.join(folder, f'sentences{ending}.csv')
         with open(path, 'w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
             writer.writerow(['name', 'expression', 'intersection', 'union', 'iou'])

@@ -11,17 +11,18 @@ from torch import Tensor
 
 from mmetris.registry import MODELS
 
-from ..clip import ArchLike, build_image_tower
+from ..clip import ArchLike, DualEncoder
 from ..clip.encoder import ClipEncoder
-from ..layers.position_embedding import PositionCache
-from .staged import StagedImageEncoder, StageSpec, check_out_stages, split_evenly
+from ..encoders import StagedImageEncoder, StageSpec
+from ..encoders.staged import check_out_stages, split_evenly
+from ..layers.position_embedding import ResizedPositions
 
 
 class TokenGrid(NamedTuple):
     """State of a ViT between stages.
 
     Args:
-        tokens: (B, 1 + H * W, C), the class token first.
+        tokens: (B, 1 + P + H * W, C): the class token, P prompts, the patches row by row.
         grid_hw: Height and width of the patch grid.
     """
 
@@ -43,15 +44,15 @@ def map_to_tokens(feature_map: Tensor) -> Tensor:
 class CLIPViT(StagedImageEncoder, ClipEncoder):
     """CLIP's Vision Transformer, its blocks evenly split in N stages (ETRIS, Sec. 3.1).
 
-    Any height and width that is a multiple of the patch will do: position embeddings are resized to the grid, once
-        for each size.
+    Any height and width that is a multiple of the patch will do: position embeddings are resized to the grid, once for
+    each size.
 
     Args:
         arch: ``'ViT-B-16'``, ``'ViT-B-32'``, ``'ViT-L-14'``, ``'ViT-L-14-336'``, or sizes, see
             :func:`mmetris.models.clip.resolve_arch`.
         num_stages: Number of stages N. Defaults to 4; the released code cuts 3.
-        out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to ``(2, 3, 4)``, the last N - 1.
-        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval`` of
+        out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to None: the last three.
+        **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``norm_eval``, ``tuning`` of
             :class:`ClipEncoder`.
 
     Shape:
@@ -67,9 +68,19 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
     tower: VisionTransformer
 
     def __init__(
-        self, arch: ArchLike = 'ViT-B-16', num_stages: int = 4, out_stages: Sequence[int] = (2, 3, 4), **kwargs
+        self,
+        arch: ArchLike = 'ViT-B-16',
+        num_stages: int = 4,
+        out_stages: Sequence[int] | None = None,
+        clip_checkpoint: str | None = None,
+        quick_gelu: bool | None = None,
+        **kwargs,
     ) -> None:
-        super().__init__(arch, **kwargs)
+        clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
+        if clip.is_resnet:
+            raise ValueError(f'CLIPViT cannot be built from arch {clip.name!r}, which is a ResNet; use CLIPResNet')
+        tower = clip.build_image_tower()
+        super().__init__(clip, tower, token_channels=tower.transformer.width, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)
         self._stages = split_evenly(len(self.tower.transformer.resblocks), num_stages)
@@ -77,15 +88,11 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         self.size_divisor = patch
         self.stage_specs = (StageSpec(width, patch),) * num_stages
         self.tail_spec = StageSpec(self.arch.embed_dim, patch)
-        self._positions = PositionCache()
-
-    def build_tower(self) -> VisionTransformer:
-        if self.arch.is_resnet:
-            raise ValueError(f'CLIPViT cannot be built from arch {self.arch.name!r}, which is a ResNet; use CLIPResNet')
-        return build_image_tower(self.arch)
+        self._positions = ResizedPositions()
 
     def stem(self, images: Tensor) -> TokenGrid:
         self.check_size(images)
+        self.ensure_pretrained()
         tower = self.tower
         patches = tower.conv1(images)
         grid_hw = tuple(patches.shape[-2:])
@@ -93,7 +100,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         class_token = tower.class_embedding.to(tokens.dtype).expand(tokens.shape[0], 1, -1)
         positions = self._positions.get(tower.positional_embedding, grid_hw)
         tokens = torch.cat([class_token, tokens], dim=1) + positions.to(tokens.dtype)
-        return TokenGrid(tower.ln_pre(tokens), grid_hw)
+        return TokenGrid(self.prompts.insert(tower.ln_pre(tokens)), grid_hw)
 
     def stage(self, index: int, state: TokenGrid) -> TokenGrid:
         tokens = state.tokens
@@ -102,21 +109,18 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         return TokenGrid(tokens, state.grid_hw)
 
     def feature_map(self, state: TokenGrid) -> Tensor:
-        return tokens_to_map(state.tokens[:, 1:], state.grid_hw)
+        return tokens_to_map(state.tokens[:, self._num_before :], state.grid_hw)
 
     def inject(self, state: TokenGrid, update: Tensor) -> TokenGrid:
-        class_token, patches = state.tokens[:, :1], state.tokens[:, 1:]
-        return TokenGrid(torch.cat([class_token, patches + map_to_tokens(update)], dim=1), state.grid_hw)
-
-    def select(self, state: TokenGrid, index: Tensor) -> TokenGrid:
-        return TokenGrid(state.tokens[index], state.grid_hw)
-
-    def pack(self, state: TokenGrid) -> dict[str, Tensor]:
-        return dict(tokens=state.tokens)
-
-    def unpack(self, tensors: dict[str, Tensor], image_hw: tuple[int, int]) -> TokenGrid:
-        return TokenGrid(tensors['tokens'], tuple(size // self.size_divisor for size in image_hw))
+        before, patches = state.tokens[:, : self._num_before], state.tokens[:, self._num_before :]
+        return TokenGrid(torch.cat([before, patches + map_to_tokens(update)], dim=1), state.grid_hw)
 
     def tail(self, state: TokenGrid) -> Tensor:
         # The class token plays no part in a map, and LayerNorm and projection treat every token by itself.
-        return tokens_to_map(self.tower.ln_post(state.tokens[:, 1:]) @ self.tower.proj, state.grid_hw)
+        patches = self.tower.ln_post(state.tokens[:, self._num_before :])
+        return tokens_to_map(patches @ self.tower.proj, state.grid_hw)
+
+    @property
+    def _num_before(self) -> int:
+        """Tokens before the patches."""
+        return 1 + self.prompts.num_tokens

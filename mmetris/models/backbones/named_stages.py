@@ -18,8 +18,9 @@ import torch
 from mmseg.models import backbones as mmseg_backbones
 from torch import Tensor, nn
 
+from ..encoders import StageSpec
+from ..encoders.staged import split_evenly
 from .clip_vit import map_to_tokens, tokens_to_map
-from .staged import StageSpec, split_evenly
 
 # Side in pixels of the image a backbone is tried on, where it does not ask for one size.
 TRIAL_SIZE = 256

@@ -1,12 +1,12 @@
 """CLIP as open_clip publishes it: architectures by name or by sizes, and its weights in all their file forms."""
 
-from .arch import ArchLike, ClipArch, build_image_tower, build_text_tower, resolve_arch
+from .dual_encoder import ArchLike, DualEncoder, build_image_tower, build_text_tower, resolve_arch
 from .weights import ClipWeights, load_clip_weights
 
 __all__ = [
     'ArchLike',
-    'ClipArch',
     'ClipWeights',
+    'DualEncoder',
     'build_image_tower',
     'build_text_tower',
     'load_clip_weights',

@@ -1,153 +1,95 @@
-"""CLIP architectures: a name that open_clip knows, or a dict of sizes in open_clip's config format.
-
-The towers are open_clip's own modules, so that every key of a published CLIP state dict has its place. ``visual.*``
-belongs to the image tower; the rest is the text tower.
-"""
+"""CLIP architectures: a name that open_clip knows, or a dict of sizes in open_clip's config format; and the reasons why
+a tower of some of them cannot be an encoder in stages."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import Any
 
 import open_clip
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import LayerNorm, TextTransformer, VisionTransformer
-from torch import nn
 
-from ..layers.attention import fuse_attention
-from ..layers.folded_norm import fold_norms
-from ..layers.quick_gelu import FusedQuickGELU
+CUSTOM = 'custom'  # Name of an architecture that is given by sizes.
+QUICK_GELU_SUFFIX = '-quickgelu'
 
-ArchLike = str | Mapping
-
-
-@dataclass(frozen=True)
-class ClipArch:
-    """Sizes of one CLIP model.
-
-    Args:
-        name: open_clip's name (``'ViT-B-16'``), or ``'custom'`` for an architecture given by sizes.
-        embed_dim: Width of the shared image-text space.
-        vision: open_clip's ``vision_cfg``: layers (an int: ViT; four ints: ResNet), width, head_width, patch_size,
-            image_size.
-        text: open_clip's ``text_cfg``: context_length, vocab_size, width, heads, layers.
-        quick_gelu: The activation of the transformers: ``x * sigmoid(1.702 x)`` of OpenAI's CLIP, else the exact GELU.
-    """
-
-    name: str
-    embed_dim: int
-    vision: dict = field(default_factory=dict)
-    text: dict = field(default_factory=dict)
-    quick_gelu: bool = True
-
-    @property
-    def is_resnet(self) -> bool:
-        return isinstance(self.vision.get('layers', 12), Sequence)
+# Keys of open_clip's model configs. What is not about towers concerns training or CoCa's captions: it has no part here.
+_TOWER_KEYS = frozenset({'embed_dim', 'vision_cfg', 'text_cfg'})
+_OTHER_KEYS = frozenset(
+    {'quick_gelu', 'custom_text', 'multimodal_cfg', 'init_logit_scale', 'init_logit_bias', 'nonscalar_logit_scale'}
+)
 
 
-def resolve_arch(arch: ArchLike, quick_gelu: bool | None = None) -> ClipArch:
-    """Turn an architecture's name or sizes into a :class:`ClipArch`.
+def find_config(arch: str | Mapping) -> tuple[str, dict[str, Any]]:
+    """Name and open_clip config of an architecture.
 
     Args:
-        arch: A name as open_clip or OpenAI write it (``'RN101'``, ``'ViT-B-16'``, ``'ViT-B/16'``,
-            ``'ViT-L-14-336'``), or a dict with ``embed_dim``, ``vision_cfg``, ``text_cfg`` and optionally
+        arch: A name as open_clip or OpenAI write it (``'RN101'``, ``'ViT-B-16-quickgelu'``, ``'ViT-B/16'``,
+            ``'ViT-L/14@336px'``), or a dict with ``embed_dim``, ``vision_cfg``, ``text_cfg`` and optionally
             ``quick_gelu``.
-        quick_gelu: Activation of the transformers. Defaults to what the dict says, else to True, as in OpenAI's
-            weights; most weights that open_clip trained itself want False.
+
+    Returns:
+        open_clip's name, or ``'custom'``, and the config.
 
     Raises:
-        ValueError: If the name is unknown, a key is missing, or the towers are not plain CLIP towers (timm, Hugging
-            Face...).
+        ValueError: If the name is unknown, or a key is missing or unknown.
     """
     if isinstance(arch, str):
-        name = arch.replace('/', '-').replace('@', '-').removesuffix('px').removesuffix('-quickgelu')
-        config = open_clip.get_model_config(name)
+        name = arch.replace('/', '-').replace('@', '-').removesuffix('px')
+        # Other schemes (hf-hub:..., local-dir:...) are files to be fetched and read, not names.
+        config = None if ':' in name else open_clip.get_model_config(name)
         if config is None:
             raise ValueError(
-                f'arch={arch!r} is no architecture of open_clip. Use one such as RN50, RN101, RN50x4, '
-                'RN50x16, ViT-B-16, '
-                'ViT-B-32, ViT-L-14 or ViT-L-14-336, or give the sizes as a dict with embed_dim, vision_cfg, text_cfg.'
+                f'arch={arch!r} is no architecture of open_clip. Use one such as RN50, RN101, RN50x4, RN50x16, '
+                'ViT-B-16, ViT-B-32, ViT-L-14 or ViT-L-14-336 (with -quickgelu for the weights of OpenAI), or give the '
+                'sizes as a dict with embed_dim, vision_cfg, text_cfg.'
             )
-    else:
-        name, config = 'custom', arch
-        if missing := {'embed_dim', 'vision_cfg', 'text_cfg'} - set(config):
-            raise ValueError(
-                f'arch lacks {sorted(missing)}; a dict needs embed_dim, vision_cfg and text_cfg as in open_clip'
-            )
-    vision, text = dict(config['vision_cfg']), dict(config['text_cfg'])
-    foreign = [key for key in ('timm_model_name', 'hf_model_name') if vision.get(key) or text.get(key)]
-    if foreign:
+        return name, config
+    config = dict(arch)
+    if missing := _TOWER_KEYS - set(config):
         raise ValueError(
-            f'arch={name!r} has towers from another library ({foreign[0]}); only plain CLIP towers can be '
-            'split in stages'
+            f'arch lacks {sorted(missing)}; a dict needs embed_dim, vision_cfg and text_cfg as in open_clip'
         )
-    if quick_gelu is None:
-        quick_gelu = config.get('quick_gelu', True) if name == 'custom' else True
-    return ClipArch(name, config['embed_dim'], vision, text, bool(quick_gelu))
+    if unknown := set(config) - _TOWER_KEYS - _OTHER_KEYS:
+        raise ValueError(f'arch has keys that open_clip does not know: {sorted(unknown)}')
+    return CUSTOM, config
 
 
-def _activation(arch: ClipArch) -> type[nn.Module]:
-    return FusedQuickGELU if arch.quick_gelu else nn.GELU
+def is_resnet(vision: Mapping[str, Any]) -> bool:
+    """Whether open_clip's ``vision_cfg`` describes a ResNet (four numbers of layers) and not a ViT (one)."""
+    layers = vision.get('layers', 12)
+    return isinstance(layers, Sequence) and not vision.get('timm_model_name')
 
 
-def build_image_tower(arch: ClipArch) -> VisionTransformer | ModifiedResNet:
-    """Build open_clip's image tower with random weights.
+def image_refusal(vision: Mapping[str, Any]) -> str | None:
+    """Why an image tower cannot be an encoder in stages that ends in a map; None if it can.
 
-    Raises:
-        ValueError: If ``vision`` has a key that neither tower knows, or its width does not divide into heads.
+    Args:
+        vision: open_clip's ``vision_cfg``.
     """
-    try:
-        cfg = open_clip.CLIPVisionCfg(**arch.vision)
-    except TypeError as error:
-        raise ValueError(f'vision_cfg of arch {arch.name!r}: {error}') from error
-    if arch.is_resnet:
-        tower = ModifiedResNet(
-            layers=list(cfg.layers),
-            output_dim=arch.embed_dim,
-            heads=cfg.width * 32 // cfg.head_width,
-            image_size=cfg.image_size,
-            width=cfg.width,
-        )
-        return fold_norms(tower)
-    if cfg.width % cfg.head_width:
-        raise ValueError(f'vision_cfg: width {cfg.width} is not a multiple of head_width {cfg.head_width}')
-    tower = VisionTransformer(
-        image_size=cfg.image_size,
-        patch_size=cfg.patch_size,
-        width=cfg.width,
-        layers=cfg.layers,
-        heads=cfg.width // cfg.head_width,
-        mlp_ratio=cfg.mlp_ratio,
-        ls_init_value=cfg.ls_init_value,
-        output_dim=arch.embed_dim,
-        act_layer=_activation(arch),
-        norm_layer=LayerNorm,
-    )
-    return fuse_attention(tower)
+    if model := vision.get('timm_model_name'):
+        return f"its image tower is timm's {model}, no ResNet or ViT of CLIP's"
+    if is_resnet(vision):
+        return None
+    if vision.get('attentional_pool'):
+        return 'its image tower asks its patches by learned queries (attentional_pool), so that a patch has no feature'
+    if vision.get('patch_dropout'):
+        return 'patch_dropout would leave holes in the map; set it to 0'
+    for key in ('image_size', 'patch_size'):
+        size = vision.get(key)
+        if isinstance(size, Sequence) and len(set(size)) > 1:
+            return f'{key}={tuple(size)} is not square'
+    return None
 
 
-def build_text_tower(arch: ClipArch) -> TextTransformer:
-    """Build open_clip's text tower with random weights.
+def text_refusal(text: Mapping[str, Any]) -> str | None:
+    """Why a text tower cannot be an encoder in stages that ends in words and a sentence; None if it can.
 
-    Raises:
-        ValueError: If ``text`` has a key that the tower does not know, or its width does not divide into heads.
+    Args:
+        text: open_clip's ``text_cfg``.
     """
-    try:
-        cfg = open_clip.CLIPTextCfg(**arch.text)
-    except TypeError as error:
-        raise ValueError(f'text_cfg of arch {arch.name!r}: {error}') from error
-    if cfg.width % cfg.heads:
-        raise ValueError(f'text_cfg: width {cfg.width} is not a multiple of heads {cfg.heads}')
-    tower = TextTransformer(
-        context_length=cfg.context_length,
-        vocab_size=cfg.vocab_size,
-        width=cfg.width,
-        heads=cfg.heads,
-        layers=cfg.layers,
-        mlp_ratio=cfg.mlp_ratio,
-        ls_init_value=cfg.ls_init_value,
-        output_dim=arch.embed_dim,
-        act_layer=_activation(arch),
-        norm_layer=LayerNorm,
-    )
-    return fuse_attention(tower)
+    if model := text.get('hf_model_name'):
+        return f"its text tower is Hugging Face's {model}"
+    if text.get('embed_cls'):
+        return 'its sentence feature is that of an additional token behind all words (embed_cls)'
+    if text.get('pool_type') == 'none':
+        return "it has no sentence feature (pool_type='none')"
+    return None

@@ -6,20 +6,25 @@ are only asked for their tensors.
 
 from __future__ import annotations
 
+import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmetris.utils.checkpoint_io import read_checkpoint
 
 from ..layers.position_embedding import resize_position_embedding
-from .arch import ClipArch
+from .arch import CUSTOM, QUICK_GELU_SUFFIX
+
+if TYPE_CHECKING:
+    from .dual_encoder import DualEncoder
 
 # Sizes that OpenAI stores beside the weights, and the temperature of pre-training; no tower has them.
 _NOT_WEIGHTS = frozenset({'input_resolution', 'context_length', 'vocab_size', 'logit_scale', 'logit_bias'})
@@ -42,7 +47,7 @@ class ClipWeights:
     quick_gelu: bool | None
 
 
-def load_clip_weights(source: str, arch: ClipArch) -> ClipWeights:
+def load_clip_weights(source: str, arch: DualEncoder) -> ClipWeights:
     """Read CLIP weights.
 
     Args:
@@ -79,7 +84,7 @@ def _read_file(path: str, mtime_ns: int) -> ClipWeights:
     return _split(path, state, quick_gelu)
 
 
-def _read_tag(tag: str, arch: ClipArch) -> ClipWeights:
+def _read_tag(tag: str, arch: DualEncoder) -> ClipWeights:
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     tag_cfg = get_pretrained_cfg(arch.name, tag)
@@ -104,7 +109,7 @@ def _read_tag(tag: str, arch: ClipArch) -> ClipWeights:
             'Download them where there is a network and set clip_checkpoint to the file.'
         ) from error
     weights = _read_file(path, Path(path).stat().st_mtime_ns)
-    quick_gelu = tag == 'openai' or bool(tag_cfg.get('quick_gelu', False))
+    quick_gelu = bool(tag_cfg.get('quick_gelu', False))
     return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu)
 
 
@@ -138,7 +143,7 @@ def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) ->
     image, text = {}, {}
     for key, value in state.items():
         key = key.removeprefix('module.')
-        if key in _NOT_WEIGHTS or not isinstance(value, Tensor):
+        if key in _NOT_WEIGHTS or key.startswith('text_decoder.') or not isinstance(value, Tensor):
             continue
         value = value.float() if value.is_floating_point() else value
         if key.startswith('visual.'):
@@ -146,30 +151,35 @@ def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) ->
         else:
             text[key.removeprefix('text.')] = value
     text.pop('attn_mask', None)  # Older open_clip files store the causal mask.
-    if not image or 'token_embedding.weight' not in text:
+    if not image or not text:
         raise ValueError(
-            f'{source} holds no CLIP model: keys visual.* and token_embedding.weight are expected, found '
+            f'{source} holds no CLIP model: keys visual.* and those of a text tower are expected, found '
             f'{sorted(state)[:5]}'
         )
     return ClipWeights(source, image, text, quick_gelu)
 
 
-def load_tower(tower: nn.Module, state: Mapping[str, Tensor], weights: ClipWeights, arch: ClipArch, part: str) -> None:
+def load_tower(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], weights: ClipWeights, arch: DualEncoder, part: str
+) -> bool:
     """Copy weights into a tower, refusing anything that does not fit exactly.
 
     Args:
-        tower: open_clip tower to fill.
+        own: Tensors of the tower by their names in the file, to be filled in place.
         state: Its part of ``weights``.
-        weights: Where it came from; its activation is compared with ``arch``.
-        arch: Architecture the tower was built from.
+        weights: Where it came from; its activation is compared with that of ``arch``.
+        arch: What the tower was built from.
         part: ``'image'`` or ``'text'``, for messages.
 
     A ViT given by its sizes may have another image size than the weights: their positions are resized once, here.
 
+    Returns:
+        The activation that the tower is to have (True: QuickGELU): the one that was asked for, else that of the
+        weights, with a warning where this is not what ``arch`` assumes.
+
     Raises:
         ValueError: If keys are missing or left over, or shapes differ: the file belongs to another architecture.
     """
-    own = tower.state_dict()
     state = _with_resized_positions(own, state, arch)
     # The counters of BatchNorm are absent from OpenAI's files and play no part in a frozen tower.
     missing = [key for key in own if key not in state and not key.endswith('num_batches_tracked')]
@@ -190,24 +200,46 @@ def load_tower(tower: nn.Module, state: Mapping[str, Tensor], weights: ClipWeigh
             f'({_describe(weights)}): {"; ".join(faults)}. Set arch to that of the file, or clip_checkpoint '
             f'to weights of {arch.name}.'
         )
-    tower.load_state_dict(state, strict=False)
-    if weights.quick_gelu is not None and weights.quick_gelu != arch.quick_gelu:
+    with torch.no_grad():
+        for key, value in own.items():
+            if key in state:
+                value.copy_(state[key])
+    if part == 'image' and arch.is_resnet:
+        return arch.quick_gelu  # It has ReLUs, whatever its text tower has.
+    return _activation(weights, arch, part)
+
+
+def _activation(weights: ClipWeights, arch: DualEncoder, part: str) -> bool:
+    """Whether a tower is to have QuickGELU. A wrong activation does not show in keys or shapes."""
+    names = {True: 'QuickGELU', False: 'the exact GELU'}
+    if weights.quick_gelu is None and not arch.activation_is_given:
         print_log(
-            f'{weights.source} was trained with quick_gelu={weights.quick_gelu}, the {part} encoder is built with '
-            f'quick_gelu={arch.quick_gelu}: features will be off. Set quick_gelu={weights.quick_gelu} on both '
-            'encoders.',
+            f'{weights.source} does not tell its activation; the {part} encoder {arch.name} is built with '
+            f'{names[arch.quick_gelu]}. Set quick_gelu=True or False to say it.',
             logger='current',
-            level=30,
+            level=logging.WARNING,
         )
+    if weights.quick_gelu is None or weights.quick_gelu == arch.quick_gelu:
+        return arch.quick_gelu
+    fault = f'{weights.source} was trained with {names[weights.quick_gelu]} (quick_gelu={weights.quick_gelu}), '
+    remedy = f'Set quick_gelu={weights.quick_gelu} on both encoders'
+    if weights.quick_gelu and arch.name != CUSTOM:
+        remedy += f', or arch={arch.name + QUICK_GELU_SUFFIX!r} where open_clip has that name'
+    if arch.activation_is_given:
+        fault += f'the {part} encoder is built with {names[arch.quick_gelu]}, as was asked for: features will be off'
+    else:
+        fault += f'arch={arch.name!r} by itself means {names[arch.quick_gelu]}: the {part} encoder follows the weights'
+    print_log(f'{fault}. {remedy}.', logger='current', level=logging.WARNING)
+    return arch.quick_gelu if arch.activation_is_given else weights.quick_gelu
 
 
 def _with_resized_positions(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], arch: ClipArch
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], arch: DualEncoder
 ) -> Mapping[str, Tensor]:
     """The state dict with a ViT's positions on the grid of ``arch``'s image size, where sizes were asked for and not
     a name."""
     key = 'positional_embedding'
-    if arch.name != 'custom' or 'class_embedding' not in own or key not in state or state[key].shape == own[key].shape:
+    if arch.name != CUSTOM or 'class_embedding' not in own or key not in state or state[key].shape == own[key].shape:
         return state
     side = round((len(own[key]) - 1) ** 0.5)
     try:
@@ -219,13 +251,19 @@ def _with_resized_positions(
 def _describe(weights: ClipWeights) -> str:
     """What a file holds, e.g. ``'it holds a ViT of width 768, patch 32, 12 blocks; text width 512'``."""
     image, text = weights.image, weights.text
-    text_width = text['token_embedding.weight'].shape[1]
-    if 'class_embedding' in image:
-        blocks = 1 + max(int(key.split('.')[2]) for key in image if key.startswith('transformer.resblocks.'))
+    words = 'another text tower'
+    if 'token_embedding.weight' in text:
+        words = f'text width {text["token_embedding.weight"].shape[1]}'
+    if 'class_embedding' in image and 'conv1.weight' in image:
+        blocks = 1 + _last(image, 'transformer.resblocks.')
         width, _, patch, _ = image['conv1.weight'].shape
-        return f'it holds a ViT of width {width}, patch {patch}, {blocks} blocks; text width {text_width}'
-    blocks = [
-        1 + max((int(key.split('.')[1]) for key in image if key.startswith(f'layer{i}.')), default=-1)
-        for i in (1, 2, 3, 4)
-    ]
-    return f'it holds a ResNet of {blocks} blocks; text width {text_width}'
+        return f'it holds a ViT of width {width}, patch {patch}, {blocks} blocks; {words}'
+    blocks = [1 + _last(image, f'layer{index}.') for index in (1, 2, 3, 4)]
+    if not all(blocks):
+        return f'it holds another image tower; {words}'
+    return f'it holds a ResNet of {blocks} blocks; {words}'
+
+
+def _last(state: Mapping[str, Tensor], prefix: str) -> int:
+    """Highest number that follows a prefix in the keys; -1 if there is none."""
+    return max((int(key.removeprefix(prefix).split('.')[0]) for key in state if key.startswith(prefix)), default=-1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmetris.registry import MODELS
 from mmetris.version import __version__
 
-from ..clip.encoder import FINGERPRINT_KEY
+from ..encoders.frozen_encoder import FINGERPRINT_KEY
 from .etris_keys import PREFIX, UNUSED, exchange_layout, ours_name, published_name
 from .etris_sizes import HEAD_HEADS, PublishedSizes, infer_sizes, released_model_cfg
 

@@ -7,15 +7,18 @@ from types import MappingProxyType
 
 import torch
 from mmengine.model import BaseModule
+from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
+from mmetris.structures import BridgedFeatures
+from mmetris.utils.autocast import autocast_to, is_lowered
 
-from ..layers.bridged_features import BridgedFeatures
 from ..layers.conv_norm import BATCH_NORM, MapProjection
 from ..losses.text_to_pixel_contrastive import resize_target
 from .global_alignment import GlobalAlignment
 from .hierarchical_alignment import HierarchicalAlignment, check_heads, check_maps
+from .mask_prediction import predict_masks
 from .projector import DotProductProjector, Projector
 
 NO_OPTIONS: Mapping = MappingProxyType({})
@@ -198,7 +201,7 @@ class ETRISHead(BaseModule):
         return self.global_alignment(fused, features.words, features.padding_mask)
 
     def loss(
-        self, features: BridgedFeatures, batch_data_samples: Sequence, train_cfg: dict | None = None
+        self, features: BridgedFeatures, batch_data_samples: Sequence[SegDataSample], train_cfg: dict | None = None
     ) -> dict[str, Tensor]:
         """Losses of B (image, sentence) pairs, and the IoU of the batch for the log.
 
@@ -213,7 +216,7 @@ class ETRISHead(BaseModule):
         """
         return self.loss_by_feat(self(features), batch_data_samples)
 
-    def loss_by_feat(self, logits: Tensor, batch_data_samples: Sequence) -> dict[str, Tensor]:
+    def loss_by_feat(self, logits: Tensor, batch_data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Losses of given logits.
 
         Args:
@@ -227,12 +230,87 @@ class ETRISHead(BaseModule):
         """
         masks = torch.stack([sample.gt_sem_seg.data for sample in batch_data_samples])
         target = resize_target(masks.to(logits.device), logits.shape[-2:]).long()
+        losses = self._losses(logits, target)
+        losses['iou'] = batch_iou(logits.detach(), target, self.threshold)
+        return losses
+
+    def loss_by_labels(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of K classes, for a head that was asked about K names.
+
+        Args:
+            logits: ``(B, K, H, W)``.
+            labels: ``(B, H, W)`` in 0..K - 1, and 255 where the class is unknown.
+
+        Returns:
+            Each loss under its name (the sum of those that share one), and ``acc_seg``, the share of right pixels in
+            percent, for the log.
+        """
+        losses = self._losses(logits, labels)
+        known = labels != IGNORE_INDEX
+        right = (logits.argmax(dim=1) == labels) & known
+        losses['acc_seg'] = 100.0 * right.sum() / known.sum().clamp(min=1)
+        return losses
+
+    def _losses(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         for loss in self.loss_decode:
             value = loss(logits, target, ignore_index=IGNORE_INDEX)
             losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
-        losses['iou'] = batch_iou(logits.detach(), target, self.threshold)
         return losses
+
+    def predict(
+        self,
+        features: BridgedFeatures,
+        batch_data_samples: Sequence[SegDataSample] | None,
+        input_hw: tuple[int, int],
+        test_cfg: Mapping = NO_OPTIONS,
+    ) -> list[SegDataSample]:
+        """Masks at the size of the original images.
+
+        Args:
+            features: Bridged features of B (image, sentence) pairs.
+            batch_data_samples: One for each pair, with the meta information of its resizing; completed in place. None:
+                new ones, with masks of the size of the input.
+            input_hw: Size of the network's input.
+            test_cfg: ``dtype`` and ``corner_aligned``, see :class:`ReferringSegmentor`. Defaults to none.
+
+        Returns:
+            See :meth:`predict_by_feat`.
+        """
+        dtype = test_cfg.get('dtype')
+        with autocast_to(dtype, features.words.device.type):
+            logits = self(features)
+        return self.predict_by_feat(
+            logits.float() if is_lowered(dtype) else logits, batch_data_samples, input_hw, test_cfg
+        )
+
+    def predict_by_feat(
+        self,
+        logits: Tensor,
+        batch_data_samples: Sequence[SegDataSample] | None = None,
+        input_hw: tuple[int, int] | None = None,
+        test_cfg: Mapping = NO_OPTIONS,
+    ) -> list[SegDataSample]:
+        """Masks of given logits, by ``threshold``.
+
+        Args:
+            logits: ``(B, 1, h, w)``.
+            batch_data_samples: As for :meth:`predict`. Defaults to None.
+            input_hw: Size of the network's input. Defaults to None: that of the logits.
+            test_cfg: ``corner_aligned``, see :func:`~mmetris.models.decode_heads.mask_prediction.at_input_size`.
+                Defaults to none.
+
+        Returns:
+            The samples, with ``pred_sem_seg`` (1, H, W), 1 inside the mask, and ``seg_logits`` (1, H, W).
+        """
+        return predict_masks(
+            logits,
+            batch_data_samples,
+            self.threshold,
+            input_hw,
+            corner_aligned=test_cfg.get('corner_aligned', False),
+            align_corners=self.align_corners,
+        )
 
 
 def batch_iou(logits: Tensor, target: Tensor, threshold: float) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from mmetris.registry import MODELS
 
 from ..layers.conv_norm import BATCH_NORM
-from ..layers.enlarged_conv import EnlargedConvNormReLU, is_altered
+from ..layers.enlarged_conv import EnlargedConvNormReLU
+from ..layers.shortcut import is_plain, keeps_grid
 
 
 def dynamic_conv(feature_map: Tensor, weight: Tensor, bias: Tensor, tap_bias: Tensor | None = None) -> Tensor:
@@ -112,10 +113,11 @@ class Projector(BaseModule):
 
         K class names, (B, K, sentence_channels), share the pixels: -> (B, K, 4 H, 4 W).
         """
-        weight, bias = self._kernel(sentence)
         pointwise = self.pixel_projection[-1]
-        if is_altered(pointwise):
+        known = is_plain(self.pixel_projection, nn.Sequential) and keeps_grid(pointwise)
+        if not known or pointwise.kernel_size != (1, 1):
             return self.literal_forward(feature_map, sentence)
+        weight, bias = self._kernel(sentence)
         # The last convolution acts on the kernel's 9 taps, not on the pixels, of which there are a thousand times more.
         weight, tap_bias = before_pointwise(weight, pointwise)
         return dynamic_conv(self.pixel_projection[:-1](feature_map), weight, bias, tap_bias)

@@ -1,12 +1,18 @@
-"""Multi-head attention that never writes its weights out."""
+"""Multi-head attention that never writes its weights out, and whose packed projections can be added to."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .dropout_attention import DropoutAttention
+from .shortcut import exchange_modules, take_over
+
+PROJECTIONS = ('q', 'k', 'v')
 
 
 class Attention(nn.MultiheadAttention):
@@ -17,8 +23,49 @@ class Attention(nn.MultiheadAttention):
     projections. With a single key, whose weight is 1 for every query, queries and scores are not computed at all;
     their parameters then get a gradient of zero, as they do where they are computed.
 
+    Queries, keys and values come of one packed weight, which no hook can reach: :meth:`add_to_projection` adds to one
+    of them.
+
     Axes: B batch, N queries, M keys, C channels.
     """
+
+    @classmethod
+    def of(cls, attention: nn.MultiheadAttention) -> Attention:
+        """An attention with the parameters of another one, shared."""
+        with torch.device('meta'):
+            own = cls(
+                attention.embed_dim,
+                attention.num_heads,
+                attention.dropout,
+                bias=attention.in_proj_bias is not None,
+                add_bias_kv=attention.bias_k is not None,
+                add_zero_attn=attention.add_zero_attn,
+                kdim=attention.kdim,
+                vdim=attention.vdim,
+                batch_first=attention.batch_first,
+            )
+        return take_over(own, attention)
+
+    def add_to_projection(self, name: str, branch: Callable[[Tensor], Tensor]) -> None:
+        """Add to queries, keys or values what a branch makes of the same input.
+
+        Args:
+            name: ``'q'``, ``'k'`` or ``'v'``.
+            branch: (B, N, its input's width) -> (B, N, C). If it is a module, it must be held, and saved, by somebody
+                else.
+
+        Raises:
+            ValueError: If there is no such projection.
+        """
+        if name not in PROJECTIONS:
+            raise ValueError(f'projection {name!r} of an attention must be one of {PROJECTIONS}')
+        branches = vars(self).setdefault('_branches', [])
+        branches.append((PROJECTIONS.index(name), branch))
+
+    @property
+    def is_added_to(self) -> bool:
+        """Whether something is added to a projection."""
+        return bool(vars(self).get('_branches'))
 
     def forward(
         self,
@@ -36,22 +83,61 @@ class Attention(nn.MultiheadAttention):
             key: (B, M, kdim).
             value: (B, M, vdim).
             key_padding_mask: Boolean (B, M), True at keys that are left out. Defaults to None: none.
-            need_weights: Whether weights are wanted, which torch's own computation then makes. Defaults to False.
+            need_weights: Whether weights are wanted, which then have to be made. Defaults to False.
             attn_mask: (N, M), added to the scores. Defaults to None: nothing.
 
         Returns:
             (B, N, C), and the weights (B, N, M), mean over the heads, or None.
         """
-        if need_weights or not self.batch_first:
-            return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask)
+        if need_weights or not self._is_simple:
+            return self.literal_forward(query, key, value, key_padding_mask, need_weights, attn_mask)
         unmasked = key_padding_mask is None and attn_mask is None
         dropout = self.dropout if self.training else 0.0
-        if key.shape[1] == 1 and unmasked and not dropout:
+        if key.shape[1] == 1 and unmasked and not dropout and not self.is_added_to:
             return self._attend_to_one(value).expand(-1, query.shape[1], -1), None
-        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self._project(query, key, value)]
+        heads = self._heads(query, key, value)
         mask = None if unmasked else _joined_mask(key_padding_mask, attn_mask, heads[0].dtype)
         attended = _attend(*heads, mask, dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+
+    @property
+    def _is_simple(self) -> bool:
+        """Whether this is what CLIP and ETRIS use: batch first, no keys but those given."""
+        return self.batch_first and self.bias_k is None and not self.add_zero_attn
+
+    def literal_forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same by torch's own ``forward``, or, where projections are added to, with the weights written out.
+
+        Raises:
+            ValueError: If projections are added to, and the attention is not batch first or adds keys of its own.
+        """
+        if not self.is_added_to:
+            return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask)
+        if not self._is_simple:
+            raise ValueError('projections can be added to only in an attention that is batch_first, without bias_kv')
+        queries, keys, values = self._heads(query, key, value)
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+        if key_padding_mask is not None or attn_mask is not None:
+            mask = _joined_mask(key_padding_mask, attn_mask, scores.dtype)
+            scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, float('-inf'))
+        weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
+        attended = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
+        return attended, weights.mean(dim=1) if need_weights else None
+
+    def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries, keys and values, each (B, heads, its length, c)."""
+        projected = self._project(query, key, value)
+        for index, branch in vars(self).get('_branches', ()):
+            projected[index] = projected[index] + branch((query, key, value)[index])
+        return [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected]
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.in_proj_weight is None:
@@ -61,11 +147,11 @@ class Attention(nn.MultiheadAttention):
     def _biases(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         return (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Queries, keys and values, each (B, its length, C)."""
         if query is key and key is value and self.in_proj_weight is not None:
-            return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        return tuple(map(F.linear, (query, key, value), self._weights(), self._biases()))
+            return list(F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1))
+        return list(map(F.linear, (query, key, value), self._weights(), self._biases()))
 
     def _attend_to_one(self, value: Tensor) -> Tensor:
         """What every query gets of a single key: (B, 1, vdim) -> (B, 1, C)."""
@@ -99,15 +185,12 @@ def _joined_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtyp
 
 
 def fuse_attention(module: nn.Module) -> nn.Module:
-    """Have every ``nn.MultiheadAttention`` in a module compute as :class:`Attention` does.
+    """Put an :class:`Attention` in the place of every ``nn.MultiheadAttention`` below a module.
 
     Args:
-        module: The module, changed in place. Only the attentions' class is exchanged; parameters stay what they are.
+        module: The module, changed in place; parameters stay the same objects under the same names.
 
     Returns:
         The module.
     """
-    for part in module.modules():
-        if type(part) is nn.MultiheadAttention:
-            part.__class__ = Attention
-    return module
+    return exchange_modules(module, nn.MultiheadAttention, Attention.of)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+
+from mmetris.utils.tables import shared_table
 
 from .conv_norm import BATCH_NORM, ConvNormReLU
 
@@ -24,23 +25,15 @@ def coordinate_maps(
     Returns:
         ``(2, H, W)``: x, then y, in [-1, 1]. It is shared between callers: do not change it in place.
     """
-    # A graph under compilation must not capture, or fill, the table of an earlier eager call.
-    make = _coordinate_maps if torch.compiler.is_compiling() else _cached_coordinate_maps
-    return make(tuple(size), torch.device(device), dtype)
+    return _coordinate_maps(tuple(size), torch.device(device), dtype)
 
 
+@shared_table
 def _coordinate_maps(size: tuple[int, int], device: torch.device, dtype: torch.dtype) -> Tensor:
     height, width = size
     x = torch.linspace(-1, 1, width, device=device, dtype=dtype).expand(height, width)
     y = torch.linspace(-1, 1, height, device=device, dtype=dtype)[:, None].expand(height, width)
     return torch.stack((x, y))
-
-
-# Made outside inference mode: a table made inside could never take part in training afterwards.
-@lru_cache(maxsize=16)
-def _cached_coordinate_maps(*key) -> Tensor:
-    with torch.inference_mode(False):
-        return _coordinate_maps(*key)
 
 
 class CoordConv(nn.Module):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmetris.utils.autocast import dtype_of_products
+from mmetris.utils.tables import shared_table
 
 from .conv_norm import BATCH_NORM, ConvNormReLU
+from .shortcut import keeps_grid
 
 # Types in which reordering was measured to gain, on CPUs; compilers and exporters have patterns for the layers.
 REORDERED = (torch.float32, torch.float64, torch.bfloat16)
@@ -49,14 +50,13 @@ def enlarged_conv(feature_map: Tensor, weight: Tensor, scale: int = 2, align_cor
     return torch.bmm(down.expand(len(rows), -1, -1), rows).view(batch, out_channels, scale * height, -1)
 
 
-@lru_cache(maxsize=16)
+@shared_table
 def _enlarge_and_shift(length: int, side: int, scale: int, align_corners: bool, dtype: torch.dtype) -> Tensor:
     """Enlargement of a row of that length, then each tap's shift, zeros moving in: (side, scale * length, length)."""
-    with torch.inference_mode(False), torch.no_grad():  # What is kept may serve a training later.
-        unit_rows = torch.eye(length, dtype=torch.float64)[:, None]  # which autocast leaves alone
-        enlarged = F.interpolate(unit_rows, scale_factor=scale, mode='linear', align_corners=align_corners)[:, 0].T
-        padded = F.pad(enlarged, (0, 0, side // 2, side // 2))
-        return torch.stack([padded[tap : tap + scale * length] for tap in range(side)]).to(dtype)
+    unit_rows = torch.eye(length, dtype=torch.float64)[:, None]  # which autocast leaves alone
+    enlarged = F.interpolate(unit_rows, scale_factor=scale, mode='linear', align_corners=align_corners)[:, 0].T
+    padded = F.pad(enlarged, (0, 0, side // 2, side // 2))
+    return torch.stack([padded[tap : tap + scale * length] for tap in range(side)]).to(dtype)
 
 
 class EnlargedConvNormReLU(ConvNormReLU):
@@ -98,7 +98,8 @@ class EnlargedConvNormReLU(ConvNormReLU):
         """(B, in_channels, H, W) -> (B, out_channels, scale * H, scale * W)."""
         dtype = dtype_of_products(feature_map)
         known_to_gain = feature_map.device.type == 'cpu' and dtype in REORDERED
-        if not known_to_gain or torch.compiler.is_compiling() or is_altered(self.conv):
+        reorders = keeps_grid(self.conv) and self.conv.bias is None
+        if not known_to_gain or torch.compiler.is_compiling() or not reorders:
             return self.literal_forward(feature_map)
         rows = enlarged_conv(feature_map.to(dtype), self.conv.weight.to(dtype), self.scale, self.align_corners)
         return self.relu(self.norm(rows))
@@ -108,8 +109,3 @@ class EnlargedConvNormReLU(ConvNormReLU):
         return super().forward(
             F.interpolate(feature_map, scale_factor=self.scale, mode='bilinear', align_corners=self.align_corners)
         )
-
-
-def is_altered(conv: nn.Module) -> bool:
-    """Whether something was put on a convolution (LoRA, a hook), so that it has to be called."""
-    return type(conv) is not nn.Conv2d or bool(conv._forward_hooks or conv._forward_pre_hooks)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmetris.utils.tensor_memo import TensorMemo
+
 
 def resize_position_embedding(embedding: Tensor, grid_hw: tuple[int, int], num_prefix: int = 1) -> Tensor:
     """Resize the position embedding of a square grid to another grid, square or not, bicubically.
@@ -36,27 +38,14 @@ def resize_position_embedding(embedding: Tensor, grid_hw: tuple[int, int], num_p
     return torch.cat([prefix, grid.flatten(2).squeeze(0).t().to(prefix.dtype)])
 
 
-class PositionCache:
-    """Resized position embeddings by grid size.
-
-    An entry is valid for one state of the embedding (its version counter tells changes, such as newly loaded weights)
-    and one device. A tunable embedding changes at every step and must carry gradients, so nothing is kept for it.
-    """
+class ResizedPositions:
+    """Position embeddings on grids, each resized once and again only after the embedding has changed."""
 
     def __init__(self) -> None:
-        self._entries: dict[tuple[int, int], tuple[tuple, Tensor]] = {}
+        self._memo = TensorMemo()
 
     def get(self, embedding: Tensor, grid_hw: tuple[int, int], num_prefix: int = 1) -> Tensor:
-        """Like :func:`resize_position_embedding`, computed once for each grid."""
-        if embedding.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return resize_position_embedding(embedding, grid_hw, num_prefix)
-        state = (embedding.data_ptr(), embedding._version, embedding.device, embedding.dtype)
-        entry = self._entries.get(grid_hw)
-        if entry is None or entry[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                entry = (state, resize_position_embedding(embedding.detach(), grid_hw, num_prefix))
-            self._entries[grid_hw] = entry
-        return entry[1]
-
-    def __deepcopy__(self, memo: dict) -> PositionCache:
-        return PositionCache()  # A copied model resizes its own.
+        """Like :func:`resize_position_embedding`; a tunable embedding is resized each time."""
+        return self._memo.get(
+            (grid_hw, num_prefix), [embedding], lambda: resize_position_embedding(embedding, grid_hw, num_prefix)
+        )

@@ -7,10 +7,11 @@ them. Each combination of size, width, device and type is computed once and kept
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from mmetris.utils.tables import shared_table
 
 
 def sine_encoding_1d(
@@ -34,9 +35,7 @@ def sine_encoding_1d(
     """
     if channels % 2:
         raise ValueError(f'channels must be even, a sine and a cosine for each frequency, but it is {channels}')
-    # A graph under compilation must not capture, or fill, the table of an earlier eager call.
-    encode = _sine_encoding_1d if torch.compiler.is_compiling() else _cached_sine_encoding_1d
-    return encode(length, channels, torch.device(device), dtype)
+    return _sine_encoding_1d(length, channels, torch.device(device), dtype)
 
 
 def sine_encoding_2d(
@@ -62,10 +61,10 @@ def sine_encoding_2d(
             'channels must be a multiple of 4, a sine and a cosine for each frequency of each axis, '
             f'but it is {channels}'
         )
-    encode = _sine_encoding_2d if torch.compiler.is_compiling() else _cached_sine_encoding_2d
-    return encode(tuple(size), channels, torch.device(device), dtype)
+    return _sine_encoding_2d(tuple(size), channels, torch.device(device), dtype)
 
 
+@shared_table
 def _sine_encoding_1d(length: int, channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     exponents = torch.arange(0, channels, 2, device=device, dtype=torch.float32) / channels
     places = torch.arange(length, device=device, dtype=torch.float32)
@@ -73,21 +72,9 @@ def _sine_encoding_1d(length: int, channels: int, device: torch.device, dtype: t
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1).to(dtype)
 
 
+@shared_table
 def _sine_encoding_2d(size: tuple[int, int], channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     height, width = size
     columns = _sine_encoding_1d(width, channels // 2, device, dtype).expand(height, width, -1)
     rows = _sine_encoding_1d(height, channels // 2, device, dtype)[:, None].expand(height, width, -1)
     return torch.cat((columns, rows), dim=-1).flatten(0, 1)
-
-
-# Tables are made outside inference mode: one made inside could never take part in training afterwards.
-@lru_cache(maxsize=16)
-def _cached_sine_encoding_1d(*key) -> Tensor:
-    with torch.inference_mode(False):
-        return _sine_encoding_1d(*key)
-
-
-@lru_cache(maxsize=16)
-def _cached_sine_encoding_2d(*key) -> Tensor:
-    with torch.inference_mode(False):
-        return _sine_encoding_2d(*key)

@@ -19,12 +19,11 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
+from mmetris.structures import BridgedFeatures, map_tensors
 
-from ..backbones.staged import StagedImageEncoder, StageSpec
-from ..layers.bridged_features import BridgedFeatures
+from ..encoders import StagedImageEncoder, StagedTextEncoder, StageSpec
 from ..layers.interactor import Interactor
 from ..layers.zoom import ZoomLayer, match_grid
-from ..text_encoders.clip_text import CLIPTextEncoder
 
 MEMORY = ('output', 'sum')
 CROSS_INPUTS = ('self_attended', 'input')
@@ -192,8 +191,7 @@ class BridgerStage(BaseModule):
 class Bridger(BaseModule):
     """All Bridger stages, and the walk of both encoders past them.
 
-    It knows the encoders only by their contracts: :class:`StagedImageEncoder` and the same steps of
-        :class:`CLIPTextEncoder`.
+    It knows the encoders only by their contracts, :class:`StagedImageEncoder` and :class:`StagedTextEncoder`.
 
     Args:
         image_specs: :class:`StageSpec` (channels, stride) of the image stages in ``out_stages``. A
@@ -321,12 +319,12 @@ class Bridger(BaseModule):
         return ImagePrefix(state, last, tuple(maps), images.shape[0])
 
     @staticmethod
-    def start_text(text_encoder: CLIPTextEncoder, tokens: Tensor) -> TextState:
+    def start_text(text_encoder: StagedTextEncoder, tokens: Tensor) -> TextState:
         """Tokens (B, L) before the first text stage."""
         return TextState(text_encoder.embed(tokens), text_encoder.padding_mask(tokens))
 
     @staticmethod
-    def run_text(text_encoder: CLIPTextEncoder, text: TextState, stage: int) -> TextState:
+    def run_text(text_encoder: StagedTextEncoder, text: TextState, stage: int) -> TextState:
         """Run the text encoder's stages up to ``stage`` (1-based, inclusive)."""
         words = text.words
         for index in range(text.stage + 1, stage + 1):
@@ -358,7 +356,7 @@ class Bridger(BaseModule):
     def forward(
         self,
         image_encoder: StagedImageEncoder,
-        text_encoder: CLIPTextEncoder,
+        text_encoder: StagedTextEncoder,
         images: Tensor | ImagePrefix,
         tokens: Tensor,
         image_index: Tensor | None = None,
@@ -390,14 +388,12 @@ class Bridger(BaseModule):
             )
         prefix = images if isinstance(images, ImagePrefix) else self.image_prefix(image_encoder, images)
 
-        def rows(feature_map: Tensor) -> Tensor:
-            return feature_map if image_index is None else feature_map[image_index]
-
-        image, image_done = prefix.state, prefix.stage
-        maps = [rows(feature_map) for feature_map in prefix.maps]
-        if self.stages and image_index is not None:
-            # From here on the image's features depend on the sentence.
-            image = image_encoder.select(image, image_index)
+        image, image_done, maps = prefix.state, prefix.stage, list(prefix.maps)
+        if image_index is not None:
+            maps = [feature_map[image_index] for feature_map in maps]
+            if self.stages:
+                # From here on the image's features depend on the sentence.
+                image = map_tensors(lambda tensor: tensor[image_index], image)
         text = self.start_text(text_encoder, tokens)
         for stage, text_stage in zip(image_encoder.out_stages, text_encoder.out_stages, strict=True):
             text = self.run_text(text_encoder, text, text_stage)

@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.config import ConfigDict
-from mmseg.models import BaseSegmentor, EncoderDecoder
+from mmseg.models import EncoderDecoder
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
-from mmetris.utils.autocast import autocast_to, check_dtype, is_lowered
-from mmetris.utils.vocabulary import Vocabulary
+from mmetris.structures import BridgedFeatures, Vocabulary
+from mmetris.utils.autocast import autocast_to, is_lowered
 
+from ..decode_heads.mask_prediction import at_input_size
 from ..text_encoders.class_text import ClassText
-from .referring_segmentor import ReferringSegmentor
+from ..trunk.bridged_model import BridgedModel
 
 TEXT_MODES = ('joint', 'per_class')
 TEST_MODES = ('whole', 'slide')
@@ -30,12 +31,12 @@ DEFAULT_LOSS = dict(type='CrossEntropyLoss', avg_non_ignore=True)
 
 
 @MODELS.register_module()
-class ClassNameSegmentor(ReferringSegmentor):
+class ClassNameSegmentor(EncoderDecoder, BridgedModel):
     """An image, a list of class names, a class for each pixel.
 
-    It has the parts and weights of a :class:`ReferringSegmentor`, whose checkpoints it loads, and the interface of
-    MMSeg's :class:`EncoderDecoder`: whole and sliding inference, MMSeg's postprocessing, metrics and test-time
-    augmentation.
+    It has the trunk (:class:`BridgedModel`), parts and weights of a :class:`ReferringSegmentor`, whose checkpoints it
+    loads, and the interface of MMSeg's :class:`EncoderDecoder`: whole and sliding inference, MMSeg's postprocessing,
+    metrics and test-time augmentation.
 
     Args:
         vocabulary: Arguments of :meth:`Vocabulary.build`: ``dict(classes='ade20k', templates='vild')``. A class is the
@@ -65,12 +66,6 @@ class ClassNameSegmentor(ReferringSegmentor):
         ValueError: If vocabulary, mode, type, sizes or ``held_out`` make no sense.
     """
 
-    predict = EncoderDecoder.predict
-    inference = EncoderDecoder.inference
-    whole_inference = EncoderDecoder.whole_inference
-    slide_inference = EncoderDecoder.slide_inference
-    postprocess_result = BaseSegmentor.postprocess_result
-
     def __init__(
         self,
         vocabulary: Mapping | Vocabulary,
@@ -91,11 +86,16 @@ class ClassNameSegmentor(ReferringSegmentor):
                 'prefix_cache is for a ReferringSegmentor: images with labels are cropped at random, so '
                 'that none repeats'
             )
-        super().__init__(
-            text_encoder=dict(text_encoder, vocabulary=vocabulary),
-            decode_head=dict(loss_decode=DEFAULT_LOSS) | dict(decode_head),
-            **kwargs,
-        )
+        test_cfg = ConfigDict(dict(mode='whole') | dict(test_cfg or {}))
+        if test_cfg.mode not in TEST_MODES:
+            raise ValueError(f'test_cfg.mode={test_cfg.mode!r} must be one of {TEST_MODES}')
+        if test_cfg.mode == 'slide' and not {'crop_size', 'stride'} <= set(test_cfg):
+            raise ValueError(f'test_cfg={dict(test_cfg)} needs crop_size and stride, (H, W) each, to slide')
+        # Not MMSeg's constructor, which knows no text: its encoders, Bridger and head are those of the trunk.
+        text_encoder = dict(text_encoder, vocabulary=vocabulary)
+        BridgedModel.__init__(self, text_encoder=text_encoder, test_cfg=test_cfg, **kwargs)
+        self.test_cfg = test_cfg
+        self.decode_head = self.build_head(dict(loss_decode=DEFAULT_LOSS) | dict(decode_head))
         if text_mode not in TEXT_MODES:
             raise ValueError(f'text_mode={text_mode!r} must be one of {TEXT_MODES}')
         if chunk_size < 1:
@@ -108,14 +108,13 @@ class ClassNameSegmentor(ReferringSegmentor):
             raise ValueError(f'held_out={sorted(held_out)} leaves fewer than two classes to train on')
         self.text_mode, self.chunk_size = text_mode, chunk_size
         self.max_train_classes, self.held_out = max_train_classes, frozenset(held_out)
-        self.test_cfg = ConfigDict(dict(mode='whole') | dict(test_cfg or {}))
-        if self.test_cfg.mode not in TEST_MODES:
-            raise ValueError(f'test_cfg.mode={self.test_cfg.mode!r} must be one of {TEST_MODES}')
-        if self.test_cfg.mode == 'slide' and not {'crop_size', 'stride'} <= set(self.test_cfg):
-            raise ValueError(f'test_cfg={dict(self.test_cfg)} needs crop_size and stride, (H, W) each, to slide')
-        check_dtype(self.test_cfg.get('dtype'), 'test_cfg.dtype')
         has_background = self.vocabulary.background is not None
         self.background_logit = nn.Parameter(torch.zeros(())) if has_background else None
+
+    @property
+    def align_corners(self) -> bool:
+        """Corner rule of the head's resizing; MMSeg's postprocessing asks for it."""
+        return self.decode_head.align_corners
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -143,8 +142,7 @@ class ClassNameSegmentor(ReferringSegmentor):
         """
         vocabulary, rows = self.vocabulary.subset(range(len(self.vocabulary)) if classes is None else classes)
         if self.text_mode == 'joint':
-            names = self.text_encoder.for_names(torch.tensor(rows, device=images.device))
-            logits = self.decode_head(self.neck(self.backbone, names, images, names.ids(len(images))))
+            logits = self.decode_head(self.extract_feat(images, rows))
         else:
             logits = self._ask_one_by_one(images, vocabulary)
         num_names = [len(names) for index, names in enumerate(vocabulary.classes) if index != vocabulary.background]
@@ -157,15 +155,25 @@ class ClassNameSegmentor(ReferringSegmentor):
         before, after = logits.tensor_split([vocabulary.background], dim=1)
         return torch.cat([before, torch.zeros_like(logits[:, :1]), after], dim=1)
 
+    def extract_feat(self, inputs: Tensor, names: Sequence[int] | None = None) -> BridgedFeatures:
+        """Bridged features of images and class names as one text, as mode ``'joint'`` has them.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            names: Which of the vocabulary's M names. Defaults to None: all.
+        """
+        index = None if names is None else torch.tensor(names, device=inputs.device)
+        text = self.text_encoder.for_names(index)
+        return self.neck(self.backbone, text, inputs, text.ids(inputs.shape[0]))
+
     def _ask_one_by_one(self, images: Tensor, vocabulary: Vocabulary) -> Tensor:
         """What a ReferringSegmentor says of each prompt, mean over the templates: (B, M, h, w)."""
-        prompts = [SegDataSample(metainfo=dict(expression=prompt)) for prompt in vocabulary.prompts]
-        tokens = self.tokens_of(prompts, images.device)
-        # Not by encode_images and forward_logits, which follow test_cfg.dtype: training comes here too.
-        prefix = self.neck.image_prefix(self.backbone, images)
+        tokens = self.tokenize(vocabulary.prompts).to(images.device)
+        # Not by encode_images, which follows test_cfg.dtype: training comes here too.
+        prefix = self.image_prefix(images)
         pairs = torch.arange(len(images) * len(tokens), device=images.device)
         chunks = [
-            self.decode_head(self.extract_feat(prefix, tokens[chunk % len(tokens)], chunk // len(tokens)))
+            self.decode_head(self.bridge(prefix, tokens[chunk % len(tokens)], chunk // len(tokens)))
             for chunk in pairs.split(self.chunk_size)
         ]
         logits = torch.cat(chunks).squeeze(1)
@@ -181,7 +189,11 @@ class ClassNameSegmentor(ReferringSegmentor):
     def _at_full_size(self, logits: Tensor, inputs: Tensor) -> Tensor:
         # Bilinear, as MMSeg does it: with many classes, bicubic takes as long as the decoder. Each cell's value goes
         # where referring models have it.
-        return self._enlarge(logits, tuple(inputs.shape[-2:]), mode='bilinear')
+        corner_aligned = self.test_cfg.get('corner_aligned', False)
+        return at_input_size(logits, tuple(inputs.shape[-2:]), corner_aligned, mode='bilinear')
+
+    def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Tensor:
+        return self.encode_decode(inputs)
 
     def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Losses of a batch, at the size of the labels.
@@ -202,14 +214,7 @@ class ClassNameSegmentor(ReferringSegmentor):
         logits = self._at_full_size(self.class_logits(inputs, classes), inputs)
         place = torch.full((IGNORE_INDEX + 1,), IGNORE_INDEX, device=labels.device)
         place[classes] = torch.arange(len(classes), device=labels.device)
-        labels = place[labels.squeeze(1).long()]
-        losses: dict[str, Tensor] = {}
-        for loss in self.decode_head.loss_decode:
-            losses[loss.loss_name] = losses.get(loss.loss_name, 0) + loss(logits, labels, ignore_index=IGNORE_INDEX)
-        known = labels != IGNORE_INDEX
-        right = (logits.argmax(dim=1) == labels) & known
-        losses['acc_seg'] = 100.0 * right.sum() / known.sum().clamp(min=1)
-        return losses
+        return self.decode_head.loss_by_labels(logits, place[labels.squeeze(1).long()])
 
     def _train_classes(self, labels: Tensor) -> list[int]:
         """Ascending classes that take part in a step: those of the labels, the background, and absent ones drawn."""

@@ -12,58 +12,67 @@ CLIP's own feature of the name. Axes: K rows chosen of M names, T templates, N s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
-from mmetris.utils.tokenizer import tokenize
-from mmetris.utils.vocabulary import Vocabulary
+from mmetris.structures import Vocabulary
+from mmetris.utils.tensor_memo import TensorMemo
 
+from ..encoders import StagedTextEncoder
+from ..layers.shortcut import is_unaltered, structure_of
 from .clip_text import CLIPTextEncoder
 
 PROMPTS_AT_ONCE = 256
 
 
-class NameStages:
+class NameStages(StagedTextEncoder):
     """K class names under the contract by which the Bridger walks a text encoder's stages.
 
     Args:
         out_stages: Stages that take part in the Bridger.
         features: E_0 to E_N, each (K, C).
         final_norm: CLIP's last LayerNorm.
-        text_projection: (C, C') into CLIP's shared space.
+        project: Brings features (..., C) to CLIP's shared space, (..., C').
+        output_dims: That width, C'.
     """
 
     def __init__(
-        self, out_stages: tuple[int, ...], features: Sequence[Tensor], final_norm: nn.Module, text_projection: Tensor
+        self,
+        out_stages: tuple[int, ...],
+        features: Sequence[Tensor],
+        final_norm: nn.Module,
+        project: Callable[[Tensor], Tensor],
+        output_dims: int,
     ) -> None:
-        self.out_stages, self.features = out_stages, features
-        self.final_norm, self.text_projection = final_norm, text_projection
+        self.num_stages, self.out_stages = len(features) - 1, out_stages
+        self.embed_dims, self.output_dims = features[0].shape[-1], output_dims
+        self.features = features
+        self.final_norm, self.project = final_norm, project
 
     def ids(self, batch_size: int) -> Tensor:
         """What stands for tokens: all K rows for each of B images, (B, K)."""
         first = self.features[0]
         return torch.arange(len(first), device=first.device).expand(batch_size, -1)
 
-    @staticmethod
-    def padding_mask(ids: Tensor) -> Tensor:
+    def padding_mask(self, tokens: Tensor) -> Tensor:
         """(B, K) False: a name is no padding."""
-        return torch.zeros_like(ids, dtype=torch.bool)
+        return torch.zeros_like(tokens, dtype=torch.bool)
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
         """Ids (B, K) -> (B, K, C) before stage 1."""
-        return self.features[0][ids]
+        return self.features[0][tokens]
 
     def stage(self, index: int, words: Tensor) -> Tensor:
         """Add to (B, K, C), whose rows are those of :meth:`ids`, what stage ``index`` (1-based) adds in CLIP."""
         return words + (self.features[index] - self.features[index - 1])
 
-    def tail(self, words: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def tail(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, K, C) after the last stage -> words (B, K, C) and sentence features (B, K, C')."""
         words = self.final_norm(words)
-        return words, words @ self.text_projection
+        return words, self.project(words)
 
 
 @MODELS.register_module()
@@ -77,7 +86,7 @@ class ClassText(CLIPTextEncoder):
 
     def __init__(self, vocabulary: Mapping | Vocabulary, **kwargs) -> None:
         super().__init__(**kwargs)
-        self._cache: tuple[object, tuple[Tensor, ...]] | None = None
+        self._features = TensorMemo()
         self.set_vocabulary(vocabulary)
 
     def set_vocabulary(self, vocabulary: Mapping | Vocabulary) -> None:
@@ -91,36 +100,36 @@ class ClassText(CLIPTextEncoder):
     def stage_features(self) -> tuple[Tensor, ...]:
         """E_0 to E_N, each (M, C): features of [EOS] before stage 1 and after each stage, mean over the templates.
 
-        A frozen encoder computes them once for a vocabulary and keeps them, outside of the state dict. Where a
-        parameter of it is tuned, they are computed at every call, with gradients.
+        A frozen encoder computes them once for a vocabulary and keeps them, outside of the state dict. They are
+        computed at every call, with gradients, where something is tuned, and at every call where hooks are on the
+        encoder, which may do another thing each time.
         """
-        parameters = list(self.tower.parameters())
-        if any(parameter.requires_grad for parameter in parameters):
+        self.ensure_pretrained()
+        parameters = list(self.parameters())
+        if not is_unaltered(self) or any(parameter.requires_grad for parameter in parameters):
             return self._encode()
-        # Loading other weights changes the versions, moving to another device the addresses.
-        state = (self.vocabulary, [(parameter.data_ptr(), parameter._version) for parameter in parameters])
-        if self._cache is None or self._cache[0] != state:
-            # In full precision whatever surrounds the call: others will read the result later.
-            with torch.no_grad(), torch.autocast(parameters[0].device.type, enabled=False):
-                self._cache = state, self._encode()
-        return self._cache[1]
+        return self._features.get((self.vocabulary, structure_of(self)), parameters, self._encode_precisely)
+
+    def _encode_precisely(self) -> tuple[Tensor, ...]:
+        """In full precision whatever surrounds the call: others will read the result later."""
+        with torch.autocast(self.tower.positional_embedding.device.type, enabled=False):
+            return self._encode()
 
     def _encode(self) -> tuple[Tensor, ...]:
         """E_0 to E_N of the vocabulary; prompts in chunks, since a set of templates makes thousands of them."""
-        tokens = tokenize(self.vocabulary.prompts, self.tower.context_length).to(self.tower.positional_embedding.device)
-        tokens = tokens[:, : int(self.end_position(tokens).max()) + 1]
+        tokens = self.trim(self.tokenizer(self.vocabulary.prompts, self.context_length))
+        tokens = tokens.to(self.tower.positional_embedding.device)
         chunks = [self._end_features(chunk) for chunk in tokens.split(PROMPTS_AT_ONCE)]
         num_templates = len(self.vocabulary.templates)
         return tuple(torch.cat(parts).unflatten(0, (-1, num_templates)).mean(dim=1) for parts in zip(*chunks))
 
     def _end_features(self, tokens: Tensor) -> list[Tensor]:
         """Tokens (P, L) -> features of [EOS] (P, C), N + 1 of them."""
-        rows, ends = torch.arange(len(tokens), device=tokens.device), self.end_position(tokens)
         words = self.embed(tokens)
-        features = [words[rows, ends]]
+        features = [self.pick_end(words, tokens)]
         for index in range(1, self.num_stages + 1):
             words = self.stage(index, words)
-            features.append(words[rows, ends])
+            features.append(self.pick_end(words, tokens))
         return features
 
     def for_names(self, index: Tensor | None = None) -> NameStages:
@@ -132,4 +141,4 @@ class ClassText(CLIPTextEncoder):
         features = self.stage_features()
         if index is not None:
             features = tuple(feature[index] for feature in features)
-        return NameStages(self.out_stages, features, self.tower.ln_final, self.tower.text_projection)
+        return NameStages(self.out_stages, features, self.tower.ln_final, self.project, self.output_dims)

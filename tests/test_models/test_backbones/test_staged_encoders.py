@@ -5,7 +5,8 @@ import pytest
 import torch
 from open_clip import CLIP
 
-from mmetris.models.backbones.staged import split_evenly
+from mmetris.models.encoders.staged import split_evenly
+from mmetris.structures import map_tensors
 from tests.toy import ARCHS, build, encoder_cfgs, randn
 
 KINDS = tuple(ARCHS)
@@ -104,14 +105,14 @@ def test_an_unfrozen_encoder_trains_everything(kind):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_inject_adds_to_the_map_and_select_picks_rows(kind):
+def test_inject_adds_to_the_map_and_rows_of_a_state_are_those_of_its_tensors(kind):
     encoder = build_encoder(kind)
     state = encoder.stage(1, encoder.stem(randn(2, 3, 64, 64)))
     feature_map = encoder.feature_map(state)
     update = randn(*feature_map.shape, seed=1)
     torch.testing.assert_close(encoder.feature_map(encoder.inject(state, update)), feature_map + update)
     rows = torch.tensor([1, 0, 1])
-    torch.testing.assert_close(encoder.feature_map(encoder.select(state, rows)), feature_map[rows])
+    torch.testing.assert_close(encoder.feature_map(map_tensors(lambda tensor: tensor[rows], state)), feature_map[rows])
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -1,5 +1,6 @@
 """CLIP weights in every form they are published in, and what must not be loaded."""
 
+import dataclasses
 import logging
 import pickle
 
@@ -9,6 +10,9 @@ from mmengine.logging import MMLogger
 from open_clip import CLIP
 from safetensors.torch import save_file
 
+from mmetris import tokenize
+from mmetris.models.clip import ClipWeights, DualEncoder
+from mmetris.models.clip.weights import load_tower
 from tests.toy import RESNET, VIT, build, encoder_cfgs, randn
 
 ARCHS = dict(vit=VIT, resnet=RESNET)
@@ -139,15 +143,106 @@ def test_a_cut_off_file_is_refused(tmp_path, name):
         load('vit', path)
 
 
-def test_another_activation_is_warned_about(tmp_path):
-    FORMS['safetensors'][1](make_clip('vit'), str(tmp_path / 'clip.safetensors'))
-    records = []
+@pytest.fixture
+def warnings():
+    """Texts of what mmetris warns of."""
+    texts = []
     handler = logging.Handler(logging.WARNING)
-    handler.emit = records.append
+    handler.emit = lambda record: texts.append(record.getMessage())
     logger = MMLogger.get_instance('quick_gelu_test')
     logger.addHandler(handler)
+    yield texts
+    logger.removeHandler(handler)
+
+
+def load_as(arch, path, **kwargs):
+    """Load both sides of a description."""
+    dual = DualEncoder.describe(arch, str(path), **kwargs)
+    towers = dual.build_image_tower(), dual.build_text_tower()
+    for part, tower in zip(('image', 'text'), towers):
+        dual.load(tower.state_dict(), part)
+    return towers
+
+
+def test_an_activation_that_was_asked_for_is_kept_with_a_warning(tmp_path, warnings):
+    FORMS['safetensors'][1](make_clip('vit'), str(tmp_path / 'clip.safetensors'))
     load('vit', tmp_path / 'clip.safetensors', quick_gelu=False)
-    assert ['Set quick_gelu=True' in record.getMessage() for record in records] == [True, True]  # One for each encoder.
+    assert ['Set quick_gelu=True' in text for text in warnings] == [True, True]  # One for each encoder.
+    warnings.clear()
+    load_as(VIT | dict(quick_gelu=False), tmp_path / 'clip.safetensors')
+    assert ['as was asked for: features will be off. Set quick_gelu=True' in text for text in warnings] == [True, True]
+
+
+def features(encoders):
+    """What both encoders say of an image and a sentence."""
+    with torch.no_grad():
+        return [*encoders[0](randn(1, 3, 64, 64)), *encoders[1](tokenize('the left dog', 9))]
+
+
+def test_an_activation_that_was_only_assumed_follows_the_weights_and_is_remembered(tmp_path, warnings):
+    state = make_clip('vit').state_dict()
+    save_file(state, str(tmp_path / 'exact.safetensors'), metadata=dict(quick_gelu='False'))
+    followed = load('vit', tmp_path / 'exact.safetensors', quick_gelu=None)
+    assert ['follows the weights. Set quick_gelu=False on both' in text for text in warnings] == [True, True]
+    expected = features(load('vit', tmp_path / 'exact.safetensors', quick_gelu=False))
+    torch.testing.assert_close(features(followed), expected, rtol=0, atol=0)
+    others = [build(cfg | dict(quick_gelu=None), seed=5) for cfg in encoder_cfgs('vit')]
+    for encoder, other in zip(followed, others):
+        other.load_state_dict(encoder.state_dict())  # No file of CLIP is read here.
+        assert not other.state_dict()['quick_gelu']
+        # A checkpoint from before the weights were followed says nothing, and changes nothing.
+        other.load_state_dict({key: value for key, value in encoder.state_dict().items() if key != 'quick_gelu'})
+    torch.testing.assert_close(features(others), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('form', ['jit', 'openai_state_dict', 'safetensors'])
+def test_openais_files_tell_their_activation(tmp_path, form, warnings):
+    name, save = FORMS[form]
+    save(make_clip('vit'), str(tmp_path / name))
+    exact = DualEncoder.describe(VIT | dict(quick_gelu=False), str(tmp_path / name))
+    assert dataclasses.replace(exact, activation_is_given=False).load(
+        dict(exact.build_image_tower().named_parameters()), 'image'
+    )
+    assert 'was trained with QuickGELU' in warnings[0] and name in warnings[0]
+
+
+def test_the_warning_names_the_name_that_is_right(tmp_path, warnings):
+    weights = ClipWeights('ViT-B-16.pt', {}, {}, quick_gelu=True)
+    with torch.device('meta'):
+        state = DualEncoder.describe('ViT-B-16').build_text_tower().state_dict()
+    assert load_tower(state, state, weights, DualEncoder.describe('ViT-B-16'), 'text')
+    assert "or arch='ViT-B-16-quickgelu'" in warnings[0]
+
+
+def test_a_file_that_does_not_tell_is_warned_about_where_nobody_says_it(tmp_path, warnings):
+    FORMS['half'][1](make_clip('vit'), tmp_path / 'clip.pth')
+    load_as(VIT, tmp_path / 'clip.pth')
+    assert ['does not tell its activation' in text for text in warnings] == [True, True]
+    warnings.clear()
+    load_as(VIT, tmp_path / 'clip.pth', quick_gelu=False)
+    assert not warnings
+
+
+def test_a_resnet_has_no_activation_to_disagree_about(tmp_path, warnings):
+    FORMS['safetensors'][1](make_clip('resnet'), str(tmp_path / 'clip.safetensors'))
+    dual = DualEncoder.describe(RESNET, str(tmp_path / 'clip.safetensors'), quick_gelu=False)
+    dual.load(dual.build_image_tower().state_dict(), 'image')
+    assert not warnings
+    dual.load(dual.build_text_tower().state_dict(), 'text')
+    assert 'QuickGELU' in warnings[0]
+
+
+@pytest.mark.parametrize('text_key', ['text_decoder.token_embedding.weight', 'text.transformer.embeddings.weight'])
+def test_one_side_is_loaded_from_a_file_whose_other_side_is_none_of_ours(tmp_path, text_key):
+    clip = make_clip('vit')
+    state = {f'visual.{key}': value for key, value in clip.visual.state_dict().items()}
+    torch.save(state | {text_key: torch.zeros(3, 2), 'text.x': torch.zeros(1)}, tmp_path / 'clip.pth')
+    dual = DualEncoder.describe(VIT, str(tmp_path / 'clip.pth'), quick_gelu=True)
+    tower = dual.build_image_tower()
+    dual.load(tower.state_dict(), 'image')
+    assert torch.equal(tower.proj, clip.visual.proj)
+    with pytest.raises(ValueError, match=r'does not fit the text encoder.*4 blocks; another text tower.*missing'):
+        dual.load(dual.build_text_tower().state_dict(), 'text')
 
 
 def test_features_follow_the_activation():

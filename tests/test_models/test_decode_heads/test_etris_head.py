@@ -8,8 +8,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmetris.models import ETRISHead
-from mmetris.models.layers.bridged_features import BridgedFeatures
 from mmetris.registry import MODELS
+from mmetris.structures.bridged_features import BridgedFeatures
 
 CHANNELS = 16
 RESNET = dict(in_channels=(12, 20, 8), in_strides=(8, 16, 32))

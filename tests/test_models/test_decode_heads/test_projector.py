@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mmetris.models.decode_heads import DotProductProjector, Projector, dynamic_conv
 from tests.toy import randn
@@ -71,9 +72,9 @@ def test_what_was_put_on_the_last_convolution_takes_part():
     torch.testing.assert_close(projector(*inputs), projector.literal_forward(*inputs))
 
 
-def test_the_last_convolution_does_not_work_on_the_pixels():
+def test_the_last_convolution_does_not_work_on_the_pixels(monkeypatch):
     projector = Projector(8, 16).eval()
-    projector.pixel_projection[-1].forward = None
+    monkeypatch.setattr(nn.Conv2d, 'forward', None)
     assert projector(randn(1, 16, 3, 5), randn(1, 8)).shape == (1, 1, 12, 20)
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mmetris.models import ETRISHead
 from mmetris.models.converters.etris_keys import exchange_layout, ours_name
-from mmetris.models.layers.bridged_features import BridgedFeatures
+from mmetris.structures.bridged_features import BridgedFeatures
 
 GOLDEN = Path(__file__).parents[2] / 'data' / 'golden'
 STRIDES = {'rn': (8, 16, 32), 'vit': (16, 16, 16)}

@@ -45,10 +45,10 @@ def test_a_table_made_in_inference_mode_can_train_later(encode, size):
 
 
 def test_compilation_neither_reads_nor_fills_the_cache():
-    position_encoding._cached_sine_encoding_2d.cache_clear()
+    position_encoding._sine_encoding_2d.cache_clear()
     compiled = torch.compile(lambda x: x + sine_encoding_2d((3, 4), 8), backend='eager', fullgraph=True)
     result = compiled(torch.zeros(12, 8))
-    assert position_encoding._cached_sine_encoding_2d.cache_info().currsize == 0
+    assert position_encoding._sine_encoding_2d.cache_info().currsize == 0
     assert torch.allclose(result, sine_encoding_2d((3, 4), 8))
 
 

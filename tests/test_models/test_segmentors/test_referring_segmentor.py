@@ -10,6 +10,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmetris import tokenize
+from mmetris.models.decode_heads.mask_prediction import at_input_size
 from mmetris.structures import RefDataSample
 from mmetris.utils.letterbox import letterbox_geometry
 from tests.toy import build_model, randn
@@ -95,7 +96,7 @@ def test_predictions_have_the_original_size_and_agree_with_their_logits():
 
 
 def place(model, monkeypatch, logits):
-    monkeypatch.setattr(model, 'encode_decode', lambda inputs, samples: logits.expand(len(inputs), 1, -1, -1))
+    monkeypatch.setattr(model.decode_head, 'forward', lambda features: logits.expand(len(features.words), -1, -1, -1))
 
 
 def test_letterboxing_is_undone(monkeypatch):
@@ -249,11 +250,9 @@ def test_a_state_dict_round_trip_restores_predictions():
 @pytest.mark.parametrize('stride', [1, 2, 4])
 def test_each_cell_lands_on_the_pixel_that_the_loss_compared_it_with(stride):
     """Without this, masks drift towards the lower right by up to stride - 1 pixels."""
-    model = build_model('vit').eval()
     cells = randn(1, 1, 64 // stride, 32 // stride).sigmoid()
-    enlarged = model._enlarge(cells, (64, 32))
+    enlarged = at_input_size(cells, (64, 32))
     assert enlarged.shape == (1, 1, 64, 32)
     torch.testing.assert_close(enlarged[..., ::stride, ::stride], cells, rtol=1e-4, atol=1e-4)
-    model.test_cfg['corner_aligned'] = True
-    corners = model._enlarge(cells, (64, 32))
+    corners = at_input_size(cells, (64, 32), corner_aligned=True)
     torch.testing.assert_close(corners[..., -1, -1], cells[..., -1, -1], rtol=1e-4, atol=1e-4)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from mmetris.registry import MODELS
 
+from ..backbones.named_stages import find_stages, stage_paths, told_grid
+from ..encoders import FrozenWeights
 from ..necks.bridger import Bridger
-from ..peft.freeze import freeze
 from ..text_encoders.class_text import ClassText
-from .named_stages import find_stages, stage_paths, told_grid
 
 # Text stages where class_text does not say how many.
 NUM_TEXT_STAGES = 4
@@ -102,8 +102,7 @@ class BridgedBackbone(BaseModule):
                 f'{self.class_text.out_stages}'
             )
         # Nothing reads what follows the last text stage: where the text is tuned, these would stay without gradients.
-        self.class_text.tower.ln_final.requires_grad_(False)
-        self.class_text.tower.text_projection.requires_grad_(False)
+        self.class_text.pretrained.untune(('ln_final', 'text_projection'))
         defaults = dict(
             type=Bridger,
             image_specs=[stage.spec for stage in self.stages],
@@ -117,14 +116,13 @@ class BridgedBackbone(BaseModule):
             module = self.backbone.get_submodule(stage.path)
             module.register_forward_hook(partial(self._after_stage, index), with_kwargs=True)
         self.freeze_backbone = freeze_backbone
-        if freeze_backbone:
-            freeze(self.backbone)
+        self._frozen = FrozenWeights(self.backbone) if freeze_backbone else None
         self.train()
 
     def train(self, mode: bool = True) -> BridgedBackbone:
         super().train(mode)
-        if self.freeze_backbone:
-            self.backbone.eval()
+        if self._frozen is not None:
+            self._frozen.train(mode)
         return self
 
     def forward(self, images: Tensor) -> Any:

@@ -5,7 +5,7 @@ import torch
 from mmengine.structures import PixelData
 
 from mmetris import tokenize
-from mmetris.models.segmentors.sharing import distinct_images
+from mmetris.models.trunk.sharing import distinct_images
 from mmetris.structures import RefDataSample
 from tests.toy import build_model, randn
 

@@ -3,7 +3,7 @@
 import pytest
 from mmseg.utils import get_classes, get_predefined_templates
 
-from mmetris.utils.vocabulary import Vocabulary
+from mmetris.structures.vocabulary import Vocabulary
 
 
 def test_a_data_set_that_mmseg_knows_gives_its_names():

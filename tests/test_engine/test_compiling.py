@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmetris.benchmark.plain_path import plain_path
-from mmetris.models.compiling import compile_parts, eager
+from mmetris.engine.compiling import compile_parts, eager
 from tests import toy
 
 TOKENS = torch.tensor([[49406, 320, 49407, 0], [49406, 320, 2866, 49407]])

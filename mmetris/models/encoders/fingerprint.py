@@ -1,4 +1,4 @@
-"""Identity of a frozen CLIP, so that weights tuned on one are never put onto another."""
+"""Identity of a frozen encoder, so that weights tuned on one are never put onto another."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class ClipFingerprint(NamedTuple):
+class Fingerprint(NamedTuple):
     """Name and hash of the frozen weights of one encoder.
 
     Args:
@@ -27,7 +27,7 @@ class ClipFingerprint(NamedTuple):
         return torch.tensor(list(json.dumps(self._asdict()).encode()), dtype=torch.uint8)
 
     @classmethod
-    def from_tensor(cls, data: Tensor) -> ClipFingerprint:
+    def from_tensor(cls, data: Tensor) -> Fingerprint:
         """The inverse of :meth:`to_tensor`.
 
         Raises:
@@ -36,13 +36,13 @@ class ClipFingerprint(NamedTuple):
         try:
             return cls(**json.loads(bytes(data.tolist())))
         except (TypeError, ValueError) as error:
-            raise ValueError('the fingerprint of the frozen CLIP in this checkpoint is damaged') from error
+            raise ValueError('the fingerprint of a frozen encoder in this checkpoint is damaged') from error
 
     def __str__(self) -> str:
         return f'{self.name} ({self.sha256[:12]})'
 
 
-def fingerprint(name: str, weights: Mapping[str, Tensor]) -> ClipFingerprint:
+def fingerprint(name: str, weights: Mapping[str, Tensor]) -> Fingerprint:
     """Hash weights, whatever their device, dtype and order.
 
     Args:
@@ -54,4 +54,4 @@ def fingerprint(name: str, weights: Mapping[str, Tensor]) -> ClipFingerprint:
         value = weights[key].detach().float().cpu().contiguous()
         digest.update(f'{key}{tuple(value.shape)}'.encode())
         digest.update(value.numpy().tobytes())
-    return ClipFingerprint(name, digest.hexdigest())
+    return Fingerprint(name, digest.hexdigest())

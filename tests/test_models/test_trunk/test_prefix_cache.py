@@ -10,8 +10,8 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 
-from mmetris.models.segmentors.prefix_cache import ABANDONED_AFTER, PrefixCache
-from tests.test_models.test_segmentors.test_sharing import batch, count_stem_rows
+from mmetris.models.trunk.prefix_cache import ABANDONED_AFTER, PrefixCache
+from tests.test_models.test_trunk.test_sharing import batch, count_stem_rows
 from tests.toy import build, model_cfg, randn
 
 KINDS = ('vit', 'resnet')
@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_written_ends_the_writing_not_the_training(tmp_p
     def full(*args):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr('mmetris.models.segmentors.prefix_cache.save_file', full)
+    monkeypatch.setattr('mmetris.models.trunk.prefix_cache.save_file', full)
     for _ in range(2):
         step(model, images, samples)
     assert files(tmp_path) == []
@@ -203,7 +203,7 @@ def test_what_changes_from_epoch_to_epoch_is_refused(kind, change, message, tmp_
 
 def test_weights_that_are_spread_over_processes_are_refused(tmp_path):
     model = cached_model(tmp_path).train()
-    model.backbone.remember_clip()
+    model.backbone.remember()
     with pytest.raises(ValueError, match='does not go with FSDP'):
         model.loss(*batch())
 

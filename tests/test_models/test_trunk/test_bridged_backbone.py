@@ -13,9 +13,10 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmetris.models.backbones import StageSpec, named_stages
+from mmetris.models import StageSpec
+from mmetris.models.backbones import named_stages
 from mmetris.models.backbones.named_stages import NamedStage, find_stages, stage_paths, told_grid
-from mmetris.models.clip.slim_checkpoint import slim_state_dict
+from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from mmetris.registry import MODELS
 from tests import toy
 

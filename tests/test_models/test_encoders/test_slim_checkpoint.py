@@ -6,8 +6,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from open_clip import CLIP
 
 from mmetris import tokenize
-from mmetris.models.clip.fingerprint import ClipFingerprint
-from mmetris.models.clip.slim_checkpoint import is_slim, slim_state_dict
+from mmetris.models.encoders.fingerprint import Fingerprint
+from mmetris.models.encoders.slim_checkpoint import is_slim, slim_state_dict
 from tests.toy import ARCHS, build, model_cfg, randn
 
 
@@ -87,14 +87,14 @@ def test_an_unfrozen_encoder_stays_whole(tmp_path):
 
 def test_the_fingerprint_follows_the_values_not_dtype_or_order(tmp_path):
     model = build_on(save_clip(tmp_path / 'clip.pth'))
-    before = model.backbone.clip_fingerprint()
-    assert model.backbone.clip_fingerprint() is before  # Hashed once.
-    assert ClipFingerprint.from_tensor(before.to_tensor()) == before
+    before = model.backbone.fingerprint()
+    assert model.backbone.fingerprint() is before  # Hashed once.
+    assert Fingerprint.from_tensor(before.to_tensor()) == before
     with torch.no_grad():
         model.backbone.tower.conv1.weight[0, 0, 0, 0] += 1e-3
-    assert model.backbone.clip_fingerprint().sha256 != before.sha256
+    assert model.backbone.fingerprint().sha256 != before.sha256
     with pytest.raises(ValueError, match='damaged'):
-        ClipFingerprint.from_tensor(torch.zeros(4, dtype=torch.uint8))
+        Fingerprint.from_tensor(torch.zeros(4, dtype=torch.uint8))
 
 
 def test_slim_is_a_small_part_of_vit_b16():
@@ -110,6 +110,6 @@ def test_slim_is_a_small_part_of_vit_b16():
             )
         )
     state = model.state_dict()
-    left_out = {f'{name}.{key}' for name in ('backbone', 'text_encoder') for key in getattr(model, name).clip_keys()}
+    left_out = {f'{name}.{key}' for name in ('backbone', 'text_encoder') for key in getattr(model, name).frozen_keys()}
     kept = sum(value.numel() for key, value in state.items() if key not in left_out)
     assert kept / sum(value.numel() for value in state.values()) < 0.15

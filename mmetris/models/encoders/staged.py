@@ -1,16 +1,19 @@
-"""What the Bridger asks of an image encoder: the same network, cut into stages.
+"""What the Bridger asks of an encoder: the same network, cut into stages.
 
-    images -> stem -> stage 1 -> stage 2 -> ... -> stage N -> tail -> map
-                                 ^ here the Bridger reads `feature_map` and adds to it with `inject`
+    images -> stem  -> stage 1 -> stage 2 -> ... -> stage N -> tail -> map
+                                  ^ here the Bridger reads `feature_map` and adds to it with `inject`
+    tokens -> embed -> stage 1 -> stage 2 -> ... -> stage N -> tail -> words, sentence
+                                  ^ here it reads the words and adds to them
 
-A stage's *state* is whatever the encoder needs to go on (a map for a ResNet, tokens and their grid for a ViT); only
-the encoder looks inside.
+A stage's *state* is whatever the encoder needs to go on (a map for a ResNet, tokens and their grid for a ViT): a tree
+of tensors (:mod:`mmetris.structures.tensor_tree`), whose first axis is the batch. Only the encoder looks inside;
+whoever selects rows of it, keeps it in a file or exports it, treats all trees alike.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -45,12 +48,18 @@ def split_evenly(num_blocks: int, num_stages: int) -> list[range]:
     return [range(start, end) for start, end in zip(ends[:-1], ends[1:])]
 
 
-def check_out_stages(out_stages: Sequence[int], num_stages: int) -> tuple[int, ...]:
+def check_out_stages(out_stages: Sequence[int] | None, num_stages: int) -> tuple[int, ...]:
     """Check the stages that take part: increasing, 1-based, ending with the last.
+
+    Args:
+        out_stages: The stages. None: the last three, or as many as there are.
+        num_stages: Number of stages N.
 
     Raises:
         ValueError: If they do not; the message repeats the value.
     """
+    if out_stages is None:
+        return tuple(range(max(1, num_stages - 2), num_stages + 1))
     stages = tuple(out_stages)
     if not stages or list(stages) != sorted(set(stages)) or stages[0] < 1 or stages[-1] != num_stages:
         raise ValueError(
@@ -102,20 +111,8 @@ class StagedImageEncoder(ABC):
         """Add a map (B, C, H / stride, W / stride) to the state."""
 
     @abstractmethod
-    def select(self, state: Any, index: Tensor) -> Any:
-        """Rows ``index`` (B',) of the state: one image's features for each of its sentences."""
-
-    @abstractmethod
-    def pack(self, state: Any) -> dict[str, Tensor]:
-        """The state as tensors (B, ...) by name, to be kept in a file."""
-
-    @abstractmethod
-    def unpack(self, tensors: dict[str, Tensor], image_hw: tuple[int, int]) -> Any:
-        """The inverse of :meth:`pack`, for images of that height and width."""
-
-    @abstractmethod
     def tail(self, state: Any) -> Tensor:
-        """What follows the last stage, kept as a map (B, C', H / stride, W / stride) in CLIP's shared space."""
+        """What follows the last stage, kept as a map (B, C', H / stride, W / stride)."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of the encoder alone, without a Bridger: one map for each of ``out_stages``, as MMSeg's backbones
@@ -128,6 +125,11 @@ class StagedImageEncoder(ABC):
         return (*maps, self.tail(state))
 
     def check_size(self, images: Tensor) -> None:
+        """Check height and width of images (B, 3, H, W).
+
+        Raises:
+            ValueError: If one is not a multiple of ``size_divisor``; the message names the next size that is.
+        """
         height, width = images.shape[-2:]
         divisor = self.size_divisor
         if height % divisor or width % divisor:
@@ -137,3 +139,50 @@ class StagedImageEncoder(ABC):
                 f'{height} x {width}. '
                 f'Pad or letterbox them to {padded[0]} x {padded[1]} (data_preprocessor: size_divisor={divisor}).'
             )
+
+
+class StagedTextEncoder(ABC):
+    """A text encoder in stages; mixed into a module, or by itself where there is nothing to tune.
+
+    Attributes:
+        num_stages: Number of stages N.
+        out_stages: Stages (1-based) that take part in the Bridger, as many as the image encoder has.
+        embed_dims: Width C of the word features.
+        output_dims: Width C' of the sentence feature.
+        tokenizer: Turns sentences and a length L into tokens (B, L).
+        context_length: Most tokens that a sentence can have.
+    """
+
+    num_stages: int
+    out_stages: tuple[int, ...]
+    embed_dims: int
+    output_dims: int
+    tokenizer: Callable[..., Tensor]
+    context_length: int
+
+    @abstractmethod
+    def padding_mask(self, tokens: Tensor) -> Tensor:
+        """Which of the words that :meth:`embed` makes of tokens (B, L) are padding: (B, L'), True for padding."""
+
+    @abstractmethod
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, L) -> word features before stage 1 (B, L', C). L' is L, or more where prompts are added."""
+
+    @abstractmethod
+    def stage(self, index: int, words: Tensor) -> Tensor:
+        """Run stage ``index`` (1-based) on word features (B, L', C)."""
+
+    @abstractmethod
+    def tail(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows the last stage: (B, L', C) and tokens (B, L) -> words (B, L', C), sentence (B, C')."""
+
+    def trim(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, L) without the padding that all of them have."""
+        return tokens[:, : int((~self.padding_mask(tokens)).sum(dim=1).max())]
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, L) -> word features (B, L', C) and sentence feature (B, C'), without a Bridger."""
+        words = self.embed(tokens)
+        for index in range(1, self.num_stages + 1):
+            words = self.stage(index, words)
+        return self.tail(words, tokens)

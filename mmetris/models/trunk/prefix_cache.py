@@ -17,13 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mmetris.structures import TreeForm, tensors_of
 from mmetris.utils.autocast import dtype_of_products
+from mmetris.utils.tensor_memo import TensorMemo
 
-from ..backbones.staged import StagedImageEncoder
-from ..clip.fingerprint import fingerprint
+from ..encoders import StagedImageEncoder
+from ..encoders.fingerprint import fingerprint
+from ..layers.shortcut import is_unaltered, structure_of
 from ..necks.bridger import Bridger, ImagePrefix
 
-FORMAT = 1  # Files of another number are not read.
+FORMAT = 2  # Files of another number are not read.
 SUFFIX = '.safetensors'
 UNFINISHED = '.unfinished'
 ABANDONED_AFTER = 3600  # Seconds after which an unfinished file belongs to a process that was killed.
@@ -58,7 +61,9 @@ class PrefixCache:
         self._used: int | None = None  # bytes in the folder, as far as known
         self._added = 0  # of them, since it was last looked at
         self._closed = False
-        self._hashed: tuple[list, str] | None = None
+        self._hashes = TensorMemo()
+        self._forms: dict[str, TreeForm] = {}
+        self._told_of_hooks = False
 
     def image_prefix(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
         """:meth:`Bridger.image_prefix`, of which only what is not there yet is computed.
@@ -72,26 +77,33 @@ class PrefixCache:
             ValueError: If the encoder is tuned, or its weights are spread over processes.
         """
         check_frozen(image_encoder)
+        if not is_unaltered(image_encoder):
+            if not self._told_of_hooks:
+                _warn('hooks are on the image encoder: nothing that it computes is kept in, or read from, the cache')
+            self._told_of_hooks = True
+            return bridger.image_prefix(image_encoder, images)
         about = self._about(bridger, image_encoder, images)
         folder = self.dir / hashlib.sha256(about.encode()).hexdigest()[:16]
         paths = [folder / key[:2] / (key + SUFFIX) for key in map(_key_of, images.detach().cpu())]
         kept = [self._read(path) for path in paths]
         missing = [row for row, tensors in enumerate(kept) if tensors is None]
         self.hits, self.misses = self.hits + len(kept) - len(missing), self.misses + len(missing)
-        if missing:
-            everything = len(missing) == len(kept)
-            computed = bridger.image_prefix(image_encoder, images if everything else images[missing])
-            for row, tensors in zip(missing, _rows(image_encoder, computed)):
-                kept[row] = tensors
-                self._write(paths[row], tensors, folder / 'about.json', about)
+        # The form of what is kept, which is in no file, shows when one image of this size is encoded.
+        size = f'{about}{tuple(images.shape[1:])}'
+        rows = missing or ([] if size in self._forms else [0])
+        if rows:
+            everything = len(rows) == len(kept)
+            computed = bridger.image_prefix(image_encoder, images if everything else images[rows])
+            self._forms[size] = TreeForm(computed)
+            if missing:
+                for row, tensors in zip(rows, _rows(computed)):
+                    kept[row] = tensors
+                    self._write(paths[row], tensors, folder / 'about.json', about)
             if everything:
                 return computed
-        stacked = {name: torch.stack([tensors[name].to(images.device) for tensors in kept]) for name in kept[0]}
-        maps = tuple(stacked.pop(f'map.{index}') for index in range(sum(name.startswith('map.') for name in stacked)))
-        state = {name.removeprefix('state.'): tensor for name, tensor in stacked.items()}
-        return ImagePrefix(
-            image_encoder.unpack(state, tuple(images.shape[-2:])), bridger.prefix_stage(image_encoder), maps, len(kept)
-        )
+        names = sorted(kept[0], key=int)
+        stacked = [torch.stack([tensors[name].to(images.device) for tensors in kept]) for name in names]
+        return self._forms[size].fill(stacked)._replace(num_images=len(kept))
 
     def _about(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> str:
         """All that what is kept depends on, but the pixels."""
@@ -99,10 +111,9 @@ class PrefixCache:
             dict(
                 format=FORMAT,
                 encoder=type(image_encoder).__name__,
-                arch=image_encoder.arch.name,
+                architecture=getattr(image_encoder, 'architecture', None),
                 weights=self._weights(image_encoder),
                 modules=hashlib.sha256(repr(image_encoder).encode()).hexdigest(),
-                pool_mean_key=getattr(image_encoder, 'pool_mean_key', None),
                 num_stages=image_encoder.num_stages,
                 out_stages=image_encoder.out_stages,
                 bridged_stages=bridger.stages,
@@ -113,13 +124,10 @@ class PrefixCache:
 
     def _weights(self, image_encoder: StagedImageEncoder) -> str:
         """Hash of all of the encoder's weights, made anew only after one of them has changed."""
-        state = {
-            key: value for key, value in image_encoder.state_dict().items() if not key.endswith('num_batches_tracked')
-        }
-        version = [(value.data_ptr(), value._version, value.dtype) for value in state.values()]
-        if self._hashed is None or self._hashed[0] != version:
-            self._hashed = version, fingerprint('', state).sha256
-        return self._hashed[1]
+        tensors = {**dict(image_encoder.named_parameters()), **dict(image_encoder.named_buffers())}
+        weights = {key: value for key, value in tensors.items() if not key.endswith('num_batches_tracked')}
+        key = (tuple(weights), structure_of(image_encoder))
+        return self._hashes.get(key, weights.values(), lambda: fingerprint('', weights).sha256)
 
     def _read(self, path: Path) -> dict[str, Tensor] | None:
         try:
@@ -201,10 +209,9 @@ def _key_of(image: Tensor) -> str:
     return digest.hexdigest()[:40]
 
 
-def _rows(image_encoder: StagedImageEncoder, prefix: ImagePrefix) -> Iterator[dict[str, Tensor]]:
-    """The tensors of each image, by name; none shares memory with another."""
-    batch = {f'state.{name}': tensor for name, tensor in image_encoder.pack(prefix.state).items()}
-    batch |= {f'map.{index}': tensor for index, tensor in enumerate(prefix.maps)}
+def _rows(prefix: ImagePrefix) -> Iterator[dict[str, Tensor]]:
+    """The tensors of each image, by their numbers in the prefix; none shares memory with another."""
+    batch = {str(number): tensor for number, tensor in enumerate(tensors_of(prefix))}
     for row in range(prefix.num_images):
         yield {
             name: tensor[row].detach().clone(memory_format=torch.contiguous_format) for name, tensor in batch.items()

@@ -1,0 +1,142 @@
+"""Which tensors of a module are pretrained, that they stay as they are, and where they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+
+class FrozenWeights:
+    """The tensors that a module has when this is made, by the modules that own them.
+
+    A tensor keeps its name here, the one that it has in the module now, wherever it is moved later: when a layer is
+    wrapped, its own weight is still that layer's. What is added later is none of these tensors: it is neither frozen
+    nor in evaluation mode, and no part of the identity.
+
+    Args:
+        module: The module.
+        frozen: Whether the tensors stay as they are. Defaults to True: no parameter asks for a gradient, and all
+            modules are in evaluation mode (dropout too).
+        tunable: Names of parameters that are tuned although the rest is frozen.
+        norm_eval: Whether BatchNorm keeps its statistics in training. Defaults to the value of ``frozen``.
+
+    Raises:
+        ValueError: If a name in ``tunable`` is no parameter of the module, so that a misspelt one is not silently
+            frozen.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        frozen: bool = True,
+        tunable: Collection[str] = (),
+        norm_eval: bool | None = None,
+    ) -> None:
+        self.frozen = frozen
+        self.norm_eval = frozen if norm_eval is None else norm_eval
+        self._modules = list(module.modules())
+        self._parameters: dict[str, tuple[nn.Module, str]] = {}
+        self._buffers: dict[str, tuple[nn.Module, str]] = {}
+        for prefix, owner in module.named_modules():
+            start = f'{prefix}.' if prefix else ''
+            for name, _ in owner.named_parameters(recurse=False):
+                self._parameters[start + name] = owner, name
+            for name, _ in owner.named_buffers(recurse=False):
+                if name not in owner._non_persistent_buffers_set:
+                    self._buffers[start + name] = owner, name
+        self._tunable: set[str] = set(self._parameters) if not frozen else set()
+        self.tune(tunable)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors that are still there, by name: what a file of pretrained weights fills."""
+        places = {**self._parameters, **self._buffers}
+        tensors = {name: _tensor(*place) for name, place in places.items()}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @property
+    def parameter_names(self) -> list[str]:
+        """Names of all parameters, frozen or tuned."""
+        return list(self._parameters)
+
+    def tune(self, names: Collection[str]) -> None:
+        """Let parameters be tuned from now on, although the rest is frozen.
+
+        Args:
+            names: Their names.
+
+        Raises:
+            ValueError: If one is no parameter of the module.
+        """
+        if unknown := [name for name in names if name not in self._parameters]:
+            raise ValueError(
+                f'tunable_parameters {unknown} are no parameters of {type(self._modules[0]).__name__}; it has, among '
+                f'others, {self.parameter_names[:5]}'
+            )
+        self._tunable |= set(names)
+        self.freeze()
+
+    def untune(self, starts: tuple[str, ...]) -> None:
+        """Let parameters stay as they are from now on, for those that nothing reads in the model at hand.
+
+        Args:
+            starts: What their names start with.
+        """
+        self._tunable -= {name for name in self._tunable if name.startswith(starts)}
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Have exactly the right parameters ask for gradients; nothing changes where they do already."""
+        for name, (owner, local) in self._parameters.items():
+            parameter = _tensor(owner, local)
+            asks = name in self._tunable
+            if parameter is not None and parameter.requires_grad != asks and parameter.is_leaf:
+                parameter.requires_grad_(asks)
+
+    def train(self, mode: bool) -> None:
+        """Put the modules into training or evaluation mode, as far as they are not frozen; and :meth:`freeze`."""
+        for module in self._modules:
+            if isinstance(module, _BatchNorm):
+                module.training = mode and not self.norm_eval
+            else:
+                module.training = mode and not self.frozen
+        self.freeze()
+
+    def fixed(self) -> dict[str, Tensor]:
+        """The tensors that never change, by name: frozen parameters, and buffers unless BatchNorm statistics move."""
+        if not self.frozen:
+            return {}
+        fixed = self._parameters.keys() - self._tunable
+        if self.norm_eval:
+            fixed |= self._buffers.keys()
+        return {name: tensor for name, tensor in self.tensors().items() if name in fixed}
+
+    def keys_in(self, module: nn.Module) -> dict[str, str]:
+        """Where the fixed tensors are in a module's state dict now: key -> name.
+
+        Args:
+            module: The module that these weights were made of, or one around it.
+        """
+        fixed = self.fixed()
+        name_of = {id(tensor): name for name, tensor in fixed.items()}
+        return {key: name_of[id(tensor)] for key, tensor in _state(module) if id(tensor) in name_of}
+
+
+def _tensor(owner: nn.Module, name: str) -> Tensor | None:
+    """A module's own parameter or buffer, of a parametrized one the original; None if it is there no longer."""
+    if parametrize.is_parametrized(owner, name):
+        owner, name = owner.get_submodule(f'parametrizations.{name}'), 'original'
+    return owner._parameters.get(name, owner._buffers.get(name))
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers by their keys in a state dict, under each of the keys that they have."""
+    for prefix, owner in module.named_modules(remove_duplicate=False):
+        start = f'{prefix}.' if prefix else ''
+        for name, parameter in owner.named_parameters(recurse=False):
+            yield start + name, parameter
+        for name, buffer in owner.named_buffers(recurse=False):
+            if name not in owner._non_persistent_buffers_set:
+                yield start + name, buffer

@@ -1,3 +1,0 @@
-from .freeze import freeze
-
-__all__ = ['freeze']

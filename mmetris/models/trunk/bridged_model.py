@@ -1,0 +1,296 @@
+"""All that comes before a head: two encoders, the Bridger between them, tokens, what sentences of an image share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmseg.structures import SegDataSample
+from torch import Tensor, nn
+
+from mmetris.registry import MODELS
+from mmetris.structures import BridgedFeatures
+from mmetris.utils.autocast import autocast_to, check_dtype
+
+from ..necks.bridger import ImagePrefix
+from .prefix_cache import PrefixCache
+from .sharing import distinct_images
+
+# Tokens of a sentence in RefCOCO, padding included.
+COUNTED_LENGTH = 17
+
+
+class BridgedModel(BaseModel):
+    """The trunk on which masks, class maps, boxes and classes can stand.
+
+    ::
+
+        images ---> backbone -------+
+                     [neck: Bridger]+--> BridgedFeatures --> head --> losses, or predictions
+        sentences -> text_encoder --+
+
+    Frozen image and text encoders run stage by stage with the Bridger (neck) between them. Widths and strides that
+    follow from the encoders need not be repeated in the configs of neck and head. A head owns what is made of the
+    features: ``loss(features, data_samples, train_cfg)`` returns losses by name, and ``predict(features, data_samples,
+    input_hw, test_cfg)`` the completed samples. A model with one head names it in ``head_name`` and builds it with
+    :meth:`build_head`; one with several overrides :meth:`loss` and :meth:`predict`.
+
+    Args:
+        backbone: Config of the image encoder, e.g. :class:`CLIPViT`.
+        text_encoder: Config of the text encoder, e.g. :class:`CLIPTextEncoder`. Without ``num_stages`` it is cut as the
+            image encoder is told to be.
+        neck: Config of the :class:`Bridger`.
+        dual_encoder: What both sides have in common, written once: ``arch``, ``clip_checkpoint``, ``quick_gelu``. A
+            side that says otherwise, or takes no such argument, keeps its own. Defaults to None: each side says it.
+        data_preprocessor: Config of the data preprocessor.
+        context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not
+            masked, as in the released variant: there the length belongs to the model. Defaults to None: as long as the
+            batch's longest sentence.
+        prefix_cache: ``dir`` and ``max_gb`` of a :class:`PrefixCache`, which keeps on disk what the frozen image
+            encoder computes before the first Bridger; training and evaluation read it from the second epoch on.
+            Defaults to None: computed each time.
+        train_cfg: Handed to the head's loss. ``share_images=True`` encodes an image that a training batch repeats once,
+            as prediction always does: the same losses and gradients, unless BatchNorm statistics of the image encoder
+            move (``norm_eval=False``), which then see each image once. Defaults to None: each row anew.
+        test_cfg: Handed to the head's predictions. ``dtype`` is what predictions are computed in, by autocast:
+            ``'bfloat16'``, ``'float16'`` (GPUs only) or ``'float32'``, the default. Logits are float32 in any case, and
+            training does not heed it.
+        pretrained: Only None, which MMSeg's tools put into every model's config: encoders name their own weights.
+
+    Raises:
+        ValueError: If ``test_cfg`` asks for another type, or encoders and Bridger do not fit together.
+    """
+
+    head_name = 'decode_head'
+
+    def __init__(
+        self,
+        backbone: Mapping,
+        text_encoder: Mapping,
+        neck: Mapping,
+        dual_encoder: Mapping | None = None,
+        data_preprocessor: dict | None = None,
+        context_length: int | None = None,
+        prefix_cache: dict | None = None,
+        train_cfg: dict | None = None,
+        test_cfg: dict | None = None,
+        pretrained: None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if pretrained is not None:
+            raise ValueError(
+                f'pretrained={pretrained!r} has no place in a {type(self).__name__}: name the weights in '
+                'clip_checkpoint of dual_encoder'
+            )
+        self.train_cfg, self.test_cfg = train_cfg, dict(test_cfg or {})
+        check_dtype(self.test_cfg.get('dtype'), 'test_cfg.dtype')
+        self.context_length = context_length
+        self.prefix_cache = None if prefix_cache is None else PrefixCache(**prefix_cache)
+        self.backbone = MODELS.build(_with_defaults(backbone, dual_encoder or {}))
+        shared_stages = {} if 'num_stages' not in backbone else dict(num_stages=backbone['num_stages'])
+        self.text_encoder = MODELS.build(_with_defaults(text_encoder, {**shared_stages, **(dual_encoder or {})}))
+        if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
+            raise ValueError(
+                f'backbone.out_stages={self.backbone.out_stages} and '
+                f'text_encoder.out_stages={self.text_encoder.out_stages} '
+                'must be equally many: the Bridger joins them one by one'
+            )
+        self.neck = MODELS.build(
+            dict(
+                image_specs=[self.backbone.stage_specs[stage - 1] for stage in self.backbone.out_stages],
+                word_channels=self.text_encoder.embed_dims,
+                out_stages=self.backbone.out_stages,
+            )
+            | dict(neck)
+        )
+
+    def build_head(self, cfg: Mapping) -> nn.Module:
+        """Build a head, with the widths and strides of the encoders as its defaults.
+
+        Args:
+            cfg: Config of the head, which takes ``in_channels`` and ``in_strides`` (of the maps), ``word_channels`` and
+                ``sentence_channels``.
+        """
+        return MODELS.build(
+            dict(
+                in_channels=[spec.channels for spec in self.backbone.out_specs],
+                in_strides=[spec.stride for spec in self.backbone.out_specs],
+                word_channels=self.text_encoder.embed_dims,
+                sentence_channels=self.text_encoder.output_dims,
+            )
+            | dict(cfg)
+        )
+
+    @property
+    def head(self) -> nn.Module:
+        """The head that owns loss and prediction."""
+        return getattr(self, self.head_name)
+
+    def _dump_init_info(self) -> None:
+        # MMEngine writes where each parameter's initial value came from to the log file; without one (a model built
+        # outside of a runner) it would fill the screen instead.
+        if any(isinstance(handler, logging.FileHandler) for handler in MMLogger.get_current_instance().handlers):
+            super()._dump_init_info()
+
+    def image_prefix(self, images: Tensor, keep: bool = True) -> ImagePrefix:
+        """What can be computed of images before a sentence is known, in the type that surrounds the call.
+
+        Args:
+            images: (I, 3, H, W) normalised images.
+            keep: Whether the cache, if there is one, is read and filled. Defaults to True.
+        """
+        if self.prefix_cache is None or not keep or torch.compiler.is_compiling():
+            return self.neck.image_prefix(self.backbone, images)
+        return self.prefix_cache.image_prefix(self.neck, self.backbone, images)
+
+    def encode_images(self, images: Tensor) -> ImagePrefix:
+        """:meth:`image_prefix` for predictions: in the type of ``test_cfg``, and not by the cache of data sets.
+
+        :meth:`bridge` takes the result instead of the images.
+
+        Args:
+            images: (I, 3, H, W) normalised images.
+        """
+        with autocast_to(self.test_cfg.get('dtype'), images.device.type):
+            return self.image_prefix(images, keep=False)
+
+    def bridge(
+        self, images: Tensor | ImagePrefix, tokens: Tensor, image_index: Tensor | None = None
+    ) -> BridgedFeatures:
+        """Bridged features of images and sentences.
+
+        Args:
+            images: (B, 3, H, W) normalised RGB images, or (I, 3, H, W) distinct ones with ``image_index``; or what
+                :meth:`encode_images` made of them.
+            tokens: (B, L) token ids.
+            image_index: (B,) row of ``images`` that each sentence speaks of. Defaults to None: sentence b speaks of
+                image b.
+        """
+        # On the neck's own door, not :meth:`image_prefix`: the walk is one graph where it is compiled.
+        if self.prefix_cache is not None and isinstance(images, Tensor):
+            images = self.image_prefix(images)
+        return self.neck(self.backbone, self.text_encoder, images, tokens, image_index)
+
+    def features_of(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None, share_images: bool = True
+    ) -> BridgedFeatures:
+        """Bridged features of a batch.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image, with ``tokens`` or ``expression``.
+            share_images: Whether an image that the batch repeats is encoded once. Defaults to True.
+        """
+        tokens, image_index = self.tokens_of(data_samples, inputs.device), None
+        if share_images:
+            inputs, image_index = distinct_images(inputs, data_samples)
+        return self.bridge(inputs, tokens, image_index)
+
+    def loss(self, inputs: Tensor, data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image, with ``tokens`` or ``expression`` and what the head learns from.
+        """
+        share_images = (self.train_cfg or {}).get('share_images', False)
+        return self.head.loss(self.features_of(inputs, data_samples, share_images), data_samples, self.train_cfg)
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> list[SegDataSample]:
+        """Predictions for the original images.
+
+        Sentences of one image, which follow each other in evaluation, share what precedes the first Bridger.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image, with ``tokens`` or ``expression``, and the meta information of their
+                resizing.
+
+        Returns:
+            The samples, completed by the head.
+        """
+        with autocast_to(self.test_cfg.get('dtype'), inputs.device.type):
+            features = self.features_of(inputs, data_samples)
+        return self.head.predict(features, data_samples, tuple(inputs.shape[-2:]), self.test_cfg)
+
+    def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Any:
+        with autocast_to(self.test_cfg.get('dtype'), inputs.device.type):
+            if data_samples is None:
+                return self.head(self.bridge(inputs, self.tokens_to_count(inputs)))
+            return self.head(self.features_of(inputs, data_samples))
+
+    def tokens_to_count(self, inputs: Tensor) -> Tensor:
+        """Token ids (B, L) for tools that count operations, which pass images alone: a sentence costs what its length
+        does, and these have the model's, or that of RefCOCO.
+
+        Args:
+            inputs: (B, 3, H, W) images.
+        """
+        length = self.context_length or COUNTED_LENGTH
+        return self.text_encoder.tokenizer([''] * inputs.shape[0], length).to(inputs.device)
+
+    def forward(
+        self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None, mode: str = 'tensor'
+    ) -> dict[str, Tensor] | list[SegDataSample] | Any:
+        """What runner and tools call.
+
+        Args:
+            inputs: (B, 3, H, W) normalised images.
+            data_samples: One for each image.
+            mode: ``'loss'``, ``'predict'``, or ``'tensor'`` (default): what the head's ``forward`` returns.
+
+        Raises:
+            ValueError: If there is no such mode.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples or [])
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'tensor':
+            return self._forward(inputs, data_samples)
+        raise ValueError(f"mode={mode!r} must be 'loss', 'predict' or 'tensor'")
+
+    def tokenize(self, texts: Sequence[str], context_length: int | None = None) -> Tensor:
+        """Token ids (B, L) of sentences, on the CPU, by the text encoder's tokenizer.
+
+        Args:
+            texts: The sentences.
+            context_length: L. Defaults to None: the model's own; where it has none, that of the longest sentence.
+        """
+        length = context_length or self.context_length
+        if length is not None:
+            return self.text_encoder.tokenizer(texts, length)
+        tokens = self.text_encoder.tokenizer(texts, self.text_encoder.context_length)
+        return self.text_encoder.trim(tokens)
+
+    def tokens_of(self, data_samples: Sequence[SegDataSample] | None, device: torch.device) -> Tensor:
+        """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did
+        not tokenize.
+
+        Raises:
+            ValueError: If a sample has neither.
+        """
+        if data_samples is None:
+            raise ValueError(f'a {type(self).__name__} needs data samples: they carry the sentences')
+        if all('tokens' in sample for sample in data_samples):
+            return torch.stack([sample.tokens for sample in data_samples]).to(device)
+        missing = [sample for sample in data_samples if 'expression' not in sample.metainfo]
+        if missing:
+            raise ValueError(
+                f'no sentence for {missing[0].metainfo.get("img_path", "an image")}: the pipeline must pack '
+                '"expression" or '
+                '"tokens" (mmetris.PackSegInputs does; MMSeg\'s own needs "expression" in its meta_keys)'
+            )
+        return self.tokenize([sample.expression for sample in data_samples]).to(device)
+
+
+def _with_defaults(cfg: Mapping, defaults: Mapping) -> dict:
+    """A config with those of the defaults that its class takes and it does not give."""
+    kind = cfg['type']
+    taken = getattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'shared_arguments', ())
+    return {key: value for key, value in defaults.items() if key in taken} | dict(cfg)

@@ -95,7 +95,8 @@ def test_documented_arguments_equal_the_signature(module):
             continue
         takes_more = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
         unknown = [] if takes_more else [argument for argument in documented if argument not in parameters]
-        explained = OF_THE_BASE_CLASS | set(documented)
+        # "**kwargs: ``seed`` and ``dtype`` of the base class" explains these two.
+        explained = OF_THE_BASE_CLASS | set(documented) | set(re.findall(r'``(\w+)``', documented.get('kwargs', '')))
         forgotten = [argument for argument in parameters if argument not in explained]
         if unknown or forgotten:
             problems.append(f'{name}: unknown {unknown}, forgotten {forgotten}')
@@ -133,6 +134,8 @@ def resolves(name: str, module: str, owner: str | None) -> bool:
     candidates = [names[first] for names in (space, vars(builtins)) if first in names]
     if owner is not None and (hasattr(space[owner], first) or first in getattr(space[owner], '__annotations__', {})):
         candidates.append(getattr(space[owner], first, None))
+    elif owner is not None and f'self.{first} = ' in inspect.getsource(space[owner]):
+        return not rest
     candidates += [
         vars(importlib.import_module(other))[first]
         for other in MODULES

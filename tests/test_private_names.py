@@ -24,8 +24,6 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ('mmetris', 'tools', 'demo', 'projects')
 PRIVATE = re.compile(r'_[a-zA-Z]\w*')
 PACKAGES = ('mmengine', 'mmcv', 'mmseg', 'torch', 'torchvision', 'open_clip', 'numpy')
-# Ours, set on modules of other packages.
-OURS_ELSEWHERE = {'_kept_fold'}
 # Methods of named tuples that Python documents.
 DOCUMENTED = {'_asdict', '_replace', '_fields', '_make'}
 
@@ -44,16 +42,15 @@ OPENMMLAB = [
     ('mmengine.infer.BaseInferencer', '_inputs_to_list', 'one of the steps a subclass is asked to fill in'),
     ('mmseg.models.segmentors.BaseSegmentor', '_forward', 'abstract: each segmentor defines it'),
     ('mmseg.datasets.transforms.LoadAnnotations', '_load_seg_map', 'transform() does other things around it'),
-    ('mmengine.logging.HistoryBuffer', '_set_default_statistics', 'a buffer that is read back calls it'),
-    ('mmengine.model.ImgDataPreprocessor', '_channel_conversion', 'whether a model was trained on BGR'),
-    ('mmengine.model.ImgDataPreprocessor', '_enable_normalize', 'whether mean and std count'),
 ]
 TORCH = [
-    ('torch.nn.Module', '_parameters', "a module's own parameters, names of removed ones included"),
+    ('torch.nn.Module', '_non_persistent_buffers_set', 'which buffers are no part of a checkpoint'),
     ('torch.nn.Module', '_load_from_state_dict', 'what a module does about missing keys of its own'),
     ('torch.nn.Module', '_compiled_call_impl', 'taking the compilation off again'),
     ('torch.nn.Module', '_forward_hooks', 'whether a shortcut around forward is allowed'),
     ('torch.nn.Module', '_forward_pre_hooks', 'whether a shortcut around forward is allowed'),
+    ('torch.nn.Module', '_backward_hooks', 'whether a shortcut around forward is allowed'),
+    ('torch.nn.Module', '_backward_pre_hooks', 'whether a shortcut around forward is allowed'),
     ('torch.nn.Conv2d', '_conv_forward', "a convolution with other weights, by the module's own padding"),
     ('torch.nn.modules.batchnorm', '_BatchNorm', 'the base of all batch norms'),
     ('torch.Tensor', '_version', 'whether a tensor changed since something was computed of it'),
@@ -130,7 +127,7 @@ def defined() -> set[str]:
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
                 if isinstance(node.value, ast.Name) and node.value.id in ('self', 'cls'):
                     names.add(node.attr)
-    return {name for name in names if PRIVATE.fullmatch(name)} | OURS_ELSEWHERE
+    return {name for name in names if PRIVATE.fullmatch(name)}
 
 
 @cache

@@ -118,7 +118,7 @@ def test_mmsegs_init_model_builds_a_referring_model_whose_test_step_takes_the_se
     assert np.array_equal(sample.pred_sem_seg.data[0].numpy().astype(bool), np.asarray(ours).astype(bool))
     with pytest.raises(KeyError, match='needs a sentence'):
         inference_model(model, picture())
-    with pytest.raises(ValueError, match="pretrained='x': the encoders name their weights"):
+    with pytest.raises(ValueError, match="pretrained='x' has no place in a ReferringSegmentor"):
         MODELS.build(dict(toy.model_cfg('vit'), pretrained='x'))
 
 

@@ -24,7 +24,8 @@ declare_safe_globals()
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return Registry(name, parent=parent, scope='mmetris', locations=list(locations))
+    # Without any location MMEngine would import the whole package at the first lookup.
+    return Registry(name, parent=parent, scope='mmetris', locations=list(locations) or ['mmetris'])
 
 
 # Encoders, Bridger, decode heads, losses, segmentors and data preprocessors.

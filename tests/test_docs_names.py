@@ -58,7 +58,7 @@ def index() -> dict[str, object]:
 
 @functools.cache
 def identifiers() -> set[str]:
-    """Every name and every word of text in our sources and configs, what MMEngine is called with, open_clip's models."""
+    """Every name and every word of text in our sources and configs, MMEngine's arguments, open_clip's models."""
     found = {name for module in modules() for name in dir(module)}
     found.update(open_clip.list_models(), *open_clip.list_pretrained())
     for folder in ('mmetris', 'configs', 'tools', 'demo', 'projects'):

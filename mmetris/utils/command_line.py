@@ -283,7 +283,7 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
 
 
 def build_runner(cfg: Config) -> Runner | FlexibleRunner:
-    """The runner that a config names, by default MMEngine's ordinary one; it starts quietly (:mod:`mmetris.utils.quiet`).
+    """The runner that a config names, by default MMEngine's ordinary one; it starts quietly.
 
     Args:
         cfg: The whole config; the model, its wrapper and the logger are made from it here.

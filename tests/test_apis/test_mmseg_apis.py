@@ -14,7 +14,7 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 from mmengine.config import Config
-from mmengine.hub import get_config
+from mmengine.hub import get_config, get_model
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from mmseg.apis import MMSegInferencer, inference_model, init_model
@@ -107,6 +107,11 @@ def test_the_addresses_of_the_metafiles_are_files_or_say_that_there_are_none(tmp
 def test_configs_of_the_package_are_found_by_mmengines_names():
     config = get_config('mmetris::etris/etris_r50_refcoco.py', pretrained=True)
     assert config.model.type == 'ReferringSegmentor' and config.model_path == model_zoo.NOT_PUBLISHED
+
+
+def test_mmengines_hub_builds_a_model_of_the_package():
+    built = get_model('mmetris::etris/etris_tiny_shapes.py')
+    assert type(built).__name__ == 'ReferringSegmentor'
 
 
 def test_mmsegs_init_model_builds_a_referring_model_whose_test_step_takes_the_sentence(saved):

@@ -226,7 +226,7 @@ def test_files_and_flags_named_in_commands_exist(path):
             command = line.split('#')[0]
             for name in re.findall(r'(?<![\w/])((?:tools|configs|requirements)/[\w./-]+\.(?:py|sh|txt))', command):
                 assert (ROOT / name).is_file(), f'{name} in: {line}'
-            script = re.search(r'tools/[\w/-]+\.(?:py|sh)', command)
+            script = re.search(r'(?<![\w/])tools/[\w/-]+\.(?:py|sh)', command)
             if script:
                 known = flags_of(script[0])
                 assert set(re.findall(r'\s(--[a-z][a-z-]*)', command)) <= known, f'{line}: {sorted(known)}'

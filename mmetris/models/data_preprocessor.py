@@ -31,6 +31,8 @@ class RefSegDataPreProcessor(SegDataPreProcessor):
         normalises: Whether ``mean`` and ``std`` were given; both are buffers (3, 1, 1) then.
     """
 
+    shared_arguments = ('mean', 'std')  # A model fills them in from its image encoder.
+
     def __init__(
         self,
         mean: Sequence[float] | None = tuple(255 * value for value in OPENAI_DATASET_MEAN),

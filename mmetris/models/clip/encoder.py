@@ -32,6 +32,14 @@ class ClipEncoder(FrozenEncoder):
         self.arch = clip
 
     @property
+    def normalisation(self) -> dict[str, tuple[float, ...]]:
+        """``mean`` and ``std`` of the images that it was trained on, RGB, on the scale 0..255."""
+        return {
+            name: tuple(255 * value for value in values)
+            for name, values in (('mean', self.arch.mean), ('std', self.arch.std))
+        }
+
+    @property
     def clip_checkpoint(self) -> str | None:
         """File or tag of CLIP's weights, None for random ones."""
         return self.source

@@ -139,7 +139,7 @@ def export_model(
     temporary = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}_', dir=out_dir.parent))
     try:
         built = make_parts(network, input_hw, asker.max_tokens, names)
-        description = dict(
+        description: dict[str, Any] = dict(
             format_version=1,
             mmetris=__version__,
             torch=torch.__version__,

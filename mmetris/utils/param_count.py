@@ -48,7 +48,10 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
             columns['prompt' if method.is_prompt else 'tuning'].append(method)
     inside = getattr(model.backbone, 'bridger', None)
     columns['bridger'] = [inside or getattr(model, 'neck', None) or nn.Identity()]
-    columns['backbone_tunable'] = [model.backbone, getattr(model, 'text_encoder', None) or nn.Identity()]
+    columns['backbone_tunable'] = [
+        model.get_submodule('backbone'),
+        getattr(model, 'text_encoder', None) or nn.Identity(),
+    ]
     counts: dict[str, int] = {}
     seen: set[int] = set()
     for column, modules in (*columns.items(), ('head', [model])):

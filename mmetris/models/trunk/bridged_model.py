@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
@@ -112,7 +112,7 @@ class BridgedModel(BaseModel):
             | dict(neck)
         )
 
-    def build_head(self, cfg: Mapping) -> nn.Module:
+    def build_head(self, cfg: Mapping) -> Any:
         """Build a head, with the widths and strides of the encoders as its defaults.
 
         Args:
@@ -130,7 +130,7 @@ class BridgedModel(BaseModel):
         )
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Any:
         """The head that owns loss and prediction."""
         return getattr(self, self.head_name)
 
@@ -191,6 +191,7 @@ class BridgedModel(BaseModel):
         """
         tokens, image_index = self.tokens_of(data_samples, inputs.device), None
         if share_images:
+            assert data_samples is not None  # Their tokens were just read.
             inputs, image_index = distinct_images(inputs, data_samples)
         return self.bridge(inputs, tokens, image_index)
 

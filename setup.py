@@ -9,6 +9,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
+from setuptools.command.editable_wheel import editable_wheel
 
 ROOT = Path(__file__).resolve().parent
 CLASSIFIERS = [
@@ -47,6 +48,24 @@ class BuildWithMim(build_py):
             add_mim_files(ROOT / 'mmetris' / '.mim', link=True)
         else:
             add_mim_files(Path(self.build_lib).resolve() / 'mmetris' / '.mim', link=False)
+
+
+class EditableWheelForMim(editable_wheel):
+    """Tell MIM, and the original MMEngine's ``mmetris::...`` configs, where an editable package is.
+
+    Both look for the folder named in ``top_level.txt`` beside the installed metadata, in site-packages, where an
+    editable package is not. Joined to a full path, that place falls away; so the package's own stands first here.
+    """
+
+    def run(self) -> None:
+        if self.dist_info_dir is None:
+            dist_info = self.reinitialize_command('dist_info')
+            dist_info.output_dir = self.dist_dir
+            dist_info.ensure_finalized()
+            dist_info.run()
+            self.dist_info_dir = dist_info.dist_info_dir
+        (Path(self.dist_info_dir) / 'top_level.txt').write_text(f'{ROOT / "mmetris"}\nmmetris\n', encoding='utf-8')
+        super().run()
 
 
 def add_mim_files(target: Path, link: bool) -> None:
@@ -113,6 +132,6 @@ if __name__ == '__main__':
             'tests': read_requirements('tests'),
         },
         entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},
-        cmdclass={'build_py': BuildWithMim},
+        cmdclass={'build_py': BuildWithMim, 'editable_wheel': EditableWheelForMim},
         zip_safe=False,
     )

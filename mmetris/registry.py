@@ -9,8 +9,12 @@ MMEngine's root with a warning, so that MMSeg's names would be lost there: the k
 therefore declared as well.
 """
 
+from typing import Any
+
 from mmengine import registry as mmengine_registry
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
+from mmengine.runner import CheckpointLoader
 from mmseg import registry as mmseg_registry
 
 from mmetris.utils.checkpoint_io import declare_safe_globals
@@ -20,7 +24,8 @@ declare_safe_globals()
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:
-    return Registry(name, parent=parent, scope='mmetris', locations=list(locations))
+    # Without any location MMEngine would import the whole package at the first lookup.
+    return Registry(name, parent=parent, scope='mmetris', locations=list(locations) or ['mmetris'])
 
 
 # Encoders, Bridger, decode heads, losses, segmentors and data preprocessors.
@@ -28,6 +33,8 @@ MODELS = _child('model', mmseg_registry.MODELS, 'mmetris.models')
 # Referring data sets, what mixes them, and the transforms of their pipelines.
 DATASETS = _child('dataset', mmseg_registry.DATASETS, 'mmetris.datasets')
 TRANSFORMS = _child('transform', mmseg_registry.TRANSFORMS, 'mmetris.datasets.transforms')
+# Samples of training by iterations.
+DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS, 'mmetris.datasets.samplers')
 # oIoU, mIoU and Pr@X.
 METRICS = _child('metric', mmseg_registry.METRICS, 'mmetris.evaluation')
 # The tunable-parameter report and resumable seeding.
@@ -37,14 +44,15 @@ OPTIM_WRAPPERS = _child('optim_wrapper', mmseg_registry.OPTIM_WRAPPERS, 'mmetris
 # Pictures of image, sentence, predicted and true mask.
 VISUALIZERS = _child('visualizer', mmseg_registry.VISUALIZERS, 'mmetris.visualization')
 
+# The test loop over several splits.
+LOOPS = _child('loop', mmseg_registry.LOOPS, 'mmetris.engine.loops')
+
 # How a model is spread over processes, and the runner that reads it. MMSeg has no strategies of its own.
 STRATEGIES = _child('strategy', mmengine_registry.STRATEGIES, 'mmetris.engine.strategies')
 RUNNERS = _child('runner', mmseg_registry.RUNNERS, 'mmetris.engine.strategies')
 
 # Nothing of ours in these; they carry MMSeg's and MMEngine's names into the scope.
 RUNNER_CONSTRUCTORS = _child('runner constructor', mmseg_registry.RUNNER_CONSTRUCTORS)
-LOOPS = _child('loop', mmseg_registry.LOOPS)
-DATA_SAMPLERS = _child('data sampler', mmseg_registry.DATA_SAMPLERS)
 MODEL_WRAPPERS = _child('model_wrapper', mmseg_registry.MODEL_WRAPPERS, 'mmetris.models')
 WEIGHT_INITIALIZERS = _child('weight initializer', mmseg_registry.WEIGHT_INITIALIZERS, 'mmetris.models')
 OPTIMIZERS = _child('optimizer', mmseg_registry.OPTIMIZERS, 'mmseg.engine.optimizers')
@@ -58,3 +66,15 @@ VISBACKENDS = _child('vis_backend', mmseg_registry.VISBACKENDS, 'mmetris.visuali
 LOG_PROCESSORS = _child('log processor', mmseg_registry.LOG_PROCESSORS)
 FUNCTIONS = _child('function', mmengine_registry.FUNCTIONS)
 INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)
+
+# Packages whose configs and models MMEngine finds by name: `mmetris::etris/etris_r50_refcoco.py` as a `_base_`, and
+# names of the model index in MMSegInferencer(..., scope='mmetris').
+MODULE2PACKAGE.setdefault('mmetris', 'mmetris')
+
+
+@CheckpointLoader.register_scheme(prefixes='mmetris://', force=True)
+def _load_shipped(filename: str, map_location: Any = None) -> Any:
+    """Weights that ship with the package: the addresses of pretrained/metafile.yml, for all of MMEngine's loading."""
+    from .apis.model_zoo import shipped_file
+
+    return CheckpointLoader.load_checkpoint(shipped_file(filename), map_location)

@@ -66,7 +66,9 @@ def load(name: str) -> Config:
 
 def parts_of(name: str) -> tuple[str, str, str]:
     """``etris/etris_tiny_no-bridger_shapes`` -> encoder 'tiny', departure 'no-bridger', data 'shapes'."""
-    match = re.fullmatch(rf'[a-z_]+/etris_({"|".join(ENCODERS)})(?:_([a-z0-9-]+))?_({"|".join(DATA)})', name)
+    match = re.fullmatch(
+        rf'[a-z_]+/etris_(?:released_)?({"|".join(ENCODERS)})(?:_([a-z0-9-]+))?_({"|".join(DATA)})', name
+    )
     assert match, f'{name}.py is not named etris_<encoder>[_<departure>]_<data>'
     return match[1], match[2] or '', match[3]
 

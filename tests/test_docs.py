@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import builtins
+import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -15,10 +17,15 @@ import yaml
 import mmetris
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob('*.md'), *(ROOT / 'docs').rglob('*.md'), *(ROOT / 'configs').rglob('*.md')])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob('*.md'),
+        *(path for folder in ('docs', 'configs', 'projects') for path in (ROOT / folder).rglob('*.md')),
+    ]
+)
 MODULES = sorted(['mmetris', *(module.name for module in pkgutil.walk_packages(mmetris.__path__, 'mmetris.'))])
 # Not repeated in the docstring of a subclass: MMEngine's own, explained there.
-OF_THE_BASE_CLASS = {'self', 'init_cfg', 'test_mode', 'args', 'kwargs'}
+OF_THE_BASE_CLASS = {'self', 'cls', 'init_cfg', 'test_mode', 'args', 'kwargs'}
 COLUMNS = dict(
     refcoco=['RefCOCO val', 'RefCOCO testA', 'RefCOCO testB'],
     refcocoplus=['RefCOCO+ val', 'RefCOCO+ testA', 'RefCOCO+ testB'],
@@ -33,7 +40,7 @@ def metafile() -> dict:
 
 
 def public_objects(module_name: str) -> list[tuple[str, object]]:
-    """Public functions and classes that a module defines, and the public methods of those classes that it defines."""
+    """Public functions and classes that a module defines, and the public methods and properties of those classes."""
     module = importlib.import_module(module_name)
     found = []
     for name, value in vars(module).items():
@@ -41,6 +48,11 @@ def public_objects(module_name: str) -> list[tuple[str, object]]:
             continue
         if inspect.isfunction(value) or inspect.isclass(value):
             found.append((f'{module_name}.{name}', value))
+        if inspect.isclass(value):
+            for method, member in vars(value).items():
+                function = getattr(member, '__func__', member)  # of a static or class method
+                if inspect.isfunction(function) and (not method.startswith('_') or method == '__call__'):
+                    found.append((f'{module_name}.{name}.{method}', function))
     return found
 
 
@@ -83,16 +95,81 @@ def test_documented_arguments_equal_the_signature(module):
             continue
         takes_more = any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values())
         unknown = [] if takes_more else [argument for argument in documented if argument not in parameters]
-        explained = OF_THE_BASE_CLASS | set(documented)
+        # "**kwargs: ``seed`` and ``dtype`` of the base class" explains these two.
+        explained = OF_THE_BASE_CLASS | set(documented) | set(re.findall(r'``(\w+)``', documented.get('kwargs', '')))
         forgotten = [argument for argument in parameters if argument not in explained]
         if unknown or forgotten:
             problems.append(f'{name}: unknown {unknown}, forgotten {forgotten}')
         for argument, text in documented.items():
-            default = re.search(r'Defaults to (True|False|None|\d+(?:\.\d+)?)(?![\w,]|\.\d| to \d)', text)
-            if default and argument in parameters and parameters[argument].default is not inspect.Parameter.empty:
-                actual = parameters[argument].default
-                if ast.literal_eval(default[1]) != actual:
-                    problems.append(f'{name}: {argument} defaults to {actual}, not to {default[1]}')
+            if argument in parameters:
+                problems += wrong_default(text, parameters[argument].default, f'{name}: {argument}', module)
+    assert not problems
+
+
+def wrong_default(text: str, actual: object, where: str, module: str) -> list[str]:
+    """Whether an argument's text tells another default than it has: a literal, or a name of the module."""
+    # Followed by more words it is a condition or a range: "Defaults to 'original' in test mode".
+    told = re.search(r'Defaults to (``.+?``|\'.*?\'|\([^)]*\)|[\w.+-]+?)(?=[.,:;)]+(?:\s|$)|$)', text)
+    if told is None or actual is inspect.Parameter.empty:
+        return []
+    code = told[1].strip('`')
+    names = vars(importlib.import_module(module))
+    try:
+        value = ast.literal_eval(code)
+    except (ValueError, SyntaxError):
+        if code not in names:
+            return []  # told in words: "the batch's longest"
+        value = names[code]
+    same = value == actual or (isinstance(actual, (tuple, list)) and list(actual) == value)
+    return [] if same else [f'{where} defaults to {actual!r}, not to {code}']
+
+
+REFERENCE = re.compile(r':(class|meth|func|attr|mod|data):`~?([\w.]+)`')
+
+
+def resolves(name: str, module: str, owner: str | None) -> bool:
+    """Whether a reference leads somewhere: from the module, from the class it stands in, or among our public names."""
+    first, *rest = name.split('.')
+    space = vars(importlib.import_module(module))
+    candidates = [names[first] for names in (space, vars(builtins)) if first in names]
+    if owner is not None and (hasattr(space[owner], first) or first in getattr(space[owner], '__annotations__', {})):
+        candidates.append(getattr(space[owner], first, None))
+    elif owner is not None and f'self.{first} = ' in inspect.getsource(space[owner]):
+        return not rest
+    candidates += [
+        vars(importlib.import_module(other))[first]
+        for other in MODULES
+        if first in vars(importlib.import_module(other))
+    ]
+    with contextlib.suppress(ImportError):
+        candidates.append(importlib.import_module(first))
+    return any(leads_to(candidate, rest) for candidate in candidates)
+
+
+def leads_to(value: object, names: list[str]) -> bool:
+    """Whether attributes of attributes are there."""
+    for name in names:
+        if inspect.ismodule(value) and not hasattr(value, name):
+            with contextlib.suppress(ImportError):
+                importlib.import_module(f'{value.__name__}.{name}')
+        if not hasattr(value, name):
+            return False
+        value = getattr(value, name)
+    return True
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_references_in_docstrings_lead_somewhere(module):
+    """Those of the module, its classes, functions and methods, private ones included."""
+    imported = importlib.import_module(module)
+    tree = ast.parse(Path(imported.__file__).read_text(encoding='utf-8'))
+    problems = []
+    owners = {id(part): node.name for node in tree.body if isinstance(node, ast.ClassDef) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            for kind, name in REFERENCE.findall(ast.get_docstring(node) or ''):
+                if not resolves(name, module, owners.get(id(node))):
+                    problems.append(f'{getattr(node, "name", module)}: :{kind}:`{name}`')
     assert not problems
 
 
@@ -149,7 +226,7 @@ def test_files_and_flags_named_in_commands_exist(path):
             command = line.split('#')[0]
             for name in re.findall(r'(?<![\w/])((?:tools|configs|requirements)/[\w./-]+\.(?:py|sh|txt))', command):
                 assert (ROOT / name).is_file(), f'{name} in: {line}'
-            script = re.search(r'tools/[\w/-]+\.(?:py|sh)', command)
+            script = re.search(r'(?<![\w/])tools/[\w/-]+\.(?:py|sh)', command)
             if script:
                 known = flags_of(script[0])
                 assert set(re.findall(r'\s(--[a-z][a-z-]*)', command)) <= known, f'{line}: {sorted(known)}'
@@ -171,3 +248,30 @@ def test_the_readmes_table_of_flags_is_complete():
     known = flags_of('tools/train.py') | flags_of('tools/test.py')
     assert named <= known
     assert known - named <= {'--local-rank', '--wait-time'}
+
+
+@pytest.mark.parametrize(
+    'text, actual, is_right',
+    [
+        ("Defaults to 'full'.", 'full', True),
+        ("Defaults to ``'full'``.", 'half', False),
+        ('Defaults to 0.35.', 0.35, True),
+        ('Defaults to 0.35, as in the paper.', 0.5, False),
+        ('Defaults to None: all.', 3, False),
+        ('Defaults to ``MODULES``.', MODULES, True),
+        ('Defaults to ``MODULES``.', [], False),
+        ('Defaults to (2, 3).', (2, 3), True),
+        ("Defaults to the batch's longest.", 5, True),
+        ("Defaults to 'original' in test mode.", None, True),
+        ('Defaults to 0.5 to 0.9.', (0.5, 0.9), True),
+    ],
+)
+def test_a_wrong_default_is_found(text, actual, is_right):
+    assert (wrong_default(text, actual, 'x', __name__) == []) == is_right
+
+
+def test_a_wrong_reference_is_found():
+    module = 'mmetris.datasets.refcoco'
+    assert resolves('set_epoch', module, 'RefCocoDataset') and resolves('mmengine.dataset.BaseDataset', module, None)
+    assert resolves('RefCocoDataset.set_epoch', module, None) and resolves('TokenizeExpression', module, None)
+    assert not resolves('set_epoc', module, 'RefCocoDataset') and not resolves('RefCocoDataset.set_epoc', module, None)

@@ -163,6 +163,21 @@ def test_an_editable_install_links_mims_files_and_building_again_is_fine(checkou
         assert (mim / name).resolve() == (checkout / name).resolve()
 
 
+def test_mim_and_mmengine_find_an_editable_install_by_its_metadata(checkout, tmp_path):
+    """Both join site-packages and the first line of top_level.txt; what stands there must be the package's folder."""
+    wheel = zipfile.ZipFile(build(checkout, 'build_editable', tmp_path / 'editable'))
+    name = next(name for name in wheel.namelist() if name.endswith('.dist-info/top_level.txt'))
+    first, *others = wheel.read(name).decode().split()
+    installed = Path('/some/site-packages') / first
+    assert installed == checkout.resolve() / 'mmetris' and others == ['mmetris']
+    assert (installed / '.mim' / 'model-index.yml').is_file() and (installed / '.mim' / 'tools' / 'train.py').is_file()
+
+
+def test_a_wheels_metadata_names_the_package_alone(wheel):
+    name = next(name for name in wheel.namelist() if name.endswith('.dist-info/top_level.txt'))
+    assert wheel.read(name).decode().split() == ['mmetris']
+
+
 def test_the_requirements_of_the_trio_are_ranges_of_the_maintained_packages():
     lines = [
         line

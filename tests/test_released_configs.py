@@ -21,7 +21,7 @@ COUNTS = dict(r50=(1942080, 26735105), r101=(1942080, 24244225), vitb16=(598592,
 
 
 def load(encoder):
-    return Config.fromfile(FOLDER / f'etris_{encoder}_refcoco.py')
+    return Config.fromfile(FOLDER / f'etris_released_{encoder}_refcoco.py')
 
 
 def printed(model):
@@ -85,4 +85,6 @@ def test_the_metafile_and_the_readme_give_the_counts(encoder):
     assert (entry['Metadata']['Bridger Parameters'], entry['Metadata']['Decoder Parameters']) == COUNTS[encoder]
     bridger, head = COUNTS[encoder]
     rows = (FOLDER / 'README.md').read_text().split('\n')
-    assert any(row.startswith(f'| `etris_{encoder}_refcoco` |') and f'{bridger:,} | {head:,}' in row for row in rows)
+    assert any(
+        row.startswith(f'| `etris_released_{encoder}_refcoco` |') and f'{bridger:,} | {head:,}' in row for row in rows
+    )

@@ -76,6 +76,13 @@ def test_pipelines_data_and_metric_are_mmsegs_own(name):
     if not (MMSEG_DATA / f'{file}.py').is_file():
         pytest.skip('this MMSegmentation is installed without its configs')
     ours, theirs = load(name), Config.fromfile(MMSEG_DATA / f'{file}.py')
+    # One thing more than MMSeg's: a training that is resumed draws as an uninterrupted one.
+    data = ours.train_dataloader.dataset
+    for pipeline in (ours.train_pipeline, *(part.pipeline for part in data.get('datasets', [data]))):
+        assert pipeline.pop(0) == dict(type='mmetris.SeedSample')
+    sampler = ours.train_dataloader.sampler
+    assert sampler == dict(type='mmetris.EpochInfiniteSampler', shuffle=True)
+    sampler.type = 'InfiniteSampler'
     for key in (
         'train_pipeline',
         'test_pipeline',

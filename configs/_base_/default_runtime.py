@@ -2,7 +2,7 @@
 
 default_scope = 'mmetris'
 # The registries import the rest of the package when a name is first asked for.
-custom_imports = dict(imports=['mmetris.registry', 'mmetris.engine.loops'])
+custom_imports = dict(imports=['mmetris.registry'])
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

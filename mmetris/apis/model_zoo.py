@@ -20,6 +20,11 @@ DEMO_CONFIG = 'configs/etris/etris_tiny_long-192px_shapes.py'
 DEMO_WEIGHTS = 'pretrained/etris_tiny_long-192px_shapes.pth'
 
 
+# Addresses in the metafiles: a file inside the package, and none. A slash ends both for MIM: pretrained/metafile.yml.
+SHIPPED = 'mmetris://'
+NOT_PUBLISHED = 'mmetris://not-published/'
+
+
 class ModelFiles(NamedTuple):
     """A model to build.
 
@@ -47,10 +52,36 @@ def package_root() -> Path:
 
 
 def indexed_models() -> Iterator[dict[str, Any]]:
-    """Entries of the model index: ``Name``, ``Config``, perhaps ``Alias`` and ``Weights``."""
+    """Entries of the model index: ``Name``, ``Config``, perhaps ``Alias``, and ``Weights`` where there are any.
+
+    Weights that ship with mmetris are named relative to :func:`package_root`, others by their address.
+    """
     root = package_root()
     for metafile in yaml.safe_load((root / 'model-index.yml').read_text(encoding='utf-8'))['Import']:
-        yield from yaml.safe_load((root / metafile).read_text(encoding='utf-8'))['Models']
+        for entry in yaml.safe_load((root / metafile).read_text(encoding='utf-8'))['Models']:
+            weights = entry.pop('Weights', NOT_PUBLISHED)
+            if weights != NOT_PUBLISHED:
+                entry['Weights'] = weights.removeprefix(SHIPPED).rstrip('/')
+            yield entry
+
+
+def shipped_file(address: str) -> str:
+    """The file of weights that ship with mmetris.
+
+    Args:
+        address: ``mmetris://pretrained/<name>.pth``, as in the metafiles; MMEngine loads it as it stands.
+
+    Raises:
+        FileNotFoundError: If mmetris has no such weights; the message says whether any belong to the model.
+    """
+    if address.rstrip('/') == NOT_PUBLISHED.rstrip('/'):
+        raise FileNotFoundError(
+            'there are no weights of mmetris for this model: train it (tools/train.py), and give the checkpoint'
+        )
+    file = package_root() / address.removeprefix(SHIPPED).rstrip('/')
+    if not file.is_file():
+        raise FileNotFoundError(f'{address} does not ship with mmetris: there is no {file}')
+    return str(file)
 
 
 def find_model(model: str | os.PathLike | Config | None = None, weights: str | os.PathLike | None = None) -> ModelFiles:
@@ -59,8 +90,9 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
     Args:
         model: Config file; name in the model index (``mmetris models`` lists them); folder of a training, which has a
             config and checkpoints; or a config that was read already. Defaults to None: the demo model.
-        weights: Checkpoint, a file or an address. Defaults to None: those that belong to ``model``. In the folder of a
-            training these are the best ones, or the last where none was chosen.
+        weights: Checkpoint, a file or an address (``https://``; ``mmetris://`` for what ships with mmetris). Defaults
+            to None: those that belong to ``model``. In the folder of a training these are the best ones, or the last
+            where none was chosen.
 
     Raises:
         FileNotFoundError: If model or weights are not there; the message says what to do.
@@ -93,10 +125,13 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         found = os.fspath(weights)
     elif found is None:
         raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
-    found = _download(found) if is_address(found) else str(Path(found).expanduser())
+    if found.startswith(SHIPPED):
+        found = shipped_file(found)
+    else:
+        found = _download(found) if is_address(found) else str(Path(found).expanduser())
     if not Path(found).is_file():
         raise FileNotFoundError(f'the weights of {name} are missing: {found}')
-    _complete_clip_paths(config.get('model', {}))
+    complete_clip_paths(config.get('model', {}))
     return ModelFiles(config, found)
 
 
@@ -152,8 +187,12 @@ def _download(address: str) -> str:
     return str(file)
 
 
-def _complete_clip_paths(cfg: Any) -> None:
-    """Let relative ``clip_checkpoint`` paths that are not found here mean the files that ship with mmetris."""
+def complete_clip_paths(cfg: Any) -> None:
+    """Let relative ``clip_checkpoint`` paths that are not found here mean the files that ship with mmetris.
+
+    Args:
+        cfg: The ``model`` part of a config, or any part of it; changed in place.
+    """
     if isinstance(cfg, dict):
         source = cfg.get('clip_checkpoint')
         if isinstance(source, str) and not Path(source).expanduser().exists() and not Path(source).is_absolute():
@@ -161,7 +200,7 @@ def _complete_clip_paths(cfg: Any) -> None:
             if shipped.is_file():
                 cfg['clip_checkpoint'] = str(shipped)
         for value in cfg.values():
-            _complete_clip_paths(value)
+            complete_clip_paths(value)
     elif isinstance(cfg, (list, tuple)):
         for value in cfg:
-            _complete_clip_paths(value)
+            complete_clip_paths(value)

@@ -12,10 +12,20 @@ from ..utils import (
 from . import _mmseg  # noqa: F401  registers MMSeg's names
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
+from .samplers import EpochInfiniteSampler
 from .shapes_semseg import ShapesSegDataset
-from .transforms import FlipExpression, Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
+from .transforms import (
+    FlipExpression,
+    Letterbox,
+    LoadAnnotations,
+    LoadImageFromFile,
+    PackSegInputs,
+    SeedSample,
+    TokenizeExpression,
+)
 
 __all__ = [
+    'EpochInfiniteSampler',
     'FlipExpression',
     'Letterbox',
     'LetterboxGeometry',
@@ -24,6 +34,7 @@ __all__ = [
     'MixedRefDataset',
     'PackSegInputs',
     'RefCocoDataset',
+    'SeedSample',
     'ShapesSegDataset',
     'TokenizeExpression',
     'count_tokens',

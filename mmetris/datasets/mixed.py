@@ -39,6 +39,7 @@ class MixedRefDataset(ConcatDataset):
         lazy_init: bool = False,
         ignore_keys: str | list[str] | None = None,
     ) -> None:
+        self._is_complete = False
         # Nothing is read before full_init.
         built = [_build_lazily(dataset) for dataset in datasets]
         self._leave_out = [_build_lazily(config) for config in leave_out]
@@ -46,7 +47,7 @@ class MixedRefDataset(ConcatDataset):
 
     def full_init(self) -> None:
         """Read all data sets and drop the objects on held-out images."""
-        if self._fully_initialized:
+        if self._is_complete:
             return
         for dataset in self.datasets:
             dataset.full_init()
@@ -68,6 +69,7 @@ class MixedRefDataset(ConcatDataset):
                 logger='current',
             )
         super().full_init()
+        self._is_complete = True
 
     def set_epoch(self, epoch: int) -> None:
         """Pass the epoch on, see :meth:`RefCocoDataset.set_epoch`."""

@@ -141,7 +141,8 @@ class RefCocoDataset(BaseDataset):
             raise ValueError(f"text_field must be 'sent' or 'raw', but is {text_field!r}")
         if seed < 0:
             raise ValueError(f'seed must not be negative, but is {seed}')
-        self.split_file = split_file
+        # As MMEngine joins `ann_file`.
+        self.split_file = join_path(data_root, split_file) if data_root and not is_abs(split_file) else split_file
         self.split = split
         self.text_mode = text_mode
         self.text_field = text_field
@@ -150,12 +151,8 @@ class RefCocoDataset(BaseDataset):
         # Set by MixedRefDataset so that sample_idx is unique in the mixture.
         self.sample_idx_offset = 0
         self._epoch = _SharedEpoch()
+        self._held_out_images: frozenset[str] | None = None  # until the annotations are read
         super().__init__(data_root=data_root, ann_file=ann_file, data_prefix=data_prefix, test_mode=test_mode, **kwargs)
-
-    def _join_prefix(self) -> None:
-        super()._join_prefix()
-        if not is_abs(self.split_file) and self.data_root:
-            self.split_file = join_path(self.data_root, self.split_file)
 
     # Reading
 
@@ -334,15 +331,15 @@ class RefCocoDataset(BaseDataset):
     def prepare_data(self, idx: int) -> Any:
         """Choose the sentence of a sample and run the pipeline."""
         record = self.get_data_info(idx)
-        chosen = self._draw(record['sample_idx'], len(record['expressions']))
+        epoch = getattr(idx, 'epoch', self._epoch.value)
+        chosen = self._draw(epoch, int(record['sample_idx']), len(record['expressions']))
         record['expression'] = record['expressions'][chosen]
         record['sent_id'] = record['sent_ids'][chosen]
         return self.pipeline(record)
 
-    def _draw(self, sample_idx: int, num_expressions: int) -> int:
+    def _draw(self, epoch: int, sample_idx: int, num_expressions: int) -> int:
         if num_expressions == 1:
             return 0
-        epoch = self._epoch.value
         if epoch < 0:
             return int(np.random.randint(num_expressions))
         return int(np.random.default_rng((self.seed, epoch, sample_idx)).integers(num_expressions))
@@ -353,8 +350,9 @@ class RefCocoDataset(BaseDataset):
         They become a function of seed, epoch and sample, whatever the number of workers and processes, so that a
         resumed run draws as an uninterrupted one. Reaches workers that already run.
 
-        Until it is first called (as in training by iterations) sentences come from NumPy's global state,
-        which MMEngine seeds.
+        Training by iterations does not call it. There indices that carry their epoch
+        (:class:`~mmetris.datasets.samplers.EpochInfiniteSampler`) give the same; with any other sampler sentences
+        come from NumPy's global state, which MMEngine seeds and a resumed run does not repeat.
 
         Args:
             epoch: Counted from 0.
@@ -371,7 +369,7 @@ class RefCocoDataset(BaseDataset):
 
     def held_out_images(self) -> frozenset[str]:
         """Keys of the images in every split of ``split_file`` that is there to test on ('val...', 'test...')."""
-        if not self._fully_initialized:
+        if self._held_out_images is None:
             refs = load_refs(self.split_file, self.backend_args)
             return self._find_held_out_images(refs, load_instances(self.ann_file, self.backend_args))
         return self._held_out_images

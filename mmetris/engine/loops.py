@@ -65,12 +65,10 @@ class SplitTestLoop(TestLoop):
             raise ValueError('SplitTestLoop builds one data loader for each split, so it needs a config of one')
         first, *others = splits
         super().__init__(runner, with_split(dataloader, first), evaluator, fp16)
-        diff_rank_seed = runner._randomness_cfg.get('diff_rank_seed', False)
         self.dataloaders: dict[str, Any] = {first: self.dataloader}
         for split in others:
-            self.dataloaders[split] = runner.build_dataloader(
-                with_split(dataloader, split), seed=runner.seed, diff_rank_seed=diff_rank_seed
-            )
+            # MMEngine's loop knows how a runner seeds its loaders.
+            self.dataloaders[split] = TestLoop(runner, with_split(dataloader, split), self.evaluator).dataloader
 
     def run(self) -> dict[str, float]:
         """Test every split.

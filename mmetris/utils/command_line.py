@@ -62,6 +62,8 @@ def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Co
     Returns:
         The merged config.
     """
+    from mmetris.apis.model_zoo import complete_clip_paths  # imports the models, which most of this file does not need
+
     if not Path(args.config).is_file():
         parser.error(f'config file not found: {args.config}')
     cfg = Config.fromfile(args.config)
@@ -79,6 +81,8 @@ def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Co
             cfg.merge_from_dict(args.cfg_options)
         except (KeyError, TypeError) as error:
             parser.error(f'--cfg-options: {error.args[0] if error.args else error}')
+    # MIM starts the tools in any folder, where `pretrained/` is not the package's.
+    complete_clip_paths(cfg.get('model', {}))
     return cfg
 
 
@@ -281,7 +285,7 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
 
 
 def build_runner(cfg: Config) -> Runner | FlexibleRunner:
-    """The runner that a config names, by default MMEngine's ordinary one; it starts quietly (see :mod:`.quiet`).
+    """The runner that a config names, by default MMEngine's ordinary one; it starts quietly.
 
     Args:
         cfg: The whole config; the model, its wrapper and the logger are made from it here.

@@ -38,8 +38,9 @@ class TensorMemo:
     """Results by key, each for one state of the tensors that it was computed from.
 
     Nothing is kept, and every call computes anew, where a result could not serve later: of tensors that are tuned (they
-    carry gradients, and moving averages change them through ``.data``, which PyTorch does not count), in a graph under
-    compilation, which has constants of its own, and of tensors that count no changes (those made in inference mode).
+    carry gradients, and moving averages change them through ``.data``, which PyTorch does not count), in a graph that
+    is compiled or traced, which has constants of its own, and of tensors that count no changes (those made in inference
+    mode).
     What is kept can take part in a training: it is computed without gradients and outside of inference mode.
 
     A copy of the memo, such as that in a copied model, begins empty.
@@ -58,7 +59,8 @@ class TensorMemo:
             compute: Computes it.
         """
         present = [tensor for tensor in tensors if tensor is not None]
-        if torch.compiler.is_compiling() or any(tensor.requires_grad or tensor.is_inference() for tensor in present):
+        is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_recorded or any(tensor.requires_grad or tensor.is_inference() for tensor in present):
             return compute()
         kept = self._results.get(key)
         if kept is None or not kept[0].is_of(present):

@@ -23,7 +23,7 @@ from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'etris_released'
 # What surrounds the model: data, schedule, hooks.
-RECIPES = dict(resnet=CONFIGS / 'etris_r101_refcoco.py', vit=CONFIGS / 'etris_vitb16_refcoco.py')
+RECIPES = dict(resnet=CONFIGS / 'etris_released_r101_refcoco.py', vit=CONFIGS / 'etris_released_vitb16_refcoco.py')
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@ crop_size = (512, 512)
 scale = (2048, 512)  # the longer side at most, the shorter side at most
 
 train_pipeline = [
+    # Random transforms follow from (seed, epoch, sample), so that a resumed run equals an uninterrupted one.
+    dict(type='mmetris.SeedSample'),
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
     dict(type='RandomResize', scale=scale, ratio_range=(0.5, 2.0), keep_ratio=True),
@@ -36,7 +38,7 @@ train_dataloader = dict(
     batch_size=4,  # on each of 4 GPUs
     num_workers=4,
     persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
+    sampler=dict(type='mmetris.EpochInfiniteSampler', shuffle=True),
     dataset=dict(pipeline=train_pipeline),
 )
 val_dataloader = dict(

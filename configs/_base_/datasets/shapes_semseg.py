@@ -35,6 +35,8 @@ train_dataloader, val_dataloader, test_dataloader = (
         batch_size=batch_size,
         # The images are small and the training meant for a CPU, so each process reads its own data.
         num_workers=0,
+        # A resumed run repeats the order but not the flips: with semseg.py's `EpochInfiniteSampler` and `SeedSample` it
+        # would, and the scores of docs/class_names.md would be those of other flips.
         sampler=dict(type='InfiniteSampler' if split == 'train' else 'DefaultSampler', shuffle=split == 'train'),
         dataset=dict(
             type='ShapesSegDataset',

@@ -3,6 +3,16 @@
 from .expression import FlipExpression, TokenizeExpression
 from .formatting import PackSegInputs
 from .letterbox import Letterbox
-from .loading import LoadAnnotations, LoadImageFromFile
+from .loading import InferencerLoader, LoadAnnotations, LoadImageFromFile
+from .seeding import SeedSample
 
-__all__ = ['FlipExpression', 'Letterbox', 'LoadAnnotations', 'LoadImageFromFile', 'PackSegInputs', 'TokenizeExpression']
+__all__ = [
+    'FlipExpression',
+    'InferencerLoader',
+    'Letterbox',
+    'LoadAnnotations',
+    'LoadImageFromFile',
+    'PackSegInputs',
+    'SeedSample',
+    'TokenizeExpression',
+]

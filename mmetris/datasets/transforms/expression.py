@@ -33,6 +33,7 @@ class TokenizeExpression(BaseTransform):
 
     Raises:
         ValueError: If ``context_length`` is below 2.
+        KeyError: If a sample has no sentence.
     """
 
     def __init__(self, context_length: int = 17) -> None:
@@ -42,6 +43,11 @@ class TokenizeExpression(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         """Add the tokens."""
+        if 'expression' not in results:
+            raise KeyError(
+                f'no "expression" for {results.get("img_path", "the image")}: a referring model needs a sentence; '
+                "an inferencer takes dict(img_path=..., expression='the dog on the left')"
+            )
         results['tokens'] = tokenize(results['expression'], self.context_length)[0]
         return results
 

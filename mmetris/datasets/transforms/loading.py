@@ -8,7 +8,9 @@ from typing import Any
 import cv2
 import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
+from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmseg.datasets.transforms import LoadImageFromNDArray
 from pycocotools import mask as coco_mask
 
 from ...registry import TRANSFORMS
@@ -55,6 +57,38 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
             raise ValueError(
                 f'{results["img_path"]} (img_id {results.get("img_id")}) cannot be read as an image; is it complete?'
             ) from error
+
+
+@TRANSFORMS.register_module()
+class InferencerLoader(BaseTransform):
+    """Load what ``mmseg.apis.MMSegInferencer`` with ``scope='mmetris'`` is given, a sentence included.
+
+    MMSeg's inferencer puts this transform in the place of a pipeline's ``LoadImageFromFile`` and hands it a path, an
+    array (H, W, 3), BGR, or a dict with one of them as ``img_path`` or ``img``; a referring model's pipeline also needs
+    the dict's ``expression``.
+
+    Args:
+        **kwargs: Those of the pipeline's ``LoadImageFromFile``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.from_file = LoadImageFromFile(**kwargs)
+        # Nothing in an array is left to be kept, or to be looked at by a file's ending.
+        self.from_array = LoadImageFromNDArray(**{key: kwargs[key] for key in ('to_float32',) if key in kwargs})
+
+    def transform(self, results: str | np.ndarray | dict) -> dict | None:
+        """Load the image.
+
+        Raises:
+            TypeError: If the input is none of the above.
+        """
+        if isinstance(results, str):
+            results = dict(img_path=results)
+        elif isinstance(results, np.ndarray):
+            results = dict(img=results)
+        elif not isinstance(results, dict):
+            raise TypeError(f'an image is a path, an array or a dict with one of them, not {type(results).__name__}')
+        return self.from_array(results) if 'img' in results else self.from_file(results)
 
 
 @TRANSFORMS.register_module()

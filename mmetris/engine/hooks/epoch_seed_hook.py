@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmetris.registry import HOOKS
+from mmetris.utils.seeding import seed_everything
 
 
 def set_dataset_epoch(dataset: Any, epoch: int) -> int:
@@ -36,20 +34,6 @@ def set_dataset_epoch(dataset: Any, epoch: int) -> int:
         return 1
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
     return sum(set_dataset_epoch(one, epoch) for one in inner if one is not None)
-
-
-def seed_everything(*numbers: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's global generators (CUDA's too) from several numbers at once.
-
-    Unlike a sum, every combination gives a different seed: (seed 0, epoch 1) is not (seed 1, epoch 0).
-
-    Args:
-        numbers: What the seed is derived from; not negative.
-    """
-    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _init_worker(worker_id: int, init_first: Callable[[int], None] | None, numbers: tuple[int, ...]) -> None:
@@ -74,8 +58,14 @@ class EpochSeedHook(Hook):
       there: a resumed run does not repeat the random transforms in them (the sentences it does, since the data
       set knows its epoch), so set ``persistent_workers=False`` where that matters.
 
-    Training by iterations has no epochs: the hook then seeds before each iteration and leaves the data set
-    alone, which draws on. What the loader's processes draw is not repeated by a resumed run.
+    Training by iterations has no epochs: the hook then seeds before each iteration, which repeats what the model
+    draws, and leaves the data set alone. What the data set and its transforms draw depends on the sampler:
+
+    - :class:`~mmetris.datasets.samplers.EpochInfiniteSampler` gives every sample its epoch. Sentences then follow from
+      (seed, epoch, sample), and so do random transforms behind
+      :class:`~mmetris.datasets.transforms.seeding.SeedSample`; a resumed run equals an uninterrupted one.
+    - With MMEngine's ``InfiniteSampler`` the order of the samples is repeated, but sentences and transforms are not:
+      they come from the state of the generators of the process that reads the sample.
 
     A shuffling sampler gets the seed of the resumed run where MMEngine lets the seed be drawn by chance.
 
@@ -156,4 +146,4 @@ class EpochSeedHook(Hook):
             sampler.seed = runner.seed
 
 
-__all__ = ['EpochSeedHook', 'seed_everything', 'set_dataset_epoch']
+__all__ = ['EpochSeedHook', 'set_dataset_epoch']

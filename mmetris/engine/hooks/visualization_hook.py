@@ -11,7 +11,7 @@ import numpy as np
 from mmengine.dist import get_rank
 from mmengine.fileio import get
 from mmengine.runner import Runner
-from mmengine.visualization import LocalVisBackend
+from mmengine.visualization import LocalVisBackend, Visualizer
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.structures import SegDataSample
 
@@ -97,7 +97,7 @@ class RefSegVisualizationHook(SegVisualizationHook):
         if not self.draw:
             return
         for data_sample in self._chosen(outputs, self.interval, self.max_count):
-            self._visualizer.add_datasample(
+            runner.visualizer.add_datasample(
                 sample_name(data_sample),
                 self._image_of(data_sample),
                 data_sample,
@@ -123,22 +123,23 @@ class RefSegVisualizationHook(SegVisualizationHook):
         for data_sample in self._chosen(outputs, self.test_interval, self.test_max_count):
             name, image = sample_name(data_sample), self._image_of(data_sample)
             out_file = osp.join(out_dir, f'{name}.png')
-            if isinstance(self._visualizer, RefSegLocalVisualizer) and data_sample.get('expression'):
+            if isinstance(runner.visualizer, RefSegLocalVisualizer) and data_sample.get('expression'):
                 # Not `add_datasample`, which would do nothing on all processes but the first.
-                picture = self._visualizer.draw_datasample(image, data_sample)
+                picture = runner.visualizer.draw_datasample(image, data_sample)
                 write_picture(picture, out_file)
-                self._hand_to_backends(name, picture)
+                self._hand_to_backends(runner.visualizer, name, picture)
                 if self.show and get_rank() == 0:
-                    self._visualizer.show(picture, win_name=name, wait_time=self.wait_time)
+                    runner.visualizer.show(picture, win_name=name, wait_time=self.wait_time)
             else:
-                self._visualizer.add_datasample(
+                runner.visualizer.add_datasample(
                     name, image, data_sample, show=self.show, wait_time=self.wait_time, out_file=out_file
                 )
 
-    def _hand_to_backends(self, name: str, picture: np.ndarray) -> None:
+    @staticmethod
+    def _hand_to_backends(visualizer: Visualizer, name: str, picture: np.ndarray) -> None:
         if get_rank() != 0:
             return
-        for backend in self._visualizer._vis_backends.values():
+        for backend in visualizer._vis_backends.values():
             if not isinstance(backend, LocalVisBackend):
                 backend.add_image(name, picture, step=0)
 
@@ -162,7 +163,7 @@ class RefSegVisualizationHook(SegVisualizationHook):
         return mmcv.imfrombytes(get(data_sample.img_path, backend_args=self.backend_args), channel_order='rgb')
 
     def _test_dir(self, runner: Runner) -> str:
-        out_dir = self.out_dir or getattr(self._visualizer, 'save_dir', None)
+        out_dir = self.out_dir or getattr(runner.visualizer, 'save_dir', None)
         if out_dir is None or osp.abspath(out_dir) == osp.abspath(runner.log_dir):
             out_dir = 'vis_test'  # beside the log, not among its files
         return osp.join(runner.log_dir, out_dir)

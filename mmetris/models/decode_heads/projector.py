@@ -30,7 +30,7 @@ def dynamic_conv(feature_map: Tensor, weight: Tensor, bias: Tensor, tap_bias: Te
     Returns:
         ``(B, 1, H, W)`` or ``(B, K, H, W)``.
     """
-    side = weight.shape[-1]
+    side = int(weight.shape[-1])  # a tensor while torch.jit traces
     if weight.dim() == 4:
         weight = weight[:, None]
         tap_bias = None if tap_bias is None else tap_bias[:, None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,8 +25,9 @@ def resize_position_embedding(embedding: Tensor, grid_hw: tuple[int, int], num_p
     Raises:
         ValueError: If the rows after the prefix form no square.
     """
-    num_positions = embedding.shape[0] - num_prefix
-    side = round(num_positions**0.5)
+    # While torch.jit traces, which MMEngine's count of operations does, sizes are tensors.
+    num_positions = int(embedding.shape[0]) - num_prefix
+    side = math.isqrt(num_positions)
     if side * side != num_positions:
         raise ValueError(f'a position embedding with {num_positions} grid positions is not square')
     if (side, side) == tuple(grid_hw):

@@ -94,6 +94,8 @@ class ReferringSegmentor(BridgedModel, BaseSegmentor):
         return self.forward_logits(images, tokens, image_index)
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Tensor:
+        if data_samples is None:
+            return self.forward_logits(inputs, self.tokens_to_count(inputs))
         return self.encode_decode(inputs, data_samples)
 
     def postprocess_result(

@@ -21,6 +21,9 @@ from ..necks.bridger import ImagePrefix
 from .prefix_cache import PrefixCache
 from .sharing import distinct_images
 
+# Tokens of a sentence in RefCOCO, padding included.
+COUNTED_LENGTH = 17
+
 
 class BridgedModel(BaseModel):
     """The trunk on which masks, class maps, boxes and classes can stand.
@@ -224,7 +227,19 @@ class BridgedModel(BaseModel):
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Any:
         with autocast_to(self.test_cfg.get('dtype'), inputs.device.type):
+            if data_samples is None:
+                return self.head(self.bridge(inputs, self.tokens_to_count(inputs)))
             return self.head(self.features_of(inputs, data_samples))
+
+    def tokens_to_count(self, inputs: Tensor) -> Tensor:
+        """Token ids (B, L) for tools that count operations, which pass images alone: a sentence costs what its length
+        does, and these have the model's, or that of RefCOCO.
+
+        Args:
+            inputs: (B, 3, H, W) images.
+        """
+        length = self.context_length or COUNTED_LENGTH
+        return self.text_encoder.tokenizer([''] * inputs.shape[0], length).to(inputs.device)
 
     def forward(
         self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None, mode: str = 'tensor'

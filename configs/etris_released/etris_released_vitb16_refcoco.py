@@ -1,6 +1,6 @@
 """ETRIS as its released code builds it, CLIP ViT-B/16, RefCOCO: the architecture of the published checkpoints.
 
-    bash tools/dist_train.sh configs/etris_released/etris_vitb16_refcoco.py 2
+    bash tools/dist_train.sh configs/etris_released/etris_released_vitb16_refcoco.py 2
 
 The paper, on 2 A100 with 40 GB (no hours told): mIoU 70.51 / 73.51 / 66.63 on val / testA / testB (printed as "oIoU").
 Here: not run. Tunable: Bridger 0.60 M (the paper's has 1.39 M), decoder 22.67 M, CLIP's positional embeddings.

@@ -1,6 +1,6 @@
 """ETRIS as its released code builds it, CLIP ResNet-50, RefCOCO: the architecture of the published checkpoints.
 
-    bash tools/dist_train.sh configs/etris_released/etris_r50_refcoco.py 2
+    bash tools/dist_train.sh configs/etris_released/etris_released_r50_refcoco.py 2
 
 The paper, on 2 A100 with 40 GB (no hours told): mIoU 70.39 / 73.11 / 66.38 on val / testA / testB (printed as "oIoU").
 Here: not run. Tunable: Bridger 1.94 M, decoder 26.74 M, CLIP's positional embeddings.

@@ -15,7 +15,7 @@ from mmetris.utils.command_line import (
     check_checkpoint,
     drop_strategy,
     end_processes,
-    has_referring_segmentor,
+    has_bridged_model,
     is_main_process,
     load_config,
     prepare_processes,
@@ -85,7 +85,7 @@ def choose_splits(parser: argparse.ArgumentParser, cfg: Config, args: argparse.N
 
 def choose_dtype(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
     """Make the model predict in ``args.dtype``."""
-    if not has_referring_segmentor(cfg):
+    if not has_bridged_model(cfg):
         parser.error(
             f'--dtype is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
             f"{cfg.model.type}; test_cfg.fp16=True of MMEngine's test loop is for any model"

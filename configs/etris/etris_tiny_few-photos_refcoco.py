@@ -8,6 +8,8 @@ photographs by heart has been given wrong masks or sentences. The tiny CLIP know
 encoder is tuned as well. Results in docs/shapes.md.
 """
 
+from importlib import import_module
+
 _base_ = [
     '../_base_/models/etris_tiny.py',
     '../_base_/datasets/refcoco.py',
@@ -15,6 +17,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+pipelines = import_module('mmetris.datasets.pipelines')
 input_size = (224, 224)
 max_epochs = 140
 learning_rate = 2e-3
@@ -29,20 +32,7 @@ model = dict(
     ),
 )
 
-train_pipeline, test_pipeline = (
-    [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
-)
-tta_pipeline = [
-    *_base_.tta_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
-            *_base_.tta_pipeline[-1].transforms[1:],
-        ],
-    ),
-]
+train_pipeline, test_pipeline, tta_pipeline = pipelines.adapted(_base_, input_size=input_size)
 loading = dict(num_workers=0, persistent_workers=False)
 # Every sentence once in an epoch.
 train_dataloader = dict(**loading, batch_size=4, dataset=dict(pipeline=train_pipeline, text_mode='original'))

@@ -7,27 +7,17 @@ No row of the paper. Its weights ship with mmetris (pretrained/): the model that
 docs/shapes.md.
 """
 
+from importlib import import_module
+
 _base_ = './etris_tiny_long_shapes.py'
 
+pipelines = import_module('mmetris.datasets.pipelines')
 load_from = 'work_dirs/etris_tiny_long_shapes/epoch_8.pth'
 # The best that stride-4 logits can do on val is 85.4 mIoU at 160 pixels and 87.6 at 192.
 input_size = (192, 192)
 max_epochs = 3
 
-train_pipeline, test_pipeline = (
-    [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
-)
-tta_pipeline = [
-    *_base_.tta_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
-            *_base_.tta_pipeline[-1].transforms[1:],
-        ],
-    ),
-]
+train_pipeline, test_pipeline, tta_pipeline = pipelines.adapted(_base_, input_size=input_size)
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

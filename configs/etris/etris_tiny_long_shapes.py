@@ -7,27 +7,17 @@ No row of the paper. More images change only the train split: val, testA and tes
 docs/shapes.md.
 """
 
+from importlib import import_module
+
 _base_ = './etris_tiny_shapes.py'
 
+pipelines = import_module('mmetris.datasets.pipelines')
 data_root = 'data/shapes_large/'
 # At 128 pixels the stride-4 logits alone cost 18 points of mIoU, at 160 pixels 15.
 input_size = (160, 160)
 max_epochs = 8
 
-train_pipeline, test_pipeline = (
-    [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
-)
-tta_pipeline = [
-    *_base_.tta_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
-            *_base_.tta_pipeline[-1].transforms[1:],
-        ],
-    ),
-]
+train_pipeline, test_pipeline, tta_pipeline = pipelines.adapted(_base_, input_size=input_size)
 train_dataloader = dict(batch_size=16, dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))

@@ -6,6 +6,8 @@ The paper has no such row. Here: not run, so memory and hours are not known; whe
 `--cfg-options train_dataloader.batch_size=8`.
 """
 
+from importlib import import_module
+
 _base_ = [
     '../_base_/models/etris_vitl14.py',
     '../_base_/datasets/refcoco.py',
@@ -13,23 +15,11 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+pipelines = import_module('mmetris.datasets.pipelines')
 # 30 patches of 14 pixels: an even grid near the 416 of the other models.
 input_size = (30 * 14, 30 * 14)
 
-train_pipeline, test_pipeline = (
-    [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
-)
-tta_pipeline = [
-    *_base_.tta_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Letterbox', size=(patches * 14, patches * 14)) for patches in (28, 30, 32)],
-            *_base_.tta_pipeline[-1].transforms[1:],
-        ],
-    ),
-]
+train_pipeline, test_pipeline, tta_pipeline = pipelines.adapted(_base_, input_size=input_size, tta_step=2 * 14)
 
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -23,7 +23,4 @@ arch = dict(
 )
 clip_checkpoint = 'pretrained/ViT-B-16.pt'
 
-model = dict(
-    backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-)
+model = dict(dual_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint))

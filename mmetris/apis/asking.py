@@ -28,7 +28,6 @@ from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
 from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.expressions import check_expressions
-from mmetris.utils.tokenizer import tokenize
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
 Classes = str | os.PathLike | Sequence[str | Sequence[str]] | Vocabulary
@@ -142,7 +141,8 @@ class Asker:
     @property
     def max_tokens(self) -> int:
         """Tokens of a sentence that the model reads, [SOS] and [EOS] included."""
-        return self.context_length or self.model.context_length or self.model.text_encoder.tower.context_length
+        own = self.model.context_length or self.model.text_encoder.context_length
+        return (self.context_length if self.model.reads_clip_tokens else None) or own
 
     def check_texts(self, texts: str | Sequence[str]) -> list[str]:
         """Sentences as a list; see :func:`mmetris.utils.expressions.check_expressions`.
@@ -276,7 +276,7 @@ class Asker:
         """Token ids (B, L), as long as the test pipeline makes them."""
         if self.context_length is None:
             return self.model.tokens_of(samples, self.device)
-        return tokenize(list(texts), self.context_length).to(self.device)
+        return self.model.tokenize(list(texts), self.context_length).to(self.device)
 
 
 def answer_of(sample: RefDataSample, threshold: float, own_threshold: float) -> tuple[Answer, np.ndarray]:

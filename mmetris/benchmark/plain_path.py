@@ -107,7 +107,9 @@ def _attend_with_weights(
 ) -> tuple[Tensor, Tensor | None]:
     """A computation that returns the weights and so has to make them; nobody asked for them."""
     del need_weights
-    literally = Attention.literal_forward if isinstance(attention, Attention) else nn.MultiheadAttention.forward
+    literally: Callable[..., tuple[Tensor, Tensor | None]] = (
+        Attention.literal_forward if isinstance(attention, Attention) else nn.MultiheadAttention.forward
+    )
     return literally(
         attention, query, key, value, key_padding_mask=key_padding_mask, need_weights=True, attn_mask=attn_mask
     )

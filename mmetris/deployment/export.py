@@ -33,7 +33,7 @@ from mmetris.apis.model import init_model
 from mmetris.apis.model_zoo import find_model
 from mmetris.models import ReferringSegmentor
 from mmetris.utils.autocast import set_test_dtype
-from mmetris.utils.tokenizer import EOS_TOKEN, PAD_TOKEN, SOS_TOKEN, tokenize
+from mmetris.utils.tokenizer import EOS_TOKEN, PAD_TOKEN, SOS_TOKEN
 from mmetris.version import __version__
 
 from .parts import ImagePart, TextPart, WholeModel
@@ -139,7 +139,7 @@ def export_model(
     temporary = Path(tempfile.mkdtemp(prefix=f'.{out_dir.name}_', dir=out_dir.parent))
     try:
         built = make_parts(network, input_hw, asker.max_tokens, names)
-        description = dict(
+        description: dict[str, Any] = dict(
             format_version=1,
             mmetris=__version__,
             torch=torch.__version__,
@@ -148,11 +148,11 @@ def export_model(
             weights=Path(files.weights).name,
             files={},
             image=_describe_image(network, letterbox, input_hw),
-            text=_describe_text(asker.max_tokens),
+            text=_describe_text(network, asker.max_tokens),
             threshold=network.decode_head.threshold,
         )
         for part in built:
-            program = _trace(part)
+            program = _trace(part, network.text_encoder.tokenizer)
             for kind in formats:
                 path = temporary / (part.name + FORMATS[kind])
                 _write(program, part, path, opset)
@@ -165,7 +165,8 @@ def export_model(
         if check:
             for kind in formats:
                 _check(network, built, temporary, kind, input_hw, asker.max_tokens, description, report)
-        _copy_vocabulary(temporary)
+        if network.reads_clip_tokens:
+            _copy_vocabulary(temporary)
         content = json.dumps(description, indent=2) + '\n'
         (temporary / DESCRIPTION).write_text(content, encoding='utf-8')
         _put_in_place(temporary, out_dir)
@@ -191,7 +192,9 @@ def make_parts(
     image_part = ImagePart(model)
     with torch.no_grad():
         features = image_part(torch.zeros(1, 3, *input_hw))
-        logits = WholeModel(model, input_hw)(torch.zeros(1, 3, *input_hw), tokenize('a', num_tokens))[1]
+        logits = WholeModel(model, input_hw)(
+            torch.zeros(1, 3, *input_hw), model.text_encoder.tokenizer(['a'], num_tokens)
+        )[1]
     labels = ['features'] if len(features) == 1 else [f'features_{index}' for index in range(1, len(features) + 1)]
     feature_ports = tuple(
         Port(label, 'float32', ('images', *feature.shape[1:])) for label, feature in zip(labels, features)
@@ -282,8 +285,10 @@ def _describe_image(model: ReferringSegmentor, letterbox: Any, input_hw: tuple[i
     )
 
 
-def _describe_text(num_tokens: int) -> dict[str, Any]:
-    """How a sentence becomes token ids."""
+def _describe_text(model: ReferringSegmentor, num_tokens: int) -> dict[str, Any]:
+    """How a sentence becomes token ids, if it does as in CLIP."""
+    if not model.reads_clip_tokens:
+        return dict(context_length=num_tokens, vocabulary=None)
     return dict(
         context_length=num_tokens,
         start=SOS_TOKEN,
@@ -309,7 +314,7 @@ def _copy_vocabulary(folder: Path) -> None:
                 shutil.copyfile(licence, folder / 'LICENSE.open_clip.txt')
 
 
-def _examples(ports: Sequence[Port], rows: int) -> tuple[Tensor, ...]:
+def _examples(ports: Sequence[Port], rows: int, tokenize: Callable[..., Tensor]) -> tuple[Tensor, ...]:
     """Inputs to trace with; what they hold does not matter, but sentences must end and indices exist."""
     inputs = []
     for port in ports:
@@ -324,7 +329,7 @@ def _examples(ports: Sequence[Port], rows: int) -> tuple[Tensor, ...]:
     return tuple(inputs)
 
 
-def _trace(part: Part) -> torch.export.ExportedProgram:
+def _trace(part: Part, tokenize: Callable[..., Tensor]) -> torch.export.ExportedProgram:
     """The part as a graph whose named sides are free."""
     free = {side: torch.export.Dim(side) for port in part.inputs for side in port.shape if isinstance(side, str)}
     shapes: list[Any] = [{0: free[str(port.shape[0])]} for port in part.inputs]
@@ -333,7 +338,7 @@ def _trace(part: Part) -> torch.export.ExportedProgram:
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(
-                part.module.eval(), _examples(part.inputs, 3), dynamic_shapes=tuple(shapes), strict=False
+                part.module.eval(), _examples(part.inputs, 3, tokenize), dynamic_shapes=tuple(shapes), strict=False
             )
     except Exception as error:  # Whatever an operator that cannot be traced leads to.
         raise RuntimeError(f'{part.name} cannot be exported: {_first_line(error)}') from error
@@ -449,7 +454,7 @@ def _check(
     largest: dict[str, dict[str, float]] = {name: {} for name in run}
     for num_images, num_sentences in ((3, 5), (1, 1)):
         images = np.random.default_rng(0).uniform(0, 255, (num_images, 3, *input_hw)).astype(np.float32)
-        tokens = tokenize(list(CHECK_SENTENCES[:num_sentences]), num_tokens).numpy()
+        tokens = model.text_encoder.tokenizer(list(CHECK_SENTENCES[:num_sentences]), num_tokens).numpy()
         index = np.arange(num_sentences) % num_images
         with torch.no_grad():
             features = [feature.numpy() for feature in ImagePart(model)(torch.from_numpy(images))]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmseg.models import SegDataPreProcessor
 from mmseg.utils import stack_batch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
 from mmetris.registry import MODELS
+
+# CLIP's normalisation of R, G and B, on the scale 0..255.
+MEAN = tuple(255 * value for value in OPENAI_DATASET_MEAN)
+STD = tuple(255 * value for value in OPENAI_DATASET_STD)
 
 
 @MODELS.register_module()
@@ -31,13 +36,15 @@ class RefSegDataPreProcessor(SegDataPreProcessor):
         normalises: Whether ``mean`` and ``std`` were given; both are buffers (3, 1, 1) then.
     """
 
+    shared_arguments = ('mean', 'std')  # A model fills them in from its image encoder.
+
     def __init__(
         self,
-        mean: Sequence[float] | None = tuple(255 * value for value in OPENAI_DATASET_MEAN),
-        std: Sequence[float] | None = tuple(255 * value for value in OPENAI_DATASET_STD),
+        mean: Sequence[float] | None = MEAN,
+        std: Sequence[float] | None = STD,
         size_divisor: int = 32,
         bgr_to_rgb: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(mean=mean, std=std, size_divisor=size_divisor, bgr_to_rgb=bgr_to_rgb, **kwargs)
         # MMSeg has both too, under names that differ between its releases.

@@ -25,7 +25,7 @@ class _History(HistoryBuffer):
     """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named there."""
 
     def __setstate__(self, state: dict) -> None:
-        self.__init__()
+        HistoryBuffer.__init__(self)
         self.__dict__.update({key: value for key, value in state.items() if not callable(value) and key != _METHODS})
         self.__class__ = HistoryBuffer
 

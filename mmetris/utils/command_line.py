@@ -171,10 +171,12 @@ def prepare_mixed_precision(parser: argparse.ArgumentParser, cfg: Config, args: 
     wrapper.type = 'mmetris.BFloat16OptimWrapper'
 
 
-def has_referring_segmentor(cfg: Config) -> bool:
-    """Whether a config's model is a :class:`ReferringSegmentor` or of a class that is derived from it."""
+def has_bridged_model(cfg: Config) -> bool:
+    """Whether a config's model is a :class:`BridgedModel`: a ReferringSegmentor, a ClassNameSegmentor, or derived."""
+    from mmetris.models.trunk import BridgedModel  # Models take seconds to import, and few commands ask.
+
     init_default_scope(cfg.get('default_scope', 'mmetris'))
-    return issubclass(MODELS.get(cfg.model.type), MODELS.get('ReferringSegmentor'))
+    return issubclass(MODELS.get(cfg.model.type), BridgedModel)
 
 
 def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
@@ -185,7 +187,7 @@ def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argpars
         cfg: The config; ``custom_hooks`` gets a :class:`mmetris.engine.hooks.CompileHook`.
         args: ``config``.
     """
-    if not has_referring_segmentor(cfg):
+    if not has_bridged_model(cfg):
         parser.error(
             f'--compile is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
             f'{cfg.model.type}; compile=True of MMEngine is for any model'

@@ -42,14 +42,18 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
         (biases, or all of them in full tuning), and of what else is in an encoder. ``frozen``: all that is not tuned.
         ``total``: the sum of these; each parameter is in one of them.
     """
-    columns: dict[str, list[nn.Module]] = dict(bridger=[], prompt=[], tuning=[], backbone_tunable=[])
+    columns: dict[str, list[Any]] = dict(bridger=[], prompt=[], tuning=[], backbone_tunable=[])
     for method in model.modules():
         if hasattr(method, 'tuned_parameters'):
             columns['prompt' if method.is_prompt else 'tuning'].append(method)
     inside = getattr(model.backbone, 'bridger', None)
     columns['bridger'] = [inside or getattr(model, 'neck', None) or nn.Identity()]
-    columns['backbone_tunable'] = [model.backbone, getattr(model, 'text_encoder', None) or nn.Identity()]
-    counts, seen = {}, set()
+    columns['backbone_tunable'] = [
+        model.get_submodule('backbone'),
+        getattr(model, 'text_encoder', None) or nn.Identity(),
+    ]
+    counts: dict[str, int] = {}
+    seen: set[int] = set()
     for column, modules in (*columns.items(), ('head', [model])):
         parameters = {id(value): value for module in modules for value in module.parameters()}
         counts[column] = _count((value for key, value in parameters.items() if key not in seen), tunable=True)

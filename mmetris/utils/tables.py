@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +29,12 @@ def shared_table(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """
 
     @lru_cache(maxsize=MAX_TABLES)
-    def kept(*key) -> Tensor:
+    def kept(*key: Any) -> Tensor:
         with torch.inference_mode(False), torch.no_grad():
             return make(*key)
 
     @wraps(make)
-    def table(*key) -> Tensor:
+    def table(*key: Any) -> Tensor:
         return make(*key) if torch.compiler.is_compiling() else kept(*key)
 
     table.cache_info, table.cache_clear = kept.cache_info, kept.cache_clear  # type: ignore[attr-defined]

@@ -177,7 +177,7 @@ def _checked(texts: str | Sequence[str], context_length: int) -> Sequence[str]:
 
 
 @functools.lru_cache(maxsize=8)
-def _hugging_face(source: str, mode: str | None, options: tuple[tuple[str, Any], ...]):
+def _hugging_face(source: str, mode: str | None, options: tuple[tuple[str, Any], ...]) -> Any:
     """open_clip's wrapper of a Hugging Face tokenizer whose files are on this machine."""
     try:
         import transformers  # noqa: F401
@@ -211,7 +211,7 @@ class HuggingFaceTokenizer(Tokenizer):
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
-    def _tokenizer(self):
+    def _tokenizer(self) -> Any:
         return _hugging_face(self.source, self.mode, self.options)
 
     @property

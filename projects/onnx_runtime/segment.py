@@ -202,6 +202,10 @@ class Segmenter:
             for name in names
         }
         text = self.facts['text']
+        if text['vocabulary'] is None:
+            raise ValueError(
+                f"{folder} is an export of a text encoder whose tokens are not CLIP's: only CLIP's are made here"
+            )
         self.tokenizer = Tokenizer(
             folder / text['vocabulary'], text['context_length'], text['start'], text['end'], text['pad']
         )

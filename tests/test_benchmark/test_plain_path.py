@@ -125,11 +125,16 @@ def test_the_plain_path_makes_weights_and_encodes_an_image_for_each_sentence(mon
 def test_the_plain_path_convolves_the_enlarged_maps_and_the_fast_one_the_small_ones(monkeypatch):
     model = model_without_dropout('vit').eval()
     first, second, last = model.decode_head.projector.pixel_projection
-    grids = []
-    for conv in (first.conv, second.conv, last):
-        monkeypatch.setattr(
-            conv, 'forward', lambda x, forward=conv.forward: grids.append(tuple(x.shape[2:])) or forward(x)
-        )
+    kernels = [conv.weight for conv in (first.conv, second.conv, last)]
+    grids, convolve = [], torch.nn.functional.conv2d
+
+    # Of the operation and not of a module: a module that is no longer its class's takes the plain way at once.
+    def count(x, weight, *args, **kwargs):
+        if any(weight is kernel for kernel in kernels):
+            grids.append(tuple(x.shape[2:]))
+        return convolve(x, weight, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, 'conv2d', count)
     with torch.no_grad():
         height, width = model.forward_logits(images(), TOKENS, INDEX).shape[2:]
         assert grids == []

@@ -1,24 +1,14 @@
 """Shapes: drawn images in RefCOCO's layout, made by ``python tools/dataset_tools/make_shapes.py data/shapes``."""
 
+from importlib import import_module
+
 _base_ = './refcoco.py'
 
+pipelines = import_module('mmetris.datasets.pipelines')
 data_root = 'data/shapes/'
 input_size = (128, 128)
 
-train_pipeline, test_pipeline = (
-    [dict(step, size=input_size) if step.type == 'Letterbox' else step for step in pipeline]
-    for pipeline in (_base_.train_pipeline, _base_.test_pipeline)
-)
-tta_pipeline = [
-    *_base_.tta_pipeline[:-1],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='Letterbox', size=(input_size[0] + more, input_size[1] + more)) for more in (-32, 0, 32)],
-            *_base_.tta_pipeline[-1].transforms[1:],
-        ],
-    ),
-]
+train_pipeline, test_pipeline, tta_pipeline = pipelines.adapted(_base_, input_size=input_size)
 
 # The images are small and the training meant for a CPU, so each process reads its own data.
 loading = dict(num_workers=0, persistent_workers=False)

@@ -2,10 +2,4 @@
 
 _base_ = './etris_rn.py'
 
-arch = 'RN101-quickgelu'
-clip_checkpoint = 'pretrained/RN101.pt'
-
-model = dict(
-    backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-)
+model = dict(dual_encoder=dict(arch='RN101-quickgelu', clip_checkpoint='pretrained/RN101.pt'))

@@ -11,8 +11,7 @@ arch = dict(
 clip_checkpoint = 'pretrained/tiny_clip_resnet.safetensors'
 
 model = dict(
-    backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
+    dual_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
     # No dropout: a short training learns no sentence by heart, and on a CPU it costs a tenth of the time.
     neck=dict(embed_dims=32, num_heads=4, dropout=0),
     decode_head=dict(

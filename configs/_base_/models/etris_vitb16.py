@@ -2,10 +2,4 @@
 
 _base_ = './etris_vit.py'
 
-arch = 'ViT-B-16-quickgelu'
-clip_checkpoint = 'pretrained/ViT-B-16.pt'
-
-model = dict(
-    backbone=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-    text_encoder=dict(arch=arch, clip_checkpoint=clip_checkpoint),
-)
+model = dict(dual_encoder=dict(arch='ViT-B-16-quickgelu', clip_checkpoint='pretrained/ViT-B-16.pt'))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from open_clip.modified_resnet import ModifiedResNet
@@ -59,7 +60,7 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
         pool_shortcut: bool = False,
         clip_checkpoint: str | None = None,
         quick_gelu: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         if not clip.is_resnet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from open_clip.transformer import VisionTransformer
@@ -14,6 +14,7 @@ from mmetris.registry import MODELS
 from ..clip import ArchLike, DualEncoder
 from ..clip.encoder import ClipEncoder
 from ..encoders import StagedImageEncoder, StageSpec
+from ..encoders.prompted_tokens import PromptedTokens
 from ..encoders.staged import check_out_stages, split_evenly
 from ..layers.position_embedding import ResizedPositions
 
@@ -66,6 +67,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
 
     part = 'image'
     tower: VisionTransformer
+    prompts: PromptedTokens
 
     def __init__(
         self,
@@ -74,7 +76,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         out_stages: Sequence[int] | None = None,
         clip_checkpoint: str | None = None,
         quick_gelu: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         if clip.is_resnet:

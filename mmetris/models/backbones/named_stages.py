@@ -28,24 +28,24 @@ TRIAL_SIZE = 256
 NUM_EVEN_STAGES = 4
 
 
-def _resnet(backbone: nn.Module) -> list[str]:
+def _resnet(backbone: Any) -> list[str]:
     return list(backbone.res_layers)
 
 
-def _swin(backbone: nn.Module) -> list[str]:
+def _swin(backbone: Any) -> list[str]:
     # The last block, not the stage, which returns the next one's smaller tokens as well.
     return [f'stages.{index}.blocks.{len(stage.blocks) - 1}' for index, stage in enumerate(backbone.stages)]
 
 
-def _mix_transformer(backbone: nn.Module) -> list[str]:
+def _mix_transformer(backbone: Any) -> list[str]:
     return [f'layers.{index}.1.{len(blocks) - 1}' for index, (_, blocks, _) in enumerate(backbone.layers)]
 
 
-def _mscan(backbone: nn.Module) -> list[str]:
+def _mscan(backbone: Any) -> list[str]:
     return [f'block{stage + 1}.{depth - 1}' for stage, depth in enumerate(backbone.depths)]
 
 
-def _plain_transformer(backbone: nn.Module) -> list[str]:
+def _plain_transformer(backbone: Any) -> list[str]:
     return [f'layers.{blocks[-1]}' for blocks in split_evenly(len(backbone.layers), NUM_EVEN_STAGES)]
 
 
@@ -89,23 +89,25 @@ def stage_paths(backbone: nn.Module, stages: Sequence[int | str]) -> list[str]:
     stages = list(stages)
     if not stages:
         raise ValueError('stages is empty: name at least one stage to put a Bridger after, or leave the backbone as is')
-    if all(isinstance(stage, int) for stage in stages):
+    numbers = [stage for stage in stages if isinstance(stage, int)]
+    if len(numbers) == len(stages):
         paths = family_paths(backbone)
-        if stages != sorted(set(stages)) or stages[0] < 1 or stages[-1] > len(paths):
+        if numbers != sorted(set(numbers)) or numbers[0] < 1 or numbers[-1] > len(paths):
             raise ValueError(
                 f'stages={tuple(stages)} of {type(backbone).__name__} must increase within 1..{len(paths)}'
             )
-        return [paths[stage - 1] for stage in stages]
-    if not all(isinstance(stage, str) for stage in stages):
+        return [paths[number - 1] for number in numbers]
+    paths = [stage for stage in stages if isinstance(stage, str)]
+    if len(paths) < len(stages):
         raise ValueError(f'stages={tuple(stages)} must all be numbers, or all be module paths')
     known = [path for path, _ in backbone.named_modules() if path]
-    for path in stages:
+    for path in paths:
         if path not in known:
             close = difflib.get_close_matches(path, known, n=3) or [name for name, _ in backbone.named_children()]
             raise ValueError(
                 f'stage path {path!r} leads to no module of {type(backbone).__name__}; near it are {", ".join(close)}'
             )
-    return stages
+    return paths
 
 
 def told_grid(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[int, int] | None:

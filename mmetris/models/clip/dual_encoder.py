@@ -121,7 +121,9 @@ class DualEncoder:
         std: Sequence[float] | None,
         tokenizer: Tokenizer | None,
     ) -> DualEncoder:
-        changes = dict(checkpoint=checkpoint, mean=_triple('mean', mean), std=_triple('std', std), tokenizer=tokenizer)
+        changes: dict[str, Any] = dict(
+            checkpoint=checkpoint, mean=_triple('mean', mean), std=_triple('std', std), tokenizer=tokenizer
+        )
         if quick_gelu is not None:
             changes.update(quick_gelu=bool(quick_gelu), activation_is_given=True)
         return dataclasses.replace(self, **{key: value for key, value in changes.items() if value is not None})
@@ -205,7 +207,8 @@ def _triple(key: str, values: Sequence[float] | None) -> Triple | None:
         return None
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
         raise ValueError(f'{key}={values} must be three values from 0 to 1, for R, G and B')
-    return tuple(values)
+    red, green, blue = values
+    return red, green, blue
 
 
 def _activation(name: str, config: Mapping[str, Any], tag: Mapping[str, Any], given: bool | None) -> tuple[bool, bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,9 +29,17 @@ class ClipEncoder(FrozenEncoder):
     # What a model may say once for both sides.
     shared_arguments: tuple[str, ...] = ('arch', 'clip_checkpoint', 'quick_gelu')
 
-    def __init__(self, clip: DualEncoder, tower: nn.Module, **kwargs) -> None:
+    def __init__(self, clip: DualEncoder, tower: nn.Module, **kwargs: Any) -> None:
         super().__init__(tower, f'{self.part} encoder {clip.name}', clip.checkpoint, **kwargs)
         self.arch = clip
+
+    @property
+    def normalisation(self) -> dict[str, tuple[float, ...]]:
+        """``mean`` and ``std`` of the images that it was trained on, RGB, on the scale 0..255."""
+        return {
+            name: tuple(255 * value for value in values)
+            for name, values in (('mean', self.arch.mean), ('std', self.arch.std))
+        }
 
     @property
     def clip_checkpoint(self) -> str | None:
@@ -47,7 +57,7 @@ class ClipEncoder(FrozenEncoder):
         device = next(self.tower.parameters()).device
         self.register_buffer('quick_gelu', torch.tensor(quick_gelu, device=device))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         said = state_dict.get(f'{prefix}quick_gelu')
         if said is not None:
             self._follow(bool(said))

@@ -258,10 +258,10 @@ def _describe(weights: ClipWeights) -> str:
         blocks = 1 + _last(image, 'transformer.resblocks.')
         width, _, patch, _ = image['conv1.weight'].shape
         return f'it holds a ViT of width {width}, patch {patch}, {blocks} blocks; {words}'
-    blocks = [1 + _last(image, f'layer{index}.') for index in (1, 2, 3, 4)]
-    if not all(blocks):
+    stages = [1 + _last(image, f'layer{index}.') for index in (1, 2, 3, 4)]
+    if not all(stages):
         return f'it holds another image tower; {words}'
-    return f'it holds a ResNet of {blocks} blocks; {words}'
+    return f'it holds a ResNet of {stages} blocks; {words}'
 
 
 def _last(state: Mapping[str, Tensor], prefix: str) -> int:

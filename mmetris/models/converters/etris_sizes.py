@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -124,7 +125,7 @@ def infer_sizes(
             f'no image encoder found: neither {PREFIX}backbone.visual.proj (ViT) nor '
             f'{PREFIX}backbone.visual.attnpool.q_proj.weight (ResNet) is in the checkpoint'
         )
-    arch = dict(
+    arch: dict[str, Any] = dict(
         embed_dim=shapes.of('backbone.text_projection', 2)[1],
         quick_gelu=True,
         vision_cfg=_vit_cfg(shapes, image_heads) if family == 'vit' else _resnet_cfg(shapes, image_heads),
@@ -230,7 +231,7 @@ def released_model_cfg(
     if resnet:
         divisor, image_positions = 32, 'attnpool.positional_embedding'
         backbone = dict(type='CLIPResNet', pool_mean_key=False, pool_shortcut=True, norm_eval=False)
-        interactor = dict(ffn_dims=sizes.bridger_ffn_dims, dropout=0.1)
+        interactor: dict[str, Any] = dict(ffn_dims=sizes.bridger_ffn_dims, dropout=0.1)
     else:
         divisor, image_positions = sizes.arch['vision_cfg']['patch_size'], 'positional_embedding'
         backbone = dict(type='CLIPViT', num_stages=NUM_STAGES)

@@ -105,13 +105,13 @@ def to_published(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """
     state = _checked_state(checkpoint, slim_remedy=True)
     family = 'resnet' if any(key.startswith('backbone.pool_shortcut.') for key in state) else 'vit'
-    renamed = {key: published_name(key, family) for key in state}
-    if homeless := [key for key, name in renamed.items() if name is None]:
+    names = {key: published_name(key, family) for key in state}
+    if homeless := [key for key, name in names.items() if name is None]:
         raise ValueError(
             f'the published layout has no place for: {_listed(homeless)}. Only models of the released '
             'variant (configs/etris_released) can go back to it'
         )
-    plain = {renamed[key]: exchange_layout(renamed[key], value) for key, value in state.items()}
+    plain = {name: exchange_layout(name, state[key]) for key, name in names.items() if name is not None}
     # Any heads will do here: only names and shapes are compared.
     sizes = infer_sizes(plain, text_heads=1, image_heads=1)
     _check_against_model(released_model_cfg(sizes, 1, 1), state, {key: key for key in state})

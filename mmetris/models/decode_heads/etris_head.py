@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal, cast
 
 import torch
 from mmengine.model import BaseModule
@@ -91,7 +92,7 @@ class ETRISHead(BaseModule):
         sentence_channels: int,
         channels: int = 512,
         num_heads: int = 8,
-        stride: int | str = 'auto',
+        stride: int | Literal['auto'] = 'auto',
         hierarchical_alignment: Mapping | None = NO_OPTIONS,
         global_alignment: Mapping | None = NO_OPTIONS,
         projector: Mapping | None = NO_OPTIONS,
@@ -188,6 +189,7 @@ class ETRISHead(BaseModule):
     def align_hierarchically(self, features: BridgedFeatures) -> Tensor:
         """Fused map ``(B, channels, H, W)`` at ``stride``: the first of the three steps of :meth:`forward`."""
         if self.hierarchical_alignment is None:
+            assert self.map_projection is not None  # It takes the place of the alignment.
             return self.map_projection(features.maps[-1])
         sentence = features.sentence if self.text_projection is None else self.text_projection(features.sentence)
         return self.hierarchical_alignment(features.maps, sentence)
@@ -255,7 +257,8 @@ class ETRISHead(BaseModule):
         losses: dict[str, Tensor] = {}
         for loss in self.loss_decode:
             value = loss(logits, target, ignore_index=IGNORE_INDEX)
-            losses[loss.loss_name] = losses[loss.loss_name] + value if loss.loss_name in losses else value
+            name = cast(str, loss.loss_name)
+            losses[name] = losses[name] + value if name in losses else value
         return losses
 
     def predict(

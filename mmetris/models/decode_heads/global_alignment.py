@@ -10,6 +10,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
+from mmetris.utils.shapes import hw_of
 
 from ..layers.attention import Attention
 from ..layers.position_encoding import sine_encoding_1d, sine_encoding_2d
@@ -149,10 +150,10 @@ class GlobalAlignment(BaseModule):
         Returns:
             ``(B, channels, H, W)``, normalised over the channels.
         """
-        _, channels, *size = feature_map.shape
+        channels, size = feature_map.shape[1], hw_of(feature_map)
         pixels = feature_map.flatten(2).transpose(1, 2)
         pixel_positions = sine_encoding_2d(size, channels, pixels.device, pixels.dtype)
-        word_positions = sine_encoding_1d(*words.shape[1:], words.device, words.dtype)
+        word_positions = sine_encoding_1d(words.shape[1], words.shape[2], words.device, words.dtype)
         if not ordered:
             word_positions = torch.zeros_like(word_positions)
         for layer in self.layers:

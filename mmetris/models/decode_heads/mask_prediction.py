@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmetris.utils.letterbox import LetterboxGeometry, undo_letterbox
+from mmetris.utils.shapes import hw_of
 
 _FLIP_AXES = dict(horizontal=(-1,), vertical=(-2,), diagonal=(-1, -2))
 
@@ -60,7 +61,7 @@ def undo_transforms(prob: Tensor, metainfo: dict, align_corners: bool = False) -
         return prob
     ori_hw = tuple(metainfo['ori_shape'][:2])
     if 'letterbox' in metainfo:
-        return undo_letterbox(prob, LetterboxGeometry(*metainfo['letterbox']), tuple(prob.shape[-2:]), ori_hw)
+        return undo_letterbox(prob, LetterboxGeometry(*metainfo['letterbox']), hw_of(prob), ori_hw)
     return F.interpolate(prob, size=ori_hw, mode='bilinear', align_corners=align_corners)
 
 

@@ -114,8 +114,8 @@ class Projector(BaseModule):
         K class names, (B, K, sentence_channels), share the pixels: -> (B, K, 4 H, 4 W).
         """
         pointwise = self.pixel_projection[-1]
-        known = is_plain(self.pixel_projection, nn.Sequential) and keeps_grid(pointwise)
-        if not known or pointwise.kernel_size != (1, 1):
+        known = is_plain(self.pixel_projection, nn.Sequential)
+        if not (known and keeps_grid(pointwise) and pointwise.kernel_size == (1, 1)):
             return self.literal_forward(feature_map, sentence)
         weight, bias = self._kernel(sentence)
         # The last convolution acts on the kernel's 9 taps, not on the pixels, of which there are a thousand times more.

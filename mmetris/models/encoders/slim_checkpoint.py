@@ -86,7 +86,8 @@ def tuned_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[st
     Raises:
         ValueError: If the state dict belongs to other frozen weights, or to another architecture.
     """
-    state_dict, all_frozen = dict(state_dict), set()
+    state_dict = dict(state_dict)
+    all_frozen: set[str] = set()
     for start, encoder, keys in _frozen_encoders(model):
         own = encoder.fingerprint()
         if (saved := state_dict.pop(start + FINGERPRINT_KEY, None)) is not None:

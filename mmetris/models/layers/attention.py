@@ -67,7 +67,7 @@ class Attention(nn.MultiheadAttention):
         """Whether something is added to a projection."""
         return bool(vars(self).get('_branches'))
 
-    def forward(
+    def forward(  # type: ignore[override]  # Without the options of torch's that nobody gives here.
         self,
         query: Tensor,
         key: Tensor,
@@ -95,9 +95,9 @@ class Attention(nn.MultiheadAttention):
         dropout = self.dropout if self.training else 0.0
         if key.shape[1] == 1 and unmasked and not dropout and not self.is_added_to:
             return self._attend_to_one(value).expand(-1, query.shape[1], -1), None
-        heads = self._heads(query, key, value)
-        mask = None if unmasked else _joined_mask(key_padding_mask, attn_mask, heads[0].dtype)
-        attended = _attend(*heads, mask, dropout)
+        queries, keys, values = self._heads(query, key, value)
+        mask = None if unmasked else _joined_mask(key_padding_mask, attn_mask, queries.dtype)
+        attended = _attend(queries, keys, values, mask, dropout)
         return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
     @property
@@ -142,10 +142,14 @@ class Attention(nn.MultiheadAttention):
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.in_proj_weight is None:
             return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
-        return self.in_proj_weight.chunk(3)
+        query, key, value = self.in_proj_weight.chunk(3)
+        return query, key, value
 
     def _biases(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        return (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        if self.in_proj_bias is None:
+            return None, None, None
+        query, key, value = self.in_proj_bias.chunk(3)
+        return query, key, value
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
         """Queries, keys and values, each (B, its length, C)."""
@@ -175,6 +179,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop
 def _joined_mask(key_padding_mask: Tensor | None, attn_mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     """One mask for ``scaled_dot_product_attention``: True at keys to read, or what is added to the scores."""
     if key_padding_mask is None:
+        assert attn_mask is not None  # Nobody joins none.
         return attn_mask.to(dtype) if attn_mask.is_floating_point() else ~attn_mask
     keep = ~key_padding_mask[:, None, None]
     if attn_mask is None:

@@ -26,6 +26,10 @@ class ConvNormReLU(nn.Sequential):
         (B, conv.in_channels, H, W) -> (B, conv.out_channels, H', W')
     """
 
+    conv: nn.Module
+    norm: nn.Module
+    relu: nn.Module
+
     def __init__(self, conv: nn.Module, norm_cfg: Mapping = BATCH_NORM) -> None:
         norm = build_norm_layer(dict(norm_cfg), conv.out_channels)[1]
         super().__init__(OrderedDict(conv=conv, norm=norm, relu=nn.ReLU(inplace=True)))

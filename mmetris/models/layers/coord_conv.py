@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from mmetris.utils.shapes import hw_of
 from mmetris.utils.tables import shared_table
 
 from .conv_norm import BATCH_NORM, ConvNormReLU
@@ -59,6 +60,6 @@ class CoordConv(nn.Module):
 
     def forward(self, feature_map: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
-        batch, _, *size = feature_map.shape
+        batch, size = feature_map.shape[0], hw_of(feature_map)
         coordinates = coordinate_maps(size, feature_map.device, feature_map.dtype).expand(batch, -1, -1, -1)
         return self.conv(torch.cat((feature_map, coordinates), dim=1))

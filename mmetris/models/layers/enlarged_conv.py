@@ -40,12 +40,13 @@ def enlarged_conv(feature_map: Tensor, weight: Tensor, scale: int = 2, align_cor
     options = side, scale, align_corners, feature_map.dtype
     down = _enlarge_and_shift(height, *options).transpose(0, 1).flatten(1)  # (scale * H, S * H)
     across = _enlarge_and_shift(width, *options).transpose(1, 2)  # (S, W, scale * W)
-    rows = None
+    rows: Tensor | None = None
     for tap in range(side):  # One of the kernel's columns at a time takes a third of the memory.
         column = weight[..., tap].transpose(1, 2).reshape(-1, channels, 1, 1)  # (C_out * S, C, 1, 1)
         # By the library of convolutions, which was faster than that of matrix products, forward and backward.
         products = F.conv2d(feature_map, column).contiguous().view(-1, width)
         rows = products @ across[tap] if rows is None else rows.addmm_(products, across[tap])
+    assert rows is not None  # A kernel has columns.
     rows = rows.view(batch * out_channels, side * height, -1)
     return torch.bmm(down.expand(len(rows), -1, -1), rows).view(batch, out_channels, scale * height, -1)
 
@@ -98,8 +99,8 @@ class EnlargedConvNormReLU(ConvNormReLU):
         """(B, in_channels, H, W) -> (B, out_channels, scale * H, scale * W)."""
         dtype = dtype_of_products(feature_map)
         known_to_gain = feature_map.device.type == 'cpu' and dtype in REORDERED
-        reorders = keeps_grid(self.conv) and self.conv.bias is None
-        if not known_to_gain or torch.compiler.is_compiling() or not reorders:
+        gains = known_to_gain and not torch.compiler.is_compiling()
+        if not (gains and keeps_grid(self.conv) and self.conv.bias is None):
             return self.literal_forward(feature_map)
         rows = enlarged_conv(feature_map.to(dtype), self.conv.weight.to(dtype), self.scale, self.align_corners)
         return self.relu(self.norm(rows))

@@ -58,7 +58,12 @@ class Interactor(BaseModule):
             raise ValueError(f'combine={combine!r} of the Interactor must be one of {COMBINE}')
         self.combine = combine
         self.dropout = nn.Dropout(dropout)
-        self.self_attn = self.self_attn_norm = self.cross_attn = self.cross_attn_norm = self.ffn = self.ffn_norm = None
+        self.self_attn: Attention | None = None
+        self.self_attn_norm: nn.LayerNorm | None = None
+        self.cross_attn: Attention | None = None
+        self.cross_attn_norm: nn.LayerNorm | None = None
+        self.ffn: nn.Sequential | None = None
+        self.ffn_norm: nn.LayerNorm | None = None
         if self_attention:
             self.self_attn = Attention(embed_dims, num_heads, dropout=attn_dropout, batch_first=True)
             self.self_attn_norm = nn.LayerNorm(embed_dims)
@@ -79,7 +84,7 @@ class Interactor(BaseModule):
             features: (B, N, C).
             padding_mask: (B, N), True where a key is to be left out.
         """
-        if self.self_attn is None:
+        if self.self_attn is None or self.self_attn_norm is None:
             return features
         attended, _ = self.self_attn(features, features, features, key_padding_mask=padding_mask, need_weights=False)
         return self.self_attn_norm(features + self.dropout(attended))
@@ -97,10 +102,11 @@ class Interactor(BaseModule):
         attended, _ = self.cross_attn(features, other, other, key_padding_mask=padding_mask, need_weights=False)
         if self.combine == 'multiply':
             return features * attended
+        assert self.cross_attn_norm is not None  # It comes with 'add'.
         return self.cross_attn_norm(features + self.dropout(attended))
 
     def feed_forward(self, features: Tensor) -> Tensor:
         """Feed-forward network on (B, N, C), if there is one."""
-        if self.ffn is None:
+        if self.ffn is None or self.ffn_norm is None:
             return features
         return self.ffn_norm(features + self.dropout(self.ffn(features)))

@@ -7,6 +7,8 @@ from open_clip.modified_resnet import AttentionPool2d
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmetris.utils.shapes import hw_of
+
 from .position_embedding import ResizedPositions
 from .shortcut import take_over
 
@@ -48,7 +50,7 @@ class MapAttentionPool(AttentionPool2d):
         """
         if not keep_map:
             return super().forward(x)
-        grid_hw = tuple(x.shape[-2:])
+        grid_hw = hw_of(x)
         positions = self._positions.get(self.positional_embedding, grid_hw).to(x.dtype)
         queries = x.flatten(2).transpose(1, 2) + positions[1:]
         keys = queries

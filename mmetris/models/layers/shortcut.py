@@ -8,12 +8,14 @@ says and nothing else. One function decides it for all of them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 from torch import nn
 
+Module = TypeVar('Module', bound=nn.Module)
 
-def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
+
+def is_plain(module: nn.Module, *classes: type[Module]) -> TypeGuard[Module]:
     """Whether calling a module computes what one of the classes computes, and does nothing else.
 
     It does not where the module is of a subclass (a parametrization makes one) or of another class (a wrapper), has a
@@ -58,7 +60,7 @@ def _own_hooks(module: nn.Module) -> list:
     return [hook for kind in hooks for hook in kind.values()]
 
 
-def keeps_grid(conv: nn.Module) -> bool:
+def keeps_grid(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module is a plain ``nn.Conv2d`` that moves by single cells over a map padded with zeros to its size."""
     return (
         is_plain(conv, nn.Conv2d)
@@ -87,7 +89,7 @@ def exchange_modules(root: nn.Module, kind: type[nn.Module], make: Callable[[Any
     return root
 
 
-def take_over(new: nn.Module, old: nn.Module) -> nn.Module:
+def take_over(new: Module, old: nn.Module) -> Module:
     """Give a module the parameters, buffers, children and mode of another one of the same structure, which stay shared.
 
     Args:

@@ -55,13 +55,15 @@ class ZoomLayer(BaseModule):
         if kind not in KINDS:
             raise ValueError(f'kind={kind!r} of a Zoom Layer must be one of {KINDS}')
         self.scale, self.kind = scale, kind
-        self.positions, self.grid_hw = None, None
+        self.project: nn.Module
+        self.positions: nn.Linear | nn.Sequential | None = None
+        self.grid_hw: tuple[int, int] | None = None
         if kind in ('linear', 'mlp'):
             if grid_hw is None:
                 raise ValueError(
                     f'a Zoom Layer of kind {kind!r} works on one grid only: give grid_hw, its height and width'
                 )
-            self.grid_hw = tuple(grid_hw)
+            self.grid_hw = grid_hw[0], grid_hw[1]
             self.project = nn.Conv2d(in_channels, out_channels, 1)  # A linear layer over channels.
             num_in = math.prod(self.grid_hw)
             num_out = math.prod(self._scaled(size) for size in self.grid_hw)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
 
 
-def resize_target(target: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_target(target: Tensor, size: torch.Size | tuple[int, int]) -> Tensor:
     """Resize masks to the grid of the logits, each cell taking the value of its nearest pixel.
 
     Args:

@@ -122,7 +122,7 @@ class BridgerStage(BaseModule):
         self.memory, self.cross_inputs, self.mask_padding = memory, cross_inputs, mask_padding
         zoom_cfg, interactor_cfg = dict(zoom_cfg or {}), dict(interactor_cfg or {})
         grid_hw = zoom_cfg.pop('grid_hw', None)
-        zoomed_hw = None if grid_hw is None else tuple(int(size * scale) for size in grid_hw)
+        zoomed_hw = None if grid_hw is None else (int(grid_hw[0] * scale), int(grid_hw[1] * scale))
         self.zoom_in = ZoomLayer(image_channels, embed_dims, scale, grid_hw=grid_hw, **zoom_cfg)
         self.zoom_out = ZoomLayer(embed_dims, image_channels, 1 / scale, grid_hw=zoomed_hw, **zoom_cfg)
         self.words_in = nn.Linear(word_channels, embed_dims)
@@ -137,7 +137,7 @@ class BridgerStage(BaseModule):
         self.words_interactor = Interactor(embed_dims, **interactor_cfg)
         if zero_init:
             self.zoom_out.zero_output()
-            if update_words:
+            if self.words_out is not None:
                 nn.init.zeros_(self.words_out.weight)
                 nn.init.zeros_(self.words_out.bias)
 
@@ -164,6 +164,7 @@ class BridgerStage(BaseModule):
         grid_hw = zoomed.shape[-2:]
         image, text = zoomed.flatten(2).transpose(1, 2), self.words_in(words)
         if memory is not None:
+            assert self.image_norm is not None and self.words_norm is not None  # Only the first stage has none.
             image = self.image_norm(image + match_grid(memory.image, grid_hw).flatten(2).transpose(1, 2))
             text = self.words_norm(text + memory.words)
         out_image, out_text = self._interact(image, text, padding_mask if self.mask_padding else None)

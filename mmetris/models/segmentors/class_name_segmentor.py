@@ -9,6 +9,7 @@ Axes: B images, K classes, M names (a class may have several), T templates, P pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
@@ -19,7 +20,9 @@ from torch import Tensor, nn
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures, Vocabulary
 from mmetris.utils.autocast import autocast_to, is_lowered
+from mmetris.utils.shapes import hw_of
 
+from ..decode_heads.etris_head import ETRISHead
 from ..decode_heads.mask_prediction import at_input_size
 from ..text_encoders.class_text import ClassText
 from ..trunk.bridged_model import BridgedModel
@@ -66,6 +69,9 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         ValueError: If vocabulary, mode, type, sizes or ``held_out`` make no sense.
     """
 
+    decode_head: ETRISHead
+    text_encoder: ClassText
+
     def __init__(
         self,
         vocabulary: Mapping | Vocabulary,
@@ -76,7 +82,7 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         max_train_classes: int | None = None,
         held_out: Sequence[str] = (),
         test_cfg: Mapping | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         kind = text_encoder['type']
         if not issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, ClassText):
@@ -86,15 +92,15 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
                 'prefix_cache is for a ReferringSegmentor: images with labels are cropped at random, so '
                 'that none repeats'
             )
-        test_cfg = ConfigDict(dict(mode='whole') | dict(test_cfg or {}))
-        if test_cfg.mode not in TEST_MODES:
-            raise ValueError(f'test_cfg.mode={test_cfg.mode!r} must be one of {TEST_MODES}')
-        if test_cfg.mode == 'slide' and not {'crop_size', 'stride'} <= set(test_cfg):
-            raise ValueError(f'test_cfg={dict(test_cfg)} needs crop_size and stride, (H, W) each, to slide')
+        options = ConfigDict(dict(mode='whole') | dict(test_cfg or {}))
+        if options.mode not in TEST_MODES:
+            raise ValueError(f'test_cfg.mode={options.mode!r} must be one of {TEST_MODES}')
+        if options.mode == 'slide' and not {'crop_size', 'stride'} <= set(options):
+            raise ValueError(f'test_cfg={dict(options)} needs crop_size and stride, (H, W) each, to slide')
         # Not MMSeg's constructor, which knows no text: its encoders, Bridger and head are those of the trunk.
         text_encoder = dict(text_encoder, vocabulary=vocabulary)
-        BridgedModel.__init__(self, text_encoder=text_encoder, test_cfg=test_cfg, **kwargs)
-        self.test_cfg = test_cfg
+        BridgedModel.__init__(self, text_encoder=text_encoder, test_cfg=options, **kwargs)
+        self.test_cfg = options
         self.decode_head = self.build_head(dict(loss_decode=DEFAULT_LOSS) | dict(decode_head))
         if text_mode not in TEXT_MODES:
             raise ValueError(f'text_mode={text_mode!r} must be one of {TEXT_MODES}')
@@ -190,7 +196,7 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         # Bilinear, as MMSeg does it: with many classes, bicubic takes as long as the decoder. Each cell's value goes
         # where referring models have it.
         corner_aligned = self.test_cfg.get('corner_aligned', False)
-        return at_input_size(logits, tuple(inputs.shape[-2:]), corner_aligned, mode='bilinear')
+        return at_input_size(logits, hw_of(inputs), corner_aligned, mode='bilinear')
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Tensor:
         return self.encode_decode(inputs)
@@ -232,7 +238,7 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         drawn = torch.randperm(len(absent))[: max(0, self.max_train_classes - len(present))].tolist()
         return sorted(present + [absent[index] for index in drawn])
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         # Weights of a referring model have none, and a list without background leaves another's unused.
         key = f'{prefix}background_logit'
         if self.background_logit is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmseg.models import BaseSegmentor
 from mmseg.structures import SegDataSample
@@ -12,6 +13,7 @@ from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to, is_lowered
 
+from ..decode_heads.etris_head import ETRISHead
 from ..necks.bridger import ImagePrefix
 from ..trunk.bridged_model import BridgedModel
 from ..trunk.sharing import distinct_images
@@ -34,9 +36,12 @@ class ReferringSegmentor(BridgedModel, BaseSegmentor):
         ValueError: If ``test_cfg`` asks for another mode or type, or encoders and Bridger do not fit together.
     """
 
+    decode_head: ETRISHead
     out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
 
-    def __init__(self, backbone: Mapping, text_encoder: Mapping, neck: Mapping, decode_head: Mapping, **kwargs) -> None:
+    def __init__(
+        self, backbone: Mapping, text_encoder: Mapping, neck: Mapping, decode_head: Mapping, **kwargs: Any
+    ) -> None:
         if (mode := (kwargs.get('test_cfg') or {}).get('mode', 'whole')) != 'whole':
             raise ValueError(f'test_cfg.mode={mode!r}: a ReferringSegmentor looks at whole images only')
         super().__init__(backbone, text_encoder, neck, **kwargs)
@@ -84,6 +89,7 @@ class ReferringSegmentor(BridgedModel, BaseSegmentor):
     def encode_decode(self, inputs: Tensor, batch_data_samples: Sequence[SegDataSample] | None) -> Tensor:
         """Mask logits (B, 1, h, w) of images (B, 3, H, W) and the sentences of the samples."""
         tokens = self.tokens_of(batch_data_samples, inputs.device)
+        assert batch_data_samples is not None  # Their tokens were just read.
         images, image_index = distinct_images(inputs, batch_data_samples)
         return self.forward_logits(images, tokens, image_index)
 

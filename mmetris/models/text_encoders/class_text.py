@@ -13,6 +13,7 @@ CLIP's own feature of the name. Axes: K rows chosen of M names, T templates, N s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,7 @@ class ClassText(CLIPTextEncoder):
         **kwargs: Arguments of :class:`CLIPTextEncoder`.
     """
 
-    def __init__(self, vocabulary: Mapping | Vocabulary, **kwargs) -> None:
+    def __init__(self, vocabulary: Mapping | Vocabulary, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._features = TensorMemo()
         self.set_vocabulary(vocabulary)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
+from mmetris.utils.tokenizer import Tokenizer
 
 from ..clip import ArchLike, DualEncoder
 from ..clip.encoder import ClipEncoder
 from ..encoders import StagedTextEncoder
+from ..encoders.prompted_tokens import PromptedTokens
 from ..encoders.staged import check_out_stages, split_evenly
 
 
@@ -47,6 +50,8 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
     part = 'text'
     shared_arguments = (*ClipEncoder.shared_arguments, 'num_stages')
     tower: TextTransformer
+    prompts: PromptedTokens
+    tokenizer: Tokenizer
 
     def __init__(
         self,
@@ -55,7 +60,7 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         out_stages: Sequence[int] | None = None,
         clip_checkpoint: str | None = None,
         quick_gelu: bool | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         tower = clip.build_text_tower()
@@ -69,7 +74,7 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         self.any_length = self.tower.attn_mask is not None and self.tower.pool_type != 'last'
 
     @property
-    def context_length(self) -> int:
+    def context_length(self) -> int:  # type: ignore[override]  # The contract's is only read, too.
         """Most tokens that a sentence can have, prompts not counted."""
         return self.tower.context_length - self.prompts.num_tokens
 

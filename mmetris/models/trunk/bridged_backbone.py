@@ -21,6 +21,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
+from mmetris.utils.shapes import hw_of
 
 from ..backbones.named_stages import find_stages, stage_paths, told_grid
 from ..encoders import FrozenWeights
@@ -36,7 +37,7 @@ class _Walk:
 
     def __init__(self, owner: BridgedBackbone, images: Tensor) -> None:
         self.owner = owner
-        self.image_hw = tuple(images.shape[-2:])
+        self.image_hw = hw_of(images)
         self.names = owner.class_text.for_names()
         self.text = owner.bridger.start_text(self.names, self.names.ids(len(images)))
 
@@ -156,7 +157,7 @@ class BridgedBackbone(BaseModule):
         update, walk.text = self.bridger.step(index + 1, feature_map, text)
         return stage.add(output, update)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         # A checkpoint of the model without Bridger.
         for key in self.backbone.state_dict():
             if prefix + key in state_dict and f'{prefix}backbone.{key}' not in state_dict:

@@ -10,11 +10,12 @@ import torch
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmseg.structures import SegDataSample
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to, check_dtype
+from mmetris.utils.tokenizer import CLIP_TOKENIZER
 
 from ..necks.bridger import ImagePrefix
 from .prefix_cache import PrefixCache
@@ -45,8 +46,10 @@ class BridgedModel(BaseModel):
             image encoder is told to be.
         neck: Config of the :class:`Bridger`.
         dual_encoder: What both sides have in common, written once: ``arch``, ``clip_checkpoint``, ``quick_gelu``. A
-            side that says otherwise, or takes no such argument, keeps its own. Defaults to None: each side says it.
-        data_preprocessor: Config of the data preprocessor.
+            side that says otherwise, or takes no such argument (an encoder of another family), keeps its own. Defaults
+            to None: each side says it.
+        data_preprocessor: Config of the data preprocessor. Without ``mean`` and ``std`` it has those that the image
+            encoder was trained with.
         context_length: Tokens, padding included, of sentences that arrive as text. It matters where padding is not
             masked, as in the released variant: there the length belongs to the model. Defaults to None: as long as the
             batch's longest sentence.
@@ -81,6 +84,9 @@ class BridgedModel(BaseModel):
         pretrained: None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        image_encoder = MODELS.build(_with_defaults(backbone, dual_encoder or {}))
+        if data_preprocessor is not None:
+            data_preprocessor = _with_defaults(data_preprocessor, getattr(image_encoder, 'normalisation', {}))
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if pretrained is not None:
             raise ValueError(
@@ -91,7 +97,7 @@ class BridgedModel(BaseModel):
         check_dtype(self.test_cfg.get('dtype'), 'test_cfg.dtype')
         self.context_length = context_length
         self.prefix_cache = None if prefix_cache is None else PrefixCache(**prefix_cache)
-        self.backbone = MODELS.build(_with_defaults(backbone, dual_encoder or {}))
+        self.backbone = image_encoder
         shared_stages = {} if 'num_stages' not in backbone else dict(num_stages=backbone['num_stages'])
         self.text_encoder = MODELS.build(_with_defaults(text_encoder, {**shared_stages, **(dual_encoder or {})}))
         if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
@@ -109,7 +115,7 @@ class BridgedModel(BaseModel):
             | dict(neck)
         )
 
-    def build_head(self, cfg: Mapping) -> nn.Module:
+    def build_head(self, cfg: Mapping) -> Any:
         """Build a head, with the widths and strides of the encoders as its defaults.
 
         Args:
@@ -127,7 +133,7 @@ class BridgedModel(BaseModel):
         )
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Any:
         """The head that owns loss and prediction."""
         return getattr(self, self.head_name)
 
@@ -188,6 +194,7 @@ class BridgedModel(BaseModel):
         """
         tokens, image_index = self.tokens_of(data_samples, inputs.device), None
         if share_images:
+            assert data_samples is not None  # Their tokens were just read.
             inputs, image_index = distinct_images(inputs, data_samples)
         return self.bridge(inputs, tokens, image_index)
 
@@ -260,24 +267,30 @@ class BridgedModel(BaseModel):
 
         Args:
             texts: The sentences.
-            context_length: L. Defaults to None: the model's own; where it has none, that of the longest sentence.
+            context_length: L, for CLIP's tokens; a text encoder with others has a length of its own. Defaults to None:
+                the model's own; where it has none, that of the longest sentence.
         """
-        length = context_length or self.context_length
+        length = (context_length if self.reads_clip_tokens else None) or self.context_length
         if length is not None:
             return self.text_encoder.tokenizer(texts, length)
         tokens = self.text_encoder.tokenizer(texts, self.text_encoder.context_length)
         return self.text_encoder.trim(tokens)
 
+    @property
+    def reads_clip_tokens(self) -> bool:
+        """Whether the tokens that pipelines make (``TokenizeExpression``), CLIP's, are the text encoder's own."""
+        return self.text_encoder.tokenizer == CLIP_TOKENIZER
+
     def tokens_of(self, data_samples: Sequence[SegDataSample] | None, device: torch.device) -> Tensor:
         """Token ids (B, L) of the samples: their ``tokens``, or those of their ``expression`` where a pipeline did
-        not tokenize.
+        not tokenize, or did so for another text encoder.
 
         Raises:
             ValueError: If a sample has neither.
         """
         if data_samples is None:
             raise ValueError(f'a {type(self).__name__} needs data samples: they carry the sentences')
-        if all('tokens' in sample for sample in data_samples):
+        if self.reads_clip_tokens and all('tokens' in sample for sample in data_samples):
             return torch.stack([sample.tokens for sample in data_samples]).to(device)
         missing = [sample for sample in data_samples if 'expression' not in sample.metainfo]
         if missing:

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.logging import MMLogger
@@ -76,8 +76,9 @@ class PrefixCache:
         Raises:
             ValueError: If the encoder is tuned, or its weights are spread over processes.
         """
-        check_frozen(image_encoder)
-        if not is_unaltered(image_encoder):
+        module = cast(nn.Module, image_encoder)  # The contract is mixed into one.
+        check_frozen(module)
+        if not is_unaltered(module):
             if not self._told_of_hooks:
                 _warn('hooks are on the image encoder: nothing that it computes is kept in, or read from, the cache')
             self._told_of_hooks = True
@@ -101,8 +102,9 @@ class PrefixCache:
                     self._write(paths[row], tensors, folder / 'about.json', about)
             if everything:
                 return computed
-        names = sorted(kept[0], key=int)
-        stacked = [torch.stack([tensors[name].to(images.device) for tensors in kept]) for name in names]
+        full = cast('list[dict[str, Tensor]]', kept)  # What was missing is there by now.
+        names = sorted(full[0], key=int)
+        stacked = [torch.stack([tensors[name].to(images.device) for tensors in full]) for name in names]
         return self._forms[size].fill(stacked)._replace(num_images=len(kept))
 
     def _about(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> str:
@@ -112,7 +114,7 @@ class PrefixCache:
                 format=FORMAT,
                 encoder=type(image_encoder).__name__,
                 architecture=getattr(image_encoder, 'architecture', None),
-                weights=self._weights(image_encoder),
+                weights=self._weights(cast(nn.Module, image_encoder)),
                 modules=hashlib.sha256(repr(image_encoder).encode()).hexdigest(),
                 num_stages=image_encoder.num_stages,
                 out_stages=image_encoder.out_stages,
@@ -122,7 +124,7 @@ class PrefixCache:
             indent=1,
         )
 
-    def _weights(self, image_encoder: StagedImageEncoder) -> str:
+    def _weights(self, image_encoder: nn.Module) -> str:
         """Hash of all of the encoder's weights, made anew only after one of them has changed."""
         tensors = {**dict(image_encoder.named_parameters()), **dict(image_encoder.named_buffers())}
         weights = {key: value for key, value in tensors.items() if not key.endswith('num_batches_tracked')}
@@ -154,6 +156,7 @@ class PrefixCache:
             self._closed = True
             _warn(f'nothing more is added to the prefix cache {self.dir}: {error}')
             return
+        assert self._used is not None  # _has_room has looked.
         self._used, self._added = self._used + num_bytes, self._added + num_bytes
 
     def _has_room(self, num_bytes: int) -> bool:
@@ -205,7 +208,7 @@ def _key_of(image: Tensor) -> str:
     """Name of one image (3, H, W), by its pixels."""
     image = image.contiguous()
     digest = hashlib.sha256(f'{tuple(image.shape)} {image.dtype}'.encode())
-    digest.update(image.view(torch.uint8).numpy())
+    digest.update(image.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:40]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from typing import cast
 
 from torch import nn
 
@@ -42,5 +43,5 @@ class BitFit(TuningMethod):
         self._weights = encoder.pretrained
 
     def tuned_parameters(self) -> Iterator[nn.Parameter]:
-        tensors = self._weights.tensors()
+        tensors = cast('dict[str, nn.Parameter]', self._weights.tensors())  # Those asked for are parameters.
         yield from (tensors[name] for name in self._names if name in tensors)

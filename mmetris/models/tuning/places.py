@@ -19,7 +19,7 @@ import difflib
 import threading
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,15 @@ from ..layers.attention import Attention
 from ..layers.shortcut import TuningHook
 
 Branch = Callable[[Tensor], Tensor]
+Module = TypeVar('Module', bound=nn.Module)
 
 
 def find_places(
-    tower: nn.Module, patterns: str | Sequence[str], kind: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Module
-) -> dict[str, nn.Module]:
+    tower: nn.Module,
+    patterns: str | Sequence[str],
+    # A default of a generic parameter is right for those who leave it out; mypy asks that it suit all.
+    kind: type[Module] | tuple[type[Module], ...] = nn.Module,  # type: ignore[assignment]
+) -> dict[str, Module]:
     """Modules of a tower by their names.
 
     Args:

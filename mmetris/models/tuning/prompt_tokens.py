@@ -44,4 +44,5 @@ class PromptTokens(TuningMethod):
 
     def forward(self) -> Tensor:
         """The tokens (num_tokens, C)."""
+        assert self.tokens is not None  # An encoder binds before it asks.
         return self.tokens

@@ -6,10 +6,9 @@ import logging
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
+from mmetris.engine.unwrapping import model_of
 from mmetris.models.encoders.slim_checkpoint import frozen_at_random, is_slim, read_pretrained, slim_state_dict
 from mmetris.registry import HOOKS
 
@@ -27,7 +26,7 @@ class SlimCheckpointHook(Hook):
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        if unknown := frozen_at_random(_unwrapped(runner)):
+        if unknown := frozen_at_random(model_of(runner)):
             print_log(
                 f'{" and ".join(unknown)} frozen at random weights (no clip_checkpoint is set): '
                 'checkpoints will be full',
@@ -38,16 +37,12 @@ class SlimCheckpointHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Have the encoders read the weights that a slim checkpoint lacks, before it is loaded."""
         if is_slim(checkpoint.get('state_dict', {})):
-            read_pretrained(_unwrapped(runner))
+            read_pretrained(model_of(runner))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = _unwrapped(runner)
+        model = model_of(runner)
         if frozen_at_random(model):
             return
         slim_state_dict(model, checkpoint['state_dict'])
         if 'ema_state_dict' in checkpoint:
             slim_state_dict(model, checkpoint['ema_state_dict'], prefix='module.')
-
-
-def _unwrapped(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

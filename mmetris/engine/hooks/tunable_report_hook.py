@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from prettytable import PrettyTable
 from torch import nn
 
+from mmetris.engine.unwrapping import model_of
 from mmetris.models import BridgedBackbone, FrozenEncoder
 from mmetris.registry import HOOKS
 from mmetris.utils.param_count import count_parameters, whole_size
@@ -130,7 +130,7 @@ class TunableReportHook(Hook):
         if self._is_reported:
             return
         self._is_reported = True
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         print_log(f'tunable and frozen parameters:\n{tunable_report(model, runner.optim_wrapper)}', logger='current')
         rates = _learning_rates(runner.optim_wrapper)
         forgotten = [

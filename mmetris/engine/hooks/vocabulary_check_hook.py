@@ -7,10 +7,10 @@ import logging
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmetris.engine.unwrapping import model_of
 from mmetris.registry import HOOKS
 from mmetris.structures.vocabulary import Vocabulary
 
@@ -42,7 +42,7 @@ class VocabularyCheckHook(Hook):
 
     @staticmethod
     def _check(runner: Runner, phase: str, dataloader: DataLoader) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = model_of(runner)
         model = getattr(model, 'module', model)  # test-time augmentation wraps once more
         vocabulary: Vocabulary | None = getattr(model, 'vocabulary', None)
         dataset: BaseDataset = dataloader.dataset

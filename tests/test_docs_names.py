@@ -21,6 +21,7 @@ DOCUMENTS = sorted(
     path
     for path in (
         ROOT / 'README.md',
+        ROOT / 'CONTRIBUTING.md',
         *(ROOT / 'docs').rglob('*.md'),
         *(ROOT / 'configs').rglob('*.md'),
         *(ROOT / 'projects').rglob('*.md'),
@@ -34,8 +35,16 @@ ELSEWHERE = (
     'mmengine.runner._flexible_runner', 'mmcv.transforms', 'mmseg.apis', 'mmseg.datasets', 'mmseg.datasets.transforms',
     'mmseg.engine', 'mmseg.evaluation', 'mmseg.models', 'mmseg.structures', 'mmseg.visualization',
 )  # fmt: skip
-# Of other programs and other people's files, and ports that are numbered when a file is written.
-NO_NAMES = {'GRADIO_TEMP_DIR', 'amx_bf16', 'avx512_bf16', 'features_1', 'logit_scale', 'max_memory_allocated'}
+# Of make, other programs and other people's files, and ports that are numbered when a file is written.
+NO_NAMES = {
+    'GRADIO_TEMP_DIR',
+    'MMCV_WHEEL',
+    'amx_bf16',
+    'avx512_bf16',
+    'features_1',
+    'logit_scale',
+    'max_memory_allocated',
+}
 
 
 @functools.cache
@@ -170,7 +179,7 @@ def problems_of(span: str) -> list[str]:
     """What is wrong with one span in backticks."""
     tree = parse(span)
     if tree is None or re.search(
-        r'/|\.(py|md|png|csv|json|txt|pth|pt|sh|yml|gz|p|jpg|com|edu|pt2)\b|^\W|^pip |^make ', span
+        r'/|\.(py|md|png|csv|json|txt|pth|pt|sh|yml|toml|gz|p|jpg|com|edu|pt2)\b|^\W|^pip |^make ', span
     ):
         return []
     problems = []
@@ -267,10 +276,14 @@ def test_a_right_name_is_not(span):
     assert not problems_of(span)
 
 
-def test_the_readme_names_the_methods_that_an_encoder_must_have():
-    from mmetris.models import StagedImageEncoder
+@pytest.mark.parametrize('document', ['README.md', 'CONTRIBUTING.md'])
+def test_the_documents_name_the_methods_that_an_encoder_must_have(document):
+    from mmetris import models
 
-    sentence = re.search(
-        r'A new image encoder is a class with (.*?);', (ROOT / 'README.md').read_text(encoding='utf-8')
-    )
-    assert set(re.findall(r'`(\w+)`', sentence[1])) == set(StagedImageEncoder.__abstractmethods__)
+    text = ' '.join((ROOT / document).read_text(encoding='utf-8').split())
+    lists = [
+        set(re.findall(r'`(\w+)`', found))
+        for found in re.findall(r'((?:`\w+`, )+`\w+`,? and `\w+`)', text)
+        if '`tail`' in found
+    ]
+    assert lists == [set(cls.__abstractmethods__) for cls in (models.StagedImageEncoder, models.StagedTextEncoder)]

@@ -56,7 +56,7 @@ def _folded(
 
 
 def _fold(conv: nn.Conv2d, norm: _BatchNorm, layout: torch.memory_format, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None and norm.running_var is not None  # conv_norm has looked.
+    assert norm.running_mean is not None and norm.running_var is not None  # They come together; conv_norm has looked.
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     shift = norm.bias - norm.running_mean * scale
     if conv.bias is not None:

@@ -1,17 +1,19 @@
 """Encoders that are no CLIP do all that CLIP's do: train, share, be cached, be saved slim, answer, be exported."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from open_clip import OPENAI_DATASET_MEAN
 
 from mmetris.apis import RefSegInferencer, TaskSwitcher, init_model
 from mmetris.deployment.export import export_model
 from mmetris.models.encoders.slim_checkpoint import is_slim
-from tests.toy import build, randn
+from tests.toy import VIT, build, model_cfg, randn
 from tests.toy_encoders import save_toy_weights, toy_encoders_cfg, toy_tokenize
 from tests.toy_refer import write_toy_refer
 
@@ -145,3 +147,27 @@ def test_hooks_on_the_encoder_turn_the_cache_off(folder, trained):
         model.backbone.tower['patches']._forward_hooks.clear()
         assert not torch.equal(model.image_prefix(images).state['map'], before)
     assert model.prefix_cache.hits == 0
+
+
+def test_sides_may_come_from_different_families(folder):
+    """One description of a CLIP goes to the side that is one, the other keeps its own."""
+    files = dict(image=str(folder / 'image.pth'), text=str(folder / 'text.pth'))
+    cfg = toy_encoders_cfg(files, dual_encoder=dict(arch=VIT, quick_gelu=False))
+    cfg['text_encoder'] = dict(type='CLIPTextEncoder', num_stages=3)
+    model = build(cfg).eval()
+    assert model.text_encoder.arch.embed_dim == VIT['embed_dim'] and not model.text_encoder.arch.quick_gelu
+    logits = model.forward_logits(randn(1, 3, 64, 64), model.tokenize(['the left dog']))
+    assert logits.shape == (1, 1, 16, 16) and model.reads_clip_tokens
+    with pytest.raises(ValueError, match='no encoder in stages|vision_cfg'):
+        build(dict(cfg, dual_encoder=dict(arch=dict(embed_dim=8, text_cfg={}))))
+
+
+def test_a_model_normalises_as_its_image_encoder_was_trained():
+    own = build(model_cfg('vit')).data_preprocessor
+    assert torch.allclose(own.mean.flatten(), 255 * torch.tensor(OPENAI_DATASET_MEAN))
+    cfg = model_cfg('vit')
+    cfg['data_preprocessor'] |= dict(mean=(1.0, 2.0, 3.0))
+    assert build(cfg).data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+    encoder = build(model_cfg('vit')['backbone'])
+    encoder.arch = dataclasses.replace(encoder.arch, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    assert encoder.normalisation == dict(mean=(127.5,) * 3, std=(63.75,) * 3)

@@ -52,6 +52,22 @@ def test_registered_classes_are_found_in_a_fresh_process_without_custom_imports(
     assert json.loads(done.stdout.strip().split('\n')[-1]) == {name: [] for name in names}
 
 
+def test_configs_name_their_base_before_they_import():
+    """MMEngine 0.10.7 takes an import of a frozen module, such as importlib, for its pure Python style of configs."""
+    late = []
+    for path in (ROOT / 'configs').rglob('*.py'):
+        body = ast.parse(path.read_text(encoding='utf-8')).body
+        kinds = [
+            'base' if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '_base_' else 'import'
+            for node in body
+            if isinstance(node, (ast.Assign, ast.Import, ast.ImportFrom))
+            and (not isinstance(node, ast.Assign) or ast.unparse(node.targets[0]) == '_base_')
+        ]
+        if 'import' in kinds and kinds[0] != 'base':
+            late.append(path.name)
+    assert not late
+
+
 def test_configs_import_nothing_but_the_registries():
     imports = set()
     for path in (ROOT / 'configs').rglob('*.py'):

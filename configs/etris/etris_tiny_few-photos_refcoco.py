@@ -8,14 +8,14 @@ photographs by heart has been given wrong masks or sentences. The tiny CLIP know
 encoder is tuned as well. Results in docs/shapes.md.
 """
 
-from importlib import import_module
-
 _base_ = [
     '../_base_/models/etris_tiny.py',
     '../_base_/datasets/refcoco.py',
     '../_base_/schedules/etris_50e.py',
     '../_base_/default_runtime.py',
 ]
+
+from importlib import import_module
 
 pipelines = import_module('mmetris.datasets.pipelines')
 input_size = (224, 224)

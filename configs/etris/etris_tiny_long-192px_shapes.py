@@ -7,9 +7,9 @@ No row of the paper. Its weights ship with mmetris (pretrained/): the model that
 docs/shapes.md.
 """
 
-from importlib import import_module
-
 _base_ = './etris_tiny_long_shapes.py'
+
+from importlib import import_module
 
 pipelines = import_module('mmetris.datasets.pipelines')
 load_from = 'work_dirs/etris_tiny_long_shapes/epoch_8.pth'

@@ -7,9 +7,9 @@ No row of the paper. More images change only the train split: val, testA and tes
 docs/shapes.md.
 """
 
-from importlib import import_module
-
 _base_ = './etris_tiny_shapes.py'
+
+from importlib import import_module
 
 pipelines = import_module('mmetris.datasets.pipelines')
 data_root = 'data/shapes_large/'

@@ -6,14 +6,14 @@ The paper has no such row. Here: not run, so memory and hours are not known; whe
 `--cfg-options train_dataloader.batch_size=8`.
 """
 
-from importlib import import_module
-
 _base_ = [
     '../_base_/models/etris_vitl14.py',
     '../_base_/datasets/refcoco.py',
     '../_base_/schedules/etris_50e_vit.py',
     '../_base_/default_runtime.py',
 ]
+
+from importlib import import_module
 
 pipelines = import_module('mmetris.datasets.pipelines')
 # 30 patches of 14 pixels: an even grid near the 416 of the other models.

@@ -17,6 +17,7 @@ from mmengine.config import Config
 from mmengine.hub import get_config, get_model
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import get_installed_path
 from mmseg.apis import MMSegInferencer, inference_model, init_model
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,6 +29,14 @@ from tests.toy_inference import ROOT, picture, save_toy_model
 
 GET_FLOPS = Path(mmseg.__file__).parent / '.mim' / 'tools' / 'analysis_tools' / 'get_flops.py'
 SEMSEG = ROOT / 'configs' / 'semseg' / 'etris_tiny_shapes-semseg.py'
+
+
+def is_installed() -> bool:
+    """Whether MMEngine finds the package's folder."""
+    return (Path(get_installed_path('mmetris')) / '.mim').is_dir()
+
+
+FOUND_BY_NAME = pytest.mark.skipif(not is_installed(), reason='the installed metadata does not say where mmetris is')
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +61,7 @@ def saved(tmp_path_factory):
 
 
 def inferencer(saved):
-    return MMSegInferencer(str(saved[0]), str(saved[1]), device='cpu', scope='mmetris', show_progress=False)
+    return MMSegInferencer(str(saved[0]), str(saved[1]), device='cpu', scope='mmetris')
 
 
 @pytest.mark.parametrize('text', ['the left dog', 'a cat'])
@@ -87,7 +96,7 @@ def test_mmsegs_inferencer_says_that_a_picture_alone_has_no_sentence(saved):
 def test_mmsegs_inferencer_finds_a_model_of_the_index_and_weights_that_ship():
     if not (ROOT / model_zoo.DEMO_WEIGHTS).is_file():
         pytest.skip('the weights of the demo model are not in this copy')
-    asked = MMSegInferencer('demo', device='cpu', scope='mmetris', show_progress=False)
+    asked = MMSegInferencer('demo', device='cpu', scope='mmetris')
     question = dict(img=picture(), expression='the red circle')
     ours = RefSegInferencer(device='cpu')(picture(), 'the red circle')['masks'][0]
     assert np.array_equal(asked(question)['predictions'].astype(bool), np.asarray(ours).astype(bool))
@@ -104,11 +113,17 @@ def test_the_addresses_of_the_metafiles_are_files_or_say_that_there_are_none(tmp
         CheckpointLoader.load_checkpoint('mmetris://y.pth')
 
 
+@pytest.mark.skipif(
+    not is_installed(), reason='mmetris was installed without its path in the metadata: install it again'
+)
 def test_configs_of_the_package_are_found_by_mmengines_names():
     config = get_config('mmetris::etris/etris_r50_refcoco.py', pretrained=True)
     assert config.model.type == 'ReferringSegmentor' and config.model_path == model_zoo.NOT_PUBLISHED
 
 
+@pytest.mark.skipif(
+    not is_installed(), reason='mmetris was installed without its path in the metadata: install it again'
+)
 def test_mmengines_hub_builds_a_model_of_the_package():
     built = get_model('mmetris::etris/etris_tiny_shapes.py')
     assert type(built).__name__ == 'ReferringSegmentor'
@@ -132,7 +147,7 @@ def test_mmsegs_inference_model_and_inferencer_give_classes_of_a_model_by_class_
     image = picture(64, 96)
     labels = inference_model(model, image).pred_sem_seg.data[0]
     assert labels.shape == (64, 96) and int(labels.max()) < len(model.vocabulary)
-    asked = MMSegInferencer(str(SEMSEG), device='cpu', scope='mmetris', show_progress=False)
+    asked = MMSegInferencer(str(SEMSEG), device='cpu', scope='mmetris')
     asked.model.load_state_dict(model.state_dict())
     assert np.array_equal(asked(image)['predictions'], labels.numpy())
 
@@ -142,6 +157,8 @@ def test_mmsegs_inference_model_and_inferencer_give_classes_of_a_model_by_class_
 def test_mmsegs_get_flops_counts_our_models(config):
     if not GET_FLOPS.is_file():
         pytest.skip('this MMSegmentation is installed without its tools')
+    if 'input_shape=None' not in GET_FLOPS.read_text(encoding='utf-8'):
+        pytest.skip('this MMSegmentation gives its MMEngine both shape and input, which that refuses for any model')
     command = [sys.executable, str(GET_FLOPS), config, '--shape', '64', '64', '--cfg-options', 'scope=mmetris']
     done = subprocess.run(command, text=True, capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset, InfiniteSampler, RepeatDataset
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -146,10 +146,12 @@ def test_training_by_iterations_repeats_random_transforms_with_our_sampler(num_w
 
 @pytest.mark.parametrize('num_workers', [0, pytest.param(2, marks=pytest.mark.processes)])
 def test_training_by_iterations_does_not_repeat_them_with_mmengines_sampler(num_workers, tmp_path):
-    """What docs/data.md says; should it begin to, the sentence there and our sampler can go."""
+    """What docs/data.md says. The original MMEngine reads again what was used, which brings loader processes to where
+    they were, at the price of the reading."""
     kwargs = dict(length=8, by_epoch=False, noise=True, num_workers=num_workers)
     whole, resumed = whole_and_resumed(tmp_path, **kwargs)
-    assert not torch.equal(whole, resumed)
+    reads_again = not hasattr(InfiniteSampler, 'skip')
+    assert torch.equal(whole, resumed) == (reads_again and num_workers > 0)
 
 
 def test_each_epoch_of_a_training_by_iterations_draws_other_random_numbers(tmp_path):

@@ -1,8 +1,8 @@
 """RefCOCOg (G-Ref), UMD splits: longer sentences; no image is in two splits."""
 
-from importlib import import_module
-
 _base_ = './refcoco.py'
+
+from importlib import import_module
 
 pipelines = import_module('mmetris.datasets.pipelines')
 ann_file = 'refcocog/instances.json'

@@ -1,8 +1,8 @@
 """Shapes: drawn images in RefCOCO's layout, made by ``python tools/dataset_tools/make_shapes.py data/shapes``."""
 
-from importlib import import_module
-
 _base_ = './refcoco.py'
+
+from importlib import import_module
 
 pipelines = import_module('mmetris.datasets.pipelines')
 data_root = 'data/shapes/'

@@ -330,7 +330,7 @@ class Bridger(BaseModule):
         words = text.words
         for index in range(text.stage + 1, stage + 1):
             words = text_encoder.stage(index, words)
-        return text._replace(words=words, stage=stage)
+        return TextState(words, text.padding_mask, stage, text.memory)  # Older compilers know no `_replace`.
 
     def step(self, stage: int, feature_map: Tensor, text: TextState) -> tuple[Tensor, TextState]:
         """One Bridger's step between the two encoders.
@@ -347,7 +347,7 @@ class Bridger(BaseModule):
             feature_map, text.words, text.memory, text.padding_mask
         )
         words = text.words if words_update is None else text.words + words_update
-        return image_update, text._replace(words=words, memory=memory)
+        return image_update, TextState(words, text.padding_mask, text.stage, memory)
 
     @staticmethod
     def _map_of(image_encoder: StagedImageEncoder, state: Any, stage: int) -> Tensor:

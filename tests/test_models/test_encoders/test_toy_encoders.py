@@ -131,7 +131,7 @@ def test_it_is_exported_and_the_files_compute_the_same(folder, trained, tmp_path
         str(folder / 'config.py'),
         tmp_path / 'out',
         weights=str(folder / 'work/epoch_3.pth'),
-        formats=['onnx', 'torch'],
+        formats=['onnx'],
         parts=['whole', 'split'],
     )
     assert description['text'] == dict(context_length=12, vocabulary=None)

@@ -57,6 +57,8 @@ TORCH = [
     ('torch', '_softmax_backward_data', "softmax's gradient from its result"),
     ('torch.ops.aten', '_scaled_dot_product_flash_attention_for_cpu', 'its operations are counted'),
     ('torch.ops.aten', '_scaled_dot_product_flash_attention_for_cpu_backward', 'its operations are counted'),
+    ('open_clip.model', '_build_vision_tower', 'public classes make towers in pairs only'),
+    ('open_clip.model', '_build_text_tower', 'public classes make towers in pairs only'),
     ('numpy', '_core', 'where checkpoints of the newer NumPy say that their numbers come from'),
 ]
 LISTED = {name for _, name, _ in (*OPENMMLAB, *TORCH)}

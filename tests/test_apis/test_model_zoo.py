@@ -53,8 +53,8 @@ def test_nothing_means_the_demo_model_from_any_folder(tmp_path, monkeypatch):
     found = find_model()
     assert found.weights == str(weights)
     # The tiny CLIP is found although the config names it relative to the checkout.
-    assert Path(found.config.model.backbone.clip_checkpoint) == ROOT / 'pretrained' / 'tiny_clip_resnet.safetensors'
-    assert found.config.model.text_encoder.clip_checkpoint == found.config.model.backbone.clip_checkpoint
+    shipped = ROOT / 'pretrained' / 'tiny_clip_resnet.safetensors'
+    assert Path(found.config.model.dual_encoder.clip_checkpoint) == shipped
 
 
 def test_the_demo_model_is_in_the_index_under_its_name_and_an_alias():

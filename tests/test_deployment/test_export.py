@@ -22,7 +22,7 @@ def toy_files(tmp_path_factory):
 def fake_files(monkeypatch):
     """Files that hold nothing and compute what their part does, plus an error that the test sets."""
     error, parts = dict(value=0.0), {}
-    monkeypatch.setattr(export, '_trace', lambda part: part)
+    monkeypatch.setattr(export, '_trace', lambda part, tokenize: part)
 
     def write(program, part, path, opset):
         parts[path.name] = part.module

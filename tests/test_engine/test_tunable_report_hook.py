@@ -76,7 +76,8 @@ def test_the_last_lines_sum_up_the_model_and_the_part_beside_the_head():
     lines = tunable_report(TinyModel()).splitlines()
     assert lines[-2] == 'tunable parameters: 1,026 of 1,076 (95.35 %)'
     assert lines[-1] == (
-        "tunable beside the head: 1,020 (Bridger 1,020, prompt 0, inside the encoders 0), 2040.00 % of the encoders' 50"
+        'tunable beside the head: 1,020 (Bridger 1,020, tuning methods 0, prompt 0, inside the encoders 0), '
+        "2040.00 % of the encoders' 50"
     )
 
 

@@ -37,7 +37,7 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
 
 def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **variables: str) -> str:
     """Run a command to its end, at most ``timeout`` seconds, and return what it printed; fail unless it ends with
-    ``code``, and if it prints what packages say at every start."""
+    ``code``, and if a tool of ours prints what packages say at every start."""
     env = {key: value for key, value in os.environ.items() if key not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
     # The same on machines with and without a GPU.
     env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **variables)
@@ -55,7 +55,8 @@ def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **varia
         stderr=subprocess.STDOUT,
     )
     assert done.returncode == code, f'{command} ended with {done.returncode}:\n{done.stdout[-6000:]}'
-    assert_quiet(done.stdout)
+    if '.mim' not in ' '.join(command):  # MMSeg's own tools may be as loud as they are.
+        assert_quiet(done.stdout)
     return done.stdout
 
 
@@ -298,7 +299,7 @@ def test_count_parameters_prints_plain_integers():
     config = ROOT / 'configs' / 'etris' / 'etris_r101_refcoco.py'
     output = run(TOOLS / 'analysis_tools' / 'count_parameters.py', config, '--json')
     counts = json.loads(output.strip().split('\n')[-1])
-    assert set(counts) == {'bridger', 'head', 'prompt', 'backbone_tunable', 'frozen', 'total'}
+    assert set(counts) == {'bridger', 'tuning', 'head', 'prompt', 'backbone_tunable', 'frozen', 'total'}
     assert all(type(count) is int for count in counts.values())
     assert counts['bridger'] == 1_942_080
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import open_clip
+
+# By themselves: open_clip's public classes make towers in pairs only, and the other one would draw random numbers too.
+from open_clip.model import _build_text_tower, _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor
@@ -25,10 +28,6 @@ from .arch import CUSTOM, QUICK_GELU_SUFFIX, find_config, image_refusal, is_resn
 from .weights import load_clip_weights, load_tower
 
 Triple = tuple[float, float, float]
-
-# open_clip makes towers in pairs only. Where one is wanted, the other is as small as it can be, and dropped.
-_SMALLEST_VISION = open_clip.CLIPVisionCfg(layers=1, width=1, head_width=1, patch_size=1, image_size=1)
-_SMALLEST_TEXT = open_clip.CLIPTextCfg(context_length=1, vocab_size=1, width=1, heads=1, layers=1)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ class DualEncoder:
         cfg = self._checked('vision_cfg', open_clip.CLIPVisionCfg, self.vision)
         if not self.is_resnet and cfg.width % cfg.head_width:
             raise ValueError(f'vision_cfg: width {cfg.width} is not a multiple of head_width {cfg.head_width}')
-        tower = open_clip.CustomTextCLIP(self.embed_dim, cfg, _SMALLEST_TEXT, self.quick_gelu).visual
+        tower = _build_vision_tower(self.embed_dim, cfg, self.quick_gelu)
         return fold_norms(tower) if self.is_resnet else fuse_attention(fuse_quick_gelu(tower))
 
     def build_text_tower(self) -> TextTransformer:
@@ -160,7 +159,7 @@ class DualEncoder:
         cfg = self._checked('text_cfg', open_clip.CLIPTextCfg, self.text)
         if cfg.width % cfg.heads:
             raise ValueError(f'text_cfg: width {cfg.width} is not a multiple of heads {cfg.heads}')
-        tower = open_clip.CustomTextCLIP(self.embed_dim, _SMALLEST_VISION, cfg, self.quick_gelu).text
+        tower = _build_text_tower(self.embed_dim, cfg, self.quick_gelu)
         return fuse_attention(fuse_quick_gelu(tower))
 
     def _checked(self, key: str, cfg_class: type, values: Mapping[str, Any]) -> Any:

@@ -11,9 +11,10 @@ from .necks import Bridger
 from .segmentors import ClassNameSegmentor, ReferringSegmentor
 from .text_encoders import ClassText, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
-from .tuning import BitFit, LoRA, PromptTokens, TuningMethod
+from .tuning import Adapter, BitFit, Compacter, ConvAdapter, LoRA, PromptTokens, TuningMethod, merge_tuning
 
 __all__ = [
+    'Adapter',
     'BitFit',
     'BridgedBackbone',
     'BridgedModel',
@@ -23,6 +24,8 @@ __all__ = [
     'CLIPViT',
     'ClassMaskContrastiveLoss',
     'ClassNameSegmentor',
+    'Compacter',
+    'ConvAdapter',
     'ClassText',
     'ETRISHead',
     'FrozenEncoder',
@@ -35,4 +38,5 @@ __all__ = [
     'StagedTextEncoder',
     'TextToPixelContrastiveLoss',
     'TuningMethod',
+    'merge_tuning',
 ]

@@ -15,6 +15,7 @@ from mmetris.registry import MODELS
 from ..clip import ArchLike, DualEncoder
 from ..clip.encoder import ClipEncoder
 from ..encoders import FrozenWeights, StagedImageEncoder, StageSpec
+from ..encoders.roles import Role
 from ..encoders.staged import check_out_stages
 from ..layers.folded_norm import conv_norm
 from ..layers.map_attention_pool import MapAttentionPool
@@ -51,6 +52,8 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
     tower: ModifiedResNet
     num_stages = 4
     size_divisor = 32
+    # A branch beside a convolution is added after the normalisation, before the ReLU. The pool is the only attention.
+    roles = dict(attention=Role(('attnpool',)), conv=Role(('layer[234].*.conv2',), 'bn2'))
 
     def __init__(
         self,
@@ -110,6 +113,15 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
 
     def stage(self, index: int, state: Tensor) -> Tensor:
         return getattr(self.tower, f'layer{index}')(self._laid_out(state))
+
+    def parts(self, index: int) -> Sequence[Any]:
+        tower = self.tower
+        if index == 0:
+            stem = [tower.conv1, tower.bn1, tower.act1, tower.conv2, tower.bn2, tower.act2, tower.conv3, tower.bn3]
+            return (*stem, tower.act3, tower.avgpool)
+        if index <= self.num_stages:
+            return (getattr(tower, f'layer{index}'),)
+        return (tower.attnpool,) if self.pool_shortcut is None else (tower.attnpool, self.pool_shortcut)
 
     def feature_map(self, state: Tensor) -> Tensor:
         return state

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmetris.registry import MODELS
 
 from ..clip import ArchLike, DualEncoder
-from ..clip.encoder import ClipEncoder
+from ..clip.encoder import TRANSFORMER_PASSED_BY, ClipEncoder, transformer_roles
 from ..encoders import StagedImageEncoder, StageSpec
 from ..encoders.prompted_tokens import PromptedTokens
 from ..encoders.staged import check_out_stages, split_evenly
@@ -66,6 +66,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
     """
 
     part = 'image'
+    passed_by = TRANSFORMER_PASSED_BY
     tower: VisionTransformer
     prompts: PromptedTokens
 
@@ -82,6 +83,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         if clip.is_resnet:
             raise ValueError(f'CLIPViT cannot be built from arch {clip.name!r}, which is a ResNet; use CLIPResNet')
         tower = clip.build_image_tower()
+        self.roles = transformer_roles(tower.transformer)
         super().__init__(clip, tower, token_channels=tower.transformer.width, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)
@@ -109,6 +111,15 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         for block in self._stages[index - 1]:
             tokens = self.tower.transformer.resblocks[block](tokens)
         return TokenGrid(tokens, state.grid_hw)
+
+    def parts(self, index: int) -> Sequence[Any]:
+        tower = self.tower
+        if index == 0:
+            embedding = (tower.conv1, tower.class_embedding, tower.positional_embedding, tower.ln_pre)
+            return (*embedding, *self.prompts.sources)
+        if index <= self.num_stages:
+            return [tower.transformer.resblocks[block] for block in self._stages[index - 1]]
+        return (tower.ln_post, tower.proj)
 
     def feature_map(self, state: TokenGrid) -> Tensor:
         return tokens_to_map(state.tokens[:, self._num_before :], state.grid_hw)

@@ -5,11 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from open_clip.transformer import Transformer
 from torch import Tensor, nn
 
 from ..encoders.frozen_encoder import FrozenEncoder
+from ..encoders.roles import Role
 from ..layers.quick_gelu import set_activation
 from .dual_encoder import DualEncoder
+
+# Places in a Transformer of CLIP's, whose blocks are called one by one.
+TRANSFORMER_PASSED_BY = ('', 'transformer', 'transformer.resblocks')
+
+
+def transformer_roles(transformer: Transformer) -> dict[str, Role]:
+    """Roles of the modules in a Transformer of CLIP's, the tower's ``transformer``."""
+    blocks = [f'transformer.resblocks.{index}' for index in range(len(transformer.resblocks))]
+    return dict(
+        attention=Role(tuple(f'{block}.attn' for block in blocks)),
+        ffn=Role(tuple(f'{block}.mlp' for block in blocks)),
+        block=Role(tuple(blocks)),
+    )
 
 
 class ClipEncoder(FrozenEncoder):

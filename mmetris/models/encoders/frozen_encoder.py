@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from mmetris.registry import MODELS
 from mmetris.utils.tensor_memo import TensorMemo
 
+from ..layers.shortcut import has_tuning_hooks
 from .fingerprint import Fingerprint, fingerprint
 from .frozen_weights import FrozenWeights
 from .prompted_tokens import PromptedTokens
+from .roles import Role
 
 # Where a slim checkpoint keeps the fingerprint, below the encoder's prefix, instead of the weights it stands for. The
 # name is that of the first such encoders, and is in their checkpoints.
 FINGERPRINT_KEY = 'clip_fingerprint'
 TOWER = 'tower'
+# Where a checkpoint says by which methods it was tuned, below the encoder's prefix.
+TUNED_BY_KEY = 'tuned_by'
 
 
 class _Remembered(NamedTuple):
@@ -56,11 +63,17 @@ class FrozenEncoder(BaseModule):
         pretrained: Its :class:`FrozenWeights`.
         tuning: The tuning methods by name.
         prompts: :class:`PromptedTokens` in front of its tokens, or None.
+        roles: :class:`Role` of the modules that tuning methods ask for, by its name: ``'attention'``, ``'ffn'``,
+            ``'block'`` (of a Transformer), ``'conv'`` (the spatial one of a residual block).
+        passed_by: Modules of the tower that are never called, since stages call what is in them one by one.
 
     Raises:
         ValueError: If a name in ``tunable_parameters`` is no parameter of the tower, or a tuning method does not suit
             it.
     """
+
+    roles: Mapping[str, Role] = MappingProxyType({})
+    passed_by: tuple[str, ...] = ('',)
 
     def __init__(
         self,
@@ -87,7 +100,28 @@ class FrozenEncoder(BaseModule):
         self.tuning = ModuleDict({name: MODELS.build(dict(cfg)) for name, cfg in (tuning or {}).items()})
         for method in self.tuning.values():
             method.bind(self)
+        self._check_called()
+        self.tuning_changed()
         self.train()
+
+    def _check_called(self) -> None:
+        for name in self.passed_by:
+            if has_tuning_hooks(self.tower.get_submodule(name)):
+                raise ValueError(
+                    f'{name or "the tower itself"!r} is no place for a tuning method: {type(self).__name__} does not '
+                    'call it, but the modules in it one by one; name these'
+                )
+
+    def tuning_changed(self) -> None:
+        """Have checkpoints say by which methods they are tuned; to be called after :attr:`tuning` was changed."""
+        if self.tuning:
+            told = json.dumps(self._tuned_by()).encode()
+            self.register_buffer(TUNED_BY_KEY, torch.tensor(list(told), dtype=torch.uint8))
+        elif hasattr(self, TUNED_BY_KEY):
+            delattr(self, TUNED_BY_KEY)
+
+    def _tuned_by(self) -> dict[str, str]:
+        return {name: method.describe() for name, method in self.tuning.items()}
 
     @property
     def norm_eval(self) -> bool:
@@ -220,6 +254,37 @@ class FrozenEncoder(BaseModule):
         for key in self.frozen_keys():
             state_dict.setdefault(prefix + key, own_state[key])
 
+    def check_tuning(self, state_dict: Mapping[str, Tensor], prefix: str = '') -> None:
+        """Check that a state dict was tuned by the methods that are here, if by any.
+
+        Args:
+            state_dict: Slim or full.
+            prefix: What stands before this module's own keys in it.
+
+        Raises:
+            ValueError: If it was tuned by others, or by the same ones with other arguments or at other places.
+        """
+        start = f'{prefix}tuning.'
+        theirs = {key.removeprefix(start) for key in state_dict if key.startswith(start)}
+        own = {key.removeprefix('tuning.') for key in self.state_dict() if key.startswith('tuning.')}
+        saved, own_methods = state_dict.get(prefix + TUNED_BY_KEY), self._tuned_by()
+        if saved is None and not theirs:
+            return
+        if saved is None:
+            methods = {name: name if name not in own_methods else own_methods[name] for name in _first_names(theirs)}
+        else:
+            methods = json.loads(bytes(saved.tolist()))
+        if methods != own_methods:
+            raise ValueError(
+                f'this checkpoint was tuned by {_listed(methods)}, but the {self.architecture} has '
+                f'{_listed(own_methods)}; let tuning= of that encoder name the same methods'
+            )
+        if wrong := sorted(theirs ^ own):
+            raise ValueError(
+                f'this checkpoint was tuned by {_listed(methods)} like the {self.architecture}, but at other places: '
+                f'{len(wrong)} tensors are missing or left over, such as tuning.{wrong[0]}'
+            )
+
     def _compare(self, expected: Fingerprint) -> None:
         own = self.fingerprint()
         if expected.sha256 != own.sha256:
@@ -229,8 +294,21 @@ class FrozenEncoder(BaseModule):
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        self.check_tuning(state_dict, prefix)
+        state_dict.pop(prefix + TUNED_BY_KEY, None)
+        if self.tuning:
+            state_dict[prefix + TUNED_BY_KEY] = self.get_buffer(TUNED_BY_KEY)
         self.complete(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _first_names(keys: set[str]) -> list[str]:
+    return sorted({key.partition('.')[0] for key in keys})
+
+
+def _listed(methods: Mapping[str, str]) -> str:
+    """Tuning methods for a message: ``lora: LoRA(alpha=4.0)``."""
+    return ', '.join(f'{name}: {told}' for name, told in methods.items()) or 'no tuning method'
 
 
 def hashed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -40,13 +40,8 @@ class FrozenWeights:
         self._modules = list(module.modules())
         self._parameters: dict[str, tuple[nn.Module, str]] = {}
         self._buffers: dict[str, tuple[nn.Module, str]] = {}
-        for prefix, owner in module.named_modules():
-            start = f'{prefix}.' if prefix else ''
-            for name, _ in owner.named_parameters(recurse=False):
-                self._parameters[start + name] = owner, name
-            for name, _ in owner.named_buffers(recurse=False):
-                if name not in owner._non_persistent_buffers_set:
-                    self._buffers[start + name] = owner, name
+        for key, owner, name in _places(module, remove_duplicate=True):
+            (self._parameters if name in owner._parameters else self._buffers)[key] = owner, name
         self._tunable: set[str] = set(self._parameters) if not frozen else set()
         self.tune(tunable)
 
@@ -77,6 +72,11 @@ class FrozenWeights:
             )
         self._tunable |= set(names)
         self.freeze()
+
+    @property
+    def tunable_names(self) -> set[str]:
+        """Names of the parameters that are tuned."""
+        return set(self._tunable)
 
     def untune(self, starts: tuple[str, ...]) -> None:
         """Let parameters stay as they are from now on, for those that nothing reads in the model at hand.
@@ -121,22 +121,32 @@ class FrozenWeights:
         """
         fixed = self.fixed()
         name_of = {id(tensor): name for name, tensor in fixed.items()}
-        return {key: name_of[id(tensor)] for key, tensor in _state(module) if id(tensor) in name_of}
+        state = {key: _own(owner, name) for key, owner, name in _places(module, remove_duplicate=False)}
+        return {key: name_of[id(tensor)] for key, tensor in state.items() if id(tensor) in name_of}
 
 
 def _tensor(owner: nn.Module, name: str) -> Tensor | None:
     """A module's own parameter or buffer, of a parametrized one the original; None if it is there no longer."""
     if parametrize.is_parametrized(owner, name):
         owner, name = owner.get_submodule(f'parametrizations.{name}'), 'original'
+    return _own(owner, name)
+
+
+def _own(owner: nn.Module, name: str) -> Tensor | None:
     return owner._parameters.get(name, owner._buffers.get(name))
 
 
-def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers by their keys in a state dict, under each of the keys that they have."""
-    for prefix, owner in module.named_modules(remove_duplicate=False):
+def _places(module: nn.Module, remove_duplicate: bool) -> Iterator[tuple[str, nn.Module, str]]:
+    """Key in a state dict, owner and name there of each parameter and persistent buffer.
+
+    Args:
+        module: The module.
+        remove_duplicate: Whether a module that stands at several places counts once.
+    """
+    for prefix, owner in module.named_modules(remove_duplicate=remove_duplicate):
         start = f'{prefix}.' if prefix else ''
-        for name, parameter in owner.named_parameters(recurse=False):
-            yield start + name, parameter
-        for name, buffer in owner.named_buffers(recurse=False):
-            if name not in owner._non_persistent_buffers_set:
-                yield start + name, buffer
+        names = [name for name, _ in owner.named_parameters(recurse=False)]
+        names += [
+            name for name, _ in owner.named_buffers(recurse=False) if name not in owner._non_persistent_buffers_set
+        ]
+        yield from ((start + name, owner, name) for name in names)

@@ -24,14 +24,24 @@ class PromptedTokens:
         """P, how many tokens are added to each sequence."""
         return sum(num_tokens for num_tokens, _ in self._prompts)
 
-    def add(self, num_tokens: int, prompt: Callable[[], Tensor]) -> None:
+    @property
+    def sources(self) -> list[Callable[[], Tensor]]:
+        """What gives the tokens, in their order."""
+        return [prompt for _, prompt in self._prompts]
+
+    def add(self, num_tokens: int, prompt: Callable[[], Tensor]) -> int:
         """Add tokens behind those that were added before.
 
         Args:
             num_tokens: How many.
             prompt: Gives them: (num_tokens, C). If it is a module, it must be held, and saved, by somebody else.
+
+        Returns:
+            Position of the first of them in every sequence.
         """
+        first = 1 + self.num_tokens
         self._prompts.append((num_tokens, prompt))
+        return first
 
     def insert(self, tokens: Tensor) -> Tensor:
         """(B, L, C) -> (B, L + P, C)."""

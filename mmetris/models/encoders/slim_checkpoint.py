@@ -84,11 +84,13 @@ def tuned_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[st
         Exactly the tensors that tell two models on these encoders apart, by their keys in the model's state dict.
 
     Raises:
-        ValueError: If the state dict belongs to other frozen weights, or to another architecture.
+        ValueError: If the state dict belongs to other frozen weights, to another tuning method, or to another
+            architecture.
     """
     state_dict = dict(state_dict)
     all_frozen: set[str] = set()
     for start, encoder, keys in _frozen_encoders(model):
+        encoder.check_tuning(state_dict, start)
         own = encoder.fingerprint()
         if (saved := state_dict.pop(start + FINGERPRINT_KEY, None)) is not None:
             other = Fingerprint.from_tensor(saved)

@@ -114,6 +114,17 @@ class StagedImageEncoder(ABC):
     def tail(self, state: Any) -> Tensor:
         """What follows the last stage, kept as a map (B, C', H / stride, W / stride)."""
 
+    def parts(self, index: int) -> Sequence[Any]:
+        """Modules and parameters that a stage computes with, so that what is tuned can be told stage by stage.
+
+        Args:
+            index: The stage (1-based); 0 is the stem, ``num_stages + 1`` the tail.
+
+        Returns:
+            By default the encoder itself: a tuned parameter anywhere in it may change any stage.
+        """
+        return (self,)
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Features of the encoder alone, without a Bridger: one map for each of ``out_stages``, as MMSeg's backbones
         return them."""

@@ -15,6 +15,22 @@ from .shortcut import exchange_modules, take_over
 PROJECTIONS = ('q', 'k', 'v')
 
 
+class AddedBranch:
+    """A branch on a projection of an attention.
+
+    Args:
+        branches: Those of the attention.
+        added: One of them.
+    """
+
+    def __init__(self, branches: list, added: tuple) -> None:
+        self._branches, self._added = branches, added
+
+    def remove(self) -> None:
+        """Take it off."""
+        self._branches[:] = [other for other in self._branches if other is not self._added]
+
+
 class Attention(nn.MultiheadAttention):
     """torch's multi-head attention by ``scaled_dot_product_attention``, in training and in evaluation.
 
@@ -46,13 +62,16 @@ class Attention(nn.MultiheadAttention):
             )
         return take_over(own, attention)
 
-    def add_to_projection(self, name: str, branch: Callable[[Tensor], Tensor]) -> None:
+    def add_to_projection(self, name: str, branch: Callable[[Tensor], Tensor]) -> AddedBranch:
         """Add to queries, keys or values what a branch makes of the same input.
 
         Args:
             name: ``'q'``, ``'k'`` or ``'v'``.
             branch: (B, N, its input's width) -> (B, N, C). If it is a module, it must be held, and saved, by somebody
                 else.
+
+        Returns:
+            What takes it off again.
 
         Raises:
             ValueError: If there is no such projection.
@@ -61,6 +80,7 @@ class Attention(nn.MultiheadAttention):
             raise ValueError(f'projection {name!r} of an attention must be one of {PROJECTIONS}')
         branches = vars(self).setdefault('_branches', [])
         branches.append((PROJECTIONS.index(name), branch))
+        return AddedBranch(branches, branches[-1])
 
     @property
     def is_added_to(self) -> bool:
@@ -139,7 +159,8 @@ class Attention(nn.MultiheadAttention):
             projected[index] = projected[index] + branch((query, key, value)[index])
         return [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected]
 
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+    def projection_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of queries, keys and values, (C, its input's width) each: views where they are packed."""
         if self.in_proj_weight is None:
             return self.q_proj_weight, self.k_proj_weight, self.v_proj_weight
         query, key, value = self.in_proj_weight.chunk(3)
@@ -155,11 +176,11 @@ class Attention(nn.MultiheadAttention):
         """Queries, keys and values, each (B, its length, C)."""
         if query is key and key is value and self.in_proj_weight is not None:
             return list(F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1))
-        return list(map(F.linear, (query, key, value), self._weights(), self._biases()))
+        return list(map(F.linear, (query, key, value), self.projection_weights(), self._biases()))
 
     def _attend_to_one(self, value: Tensor) -> Tensor:
         """What every query gets of a single key: (B, 1, vdim) -> (B, 1, C)."""
-        query_weight, key_weight, value_weight = self._weights()
+        query_weight, key_weight, value_weight = self.projection_weights()
         attended = self.out_proj(F.linear(value, value_weight, self._biases()[2]))
         if self.in_proj_weight is None and torch.is_grad_enabled():
             # A packed weight gets zeros in the rows that were not read; weights of their own would get no gradient at

@@ -33,6 +33,11 @@ class TuningHook:
     """Base of the hooks by which tuning methods stand in a tower; what they do follows from tensors of its encoder."""
 
 
+def has_tuning_hooks(module: nn.Module) -> bool:
+    """Whether a tuning method stands at a module itself."""
+    return any(isinstance(hook, TuningHook) for hook in _own_hooks(module))
+
+
 def is_unaltered(root: nn.Module) -> bool:
     """Whether what a module computes follows from the modules in it and their tensors.
 

@@ -299,25 +299,40 @@ class Bridger(BaseModule):
         """The last stage that :meth:`image_prefix` runs: that of the first Bridger, without any the encoder's last."""
         return min(self.stages, default=image_encoder.out_stages[-1])
 
-    def image_prefix(self, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
+    def image_prefix(
+        self,
+        image_encoder: StagedImageEncoder,
+        images: Tensor | ImagePrefix,
+        stage: int | None = None,
+        tail: bool = True,
+    ) -> ImagePrefix:
         """Run the image encoder up to the first Bridger, or to its end where there is none.
 
         Whoever asks many sentences about an image does this once and hands the result to :meth:`forward`.
 
         Args:
             image_encoder: Image encoder in stages.
-            images: (I, 3, H, W) normalised images.
+            images: (I, 3, H, W) normalised images, or a shorter prefix to go on from.
+            stage: Stop after this one, 0 being the stem. Defaults to None: as far as :meth:`prefix_stage`.
+            tail: Whether the tail, where it is reached, is run too. Defaults to True.
 
         Raises:
             ValueError: If the image size does not suit the encoder.
         """
-        last = self.prefix_stage(image_encoder)
-        state, maps = image_encoder.stem(images), []
-        for index in range(1, last + 1):
-            state = image_encoder.stage(index, state)
-            if index in image_encoder.out_stages and index not in self.stages:
+        stage = self.prefix_stage(image_encoder) if stage is None else stage
+        if isinstance(images, ImagePrefix):
+            state, done, maps, num_images = images.state, images.stage, list(images.maps), images.num_images
+        else:
+            state, done, maps, num_images = image_encoder.stem(images), 0, [], images.shape[0]
+        unbridged = [index for index in image_encoder.out_stages if index not in self.stages]
+        for index in range(done, stage + 1):
+            if index > done:
+                state = image_encoder.stage(index, state)
+            # The map of the stage that a shorter prefix ended with may be missing: it had no tail.
+            is_wanted = index in unbridged[len(maps) :]
+            if is_wanted and (tail or index != image_encoder.out_stages[-1]):
                 maps.append(self._map_of(image_encoder, state, index))
-        return ImagePrefix(state, last, tuple(maps), images.shape[0])
+        return ImagePrefix(state, stage, tuple(maps), num_images)
 
     @staticmethod
     def start_text(text_encoder: StagedTextEncoder, tokens: Tensor) -> TextState:
@@ -368,7 +383,7 @@ class Bridger(BaseModule):
             image_encoder: Image encoder in stages.
             text_encoder: Text encoder in stages, with as many ``out_stages``.
             images: (B, 3, H, W) normalised images, or (I, 3, H, W) distinct ones with ``image_index``; or what
-                :meth:`image_prefix` made of them.
+                :meth:`image_prefix` made of them, up to the first Bridger or less far.
             tokens: (B, L) token ids of one sentence each.
             image_index: (B,) row of ``images`` that each sentence speaks of. What precedes the first Bridger is then
                 computed once for each image. Defaults to None: sentence b speaks of image b.
@@ -387,8 +402,7 @@ class Bridger(BaseModule):
             raise ValueError(
                 f'{tokens.shape[0]} sentences for {num_rows} images; give image_index to share images between sentences'
             )
-        prefix = images if isinstance(images, ImagePrefix) else self.image_prefix(image_encoder, images)
-
+        prefix = self.image_prefix(image_encoder, images)
         image, image_done, maps = prefix.state, prefix.stage, list(prefix.maps)
         if image_index is not None:
             maps = [feature_map[image_index] for feature_map in maps]

@@ -100,6 +100,7 @@ class BridgedModel(BaseModel):
         self.backbone = image_encoder
         shared_stages = {} if 'num_stages' not in backbone else dict(num_stages=backbone['num_stages'])
         self.text_encoder = MODELS.build(_with_defaults(text_encoder, {**shared_stages, **(dual_encoder or {})}))
+        share_between(getattr(self.backbone, 'tuning', {}), getattr(self.text_encoder, 'tuning', {}))
         if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
             raise ValueError(
                 f'backbone.out_stages={self.backbone.out_stages} and '
@@ -300,6 +301,18 @@ class BridgedModel(BaseModel):
                 '"tokens" (mmetris.PackSegInputs does; MMSeg\'s own needs "expression" in its meta_keys)'
             )
         return self.tokenize([sample.expression for sample in data_samples]).to(device)
+
+
+def share_between(image_tuning: Mapping[str, Any], text_tuning: Mapping[str, Any]) -> None:
+    """Have tuning methods of one name on both sides share what is one for the whole model.
+
+    Args:
+        image_tuning: Those of the image encoder, by name.
+        text_tuning: Those of the text encoder.
+    """
+    for name, method in text_tuning.items():
+        if name in image_tuning:
+            method.share_with(image_tuning[name])
 
 
 def _with_defaults(cfg: Mapping, defaults: Mapping) -> dict:

@@ -1,4 +1,4 @@
-"""What a frozen image encoder computes before the first Bridger, kept on disk: it is the same in every epoch."""
+"""What an image encoder computes before anything tuned takes part, kept on disk: it is the same in every epoch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +23,11 @@ from mmetris.utils.tensor_memo import TensorMemo
 
 from ..encoders import StagedImageEncoder
 from ..encoders.fingerprint import fingerprint
-from ..layers.shortcut import is_unaltered, structure_of
+from ..layers.attention import Attention
+from ..layers.shortcut import has_tuning_hooks, is_unaltered, structure_of
 from ..necks.bridger import Bridger, ImagePrefix
 
-FORMAT = 2  # Files of another number are not read.
+FORMAT = 3  # Files of another number are not read.
 SUFFIX = '.safetensors'
 UNFINISHED = '.unfinished'
 ABANDONED_AFTER = 3600  # Seconds after which an unfinished file belongs to a process that was killed.
@@ -36,7 +37,10 @@ LOOKS = 32  # How many times the folder's size is read anew while a process fill
 class PrefixCache:
     """A folder with the :class:`ImagePrefix` of images, one file for each.
 
-    A file is found by the pixels as the encoder gets them, by all weights of the encoder, and by the stage and type of
+    It ends before the first Bridger, or before the first stage with something tuned in it, whatever comes first; what
+    is left up to the Bridger is computed each time.
+
+    A file is found by the pixels as the encoder gets them, by the weights that take part, and by the stage and type of
     the computation. So nothing stale is ever read, and an image that is flipped or cropped is another one: with random
     transforms of many outcomes there is nothing to gain. Several processes may share a folder. When it is full, what is
     in it stays in use and nothing is added; files of weights that no longer exist are left for you to remove, a
@@ -74,16 +78,18 @@ class PrefixCache:
             images: (I, 3, H, W) normalised images.
 
         Raises:
-            ValueError: If the encoder is tuned, or its weights are spread over processes.
+            ValueError: If something tuned takes part from the start, or the encoder's weights are spread over
+                processes.
         """
-        module = cast(nn.Module, image_encoder)  # The contract is mixed into one.
-        check_frozen(module)
-        if not is_unaltered(module):
+        stage, tail = self._end(bridger, image_encoder)
+        parts = [part for index in range(stage + 1) for part in image_encoder.parts(index)]
+        parts += image_encoder.parts(image_encoder.num_stages + 1) if tail else ()
+        if not all(is_unaltered(part) for part in parts if isinstance(part, nn.Module)):
             if not self._told_of_hooks:
                 _warn('hooks are on the image encoder: nothing that it computes is kept in, or read from, the cache')
             self._told_of_hooks = True
             return bridger.image_prefix(image_encoder, images)
-        about = self._about(bridger, image_encoder, images)
+        about = self._about(bridger, image_encoder, images, stage, tail, parts)
         folder = self.dir / hashlib.sha256(about.encode()).hexdigest()[:16]
         paths = [folder / key[:2] / (key + SUFFIX) for key in map(_key_of, images.detach().cpu())]
         kept = [self._read(path) for path in paths]
@@ -94,42 +100,74 @@ class PrefixCache:
         rows = missing or ([] if size in self._forms else [0])
         if rows:
             everything = len(rows) == len(kept)
-            computed = bridger.image_prefix(image_encoder, images if everything else images[rows])
+            computed = bridger.image_prefix(image_encoder, images if everything else images[rows], stage, tail)
             self._forms[size] = TreeForm(computed)
             if missing:
                 for row, tensors in zip(rows, _rows(computed)):
                     kept[row] = tensors
                     self._write(paths[row], tensors, folder / 'about.json', about)
             if everything:
-                return computed
+                return bridger.image_prefix(image_encoder, computed)
         full = cast('list[dict[str, Tensor]]', kept)  # What was missing is there by now.
         names = sorted(full[0], key=int)
         stacked = [torch.stack([tensors[name].to(images.device) for tensors in full]) for name in names]
-        return self._forms[size].fill(stacked)._replace(num_images=len(kept))
+        prefix = self._forms[size].fill(stacked)._replace(num_images=len(kept))
+        return bridger.image_prefix(image_encoder, prefix)
 
-    def _about(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> str:
+    @staticmethod
+    def _end(bridger: Bridger, image_encoder: StagedImageEncoder) -> tuple[int, bool]:
+        """The last stage whose result is kept, and whether that of the tail is."""
+        check_whole(cast(nn.Module, image_encoder))  # The contract is mixed into one.
+        last = bridger.prefix_stage(image_encoder)
+        for index in range(last + 1):
+            if (reason := what_moves(image_encoder, index)) is None:
+                continue
+            if index == 0:
+                raise ValueError(
+                    f'prefix_cache keeps what a frozen image encoder computes, but {reason}: there is nothing before '
+                    'it to keep. Freeze that, or leave prefix_cache out'
+                )
+            return index - 1, False
+        # Without any Bridger the prefix goes on to the end of the encoder.
+        tail = last == image_encoder.num_stages and what_moves(image_encoder, image_encoder.num_stages + 1) is None
+        return last, tail and not bridger.stages
+
+    def _about(
+        self,
+        bridger: Bridger,
+        image_encoder: StagedImageEncoder,
+        images: Tensor,
+        stage: int,
+        tail: bool,
+        parts: Sequence[Any],
+    ) -> str:
         """All that what is kept depends on, but the pixels."""
+        modules = repr([part for part in parts if isinstance(part, nn.Module)])
         return json.dumps(
             dict(
                 format=FORMAT,
                 encoder=type(image_encoder).__name__,
                 architecture=getattr(image_encoder, 'architecture', None),
-                weights=self._weights(cast(nn.Module, image_encoder)),
-                modules=hashlib.sha256(repr(image_encoder).encode()).hexdigest(),
+                weights=self._weights(cast(nn.Module, image_encoder), parts),
+                modules=hashlib.sha256(modules.encode()).hexdigest(),
                 num_stages=image_encoder.num_stages,
-                out_stages=image_encoder.out_stages,
-                bridged_stages=bridger.stages,
+                last_stage=stage,
+                with_tail=tail,
+                maps_of=[index for index in image_encoder.out_stages if index <= stage and index not in bridger.stages],
                 dtype=str(dtype_of_products(images)),
             ),
             indent=1,
         )
 
-    def _weights(self, image_encoder: nn.Module) -> str:
-        """Hash of all of the encoder's weights, made anew only after one of them has changed."""
-        tensors = {**dict(image_encoder.named_parameters()), **dict(image_encoder.named_buffers())}
-        weights = {key: value for key, value in tensors.items() if not key.endswith('num_batches_tracked')}
-        key = (tuple(weights), structure_of(image_encoder))
-        return self._hashes.get(key, weights.values(), lambda: fingerprint('', weights).sha256)
+    def _weights(self, image_encoder: nn.Module, parts: Sequence[Any]) -> str:
+        """Hash of the weights that take part, made anew only after one of them has changed."""
+        used = {id(tensor) for part in parts for tensor in _tensors_of_part(part)}
+        named = {**dict(image_encoder.named_parameters()), **dict(image_encoder.named_buffers())}
+        weights = {
+            key: value for key, value in named.items() if id(value) in used and not key.endswith('num_batches_tracked')
+        }
+        structure = tuple(structure_of(part) for part in parts if isinstance(part, nn.Module))
+        return self._hashes.get((tuple(weights), structure), weights.values(), lambda: fingerprint('', weights).sha256)
 
     def _read(self, path: Path) -> dict[str, Tensor] | None:
         try:
@@ -178,11 +216,11 @@ class PrefixCache:
         return False
 
 
-def check_frozen(image_encoder: nn.Module) -> None:
-    """Check that an encoder computes the same of an image in every epoch, and in every process by itself.
+def check_whole(image_encoder: nn.Module) -> None:
+    """Check that each process can encode an image by itself.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If it cannot.
     """
     spread = getattr(image_encoder, 'weights_are_spread', False)
     if spread or any(hasattr(parameter, 'ds_id') for parameter in image_encoder.parameters()):
@@ -190,18 +228,33 @@ def check_frozen(image_encoder: nn.Module) -> None:
             'prefix_cache does not go with FSDP and ZeRO-3, whose processes can only encode together: '
             'leave it out, or train with DDP'
         )
-    for name, parameter in image_encoder.named_parameters():
-        if parameter.requires_grad:
-            raise ValueError(
-                f'prefix_cache keeps what a frozen image encoder computes, but backbone.{name} is tuned: '
-                'freeze it (frozen=True, no tunable_parameters), or leave prefix_cache out'
-            )
-    for name, module in image_encoder.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise ValueError(
-                'prefix_cache keeps what a frozen image encoder computes, but the statistics of '
-                f'backbone.{name} move: set norm_eval=True, or leave prefix_cache out'
-            )
+
+
+def what_moves(image_encoder: StagedImageEncoder, index: int) -> str | None:
+    """What makes a stage compute another thing of the same image later in a training; None if nothing does.
+
+    Args:
+        image_encoder: The encoder.
+        index: The stage (1-based); 0 is the stem, ``num_stages + 1`` the tail.
+    """
+    encoder = cast(nn.Module, image_encoder)  # The contract is mixed into one.
+    parameter_names = {id(value): name for name, value in encoder.named_parameters()}
+    module_names = {id(module): name for name, module in encoder.named_modules()}
+    for part in image_encoder.parts(index):
+        for tensor in _tensors_of_part(part):
+            if tensor.requires_grad:
+                return f'backbone.{parameter_names[id(tensor)]} is tuned'
+        for module in part.modules() if isinstance(part, nn.Module) else ():
+            name = f'backbone.{module_names[id(module)]}'
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                return f'the statistics of {name} move (norm_eval=False)'
+            if has_tuning_hooks(module) or (isinstance(module, Attention) and module.is_added_to):
+                return f'a tuning method is at {name}'
+    return None
+
+
+def _tensors_of_part(part: Any) -> list[Tensor]:
+    return [*part.parameters(), *part.buffers()] if isinstance(part, nn.Module) else [part]
 
 
 def _key_of(image: Tensor) -> str:

@@ -1,8 +1,10 @@
 """Parameter-efficient tuning: methods that stand beside a frozen encoder's tower, bound to named places in it."""
 
+from .adapter import Adapter, Compacter, ConvAdapter
 from .base import TuningMethod
 from .bitfit import BitFit
 from .lora import LoRA
+from .merging import merge_tuning
 from .prompt_tokens import PromptTokens
 
-__all__ = ['BitFit', 'LoRA', 'PromptTokens', 'TuningMethod']
+__all__ = ['Adapter', 'BitFit', 'Compacter', 'ConvAdapter', 'LoRA', 'PromptTokens', 'TuningMethod', 'merge_tuning']

@@ -25,8 +25,10 @@ class BitFit(TuningMethod):
             the packed ones of attentions (``in_proj_bias``) among them.
 
     Raises:
-        ValueError: If a pattern matches no parameter of the tower.
+        ValueError: If a pattern matches no parameter of the tower, or all that it matches is tuned already.
     """
+
+    told = ('names',)
 
     def __init__(self, names: str | Sequence[str] = '*bias', init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
@@ -39,6 +41,11 @@ class BitFit(TuningMethod):
             if not any(fnmatchcase(name, pattern) for name in known):
                 raise ValueError(f'BitFit: {pattern!r} matches no parameter of {type(encoder.tower).__name__}')
         self._names = [name for name in known if any(fnmatchcase(name, pattern) for pattern in self.names)]
+        if encoder.pretrained.tunable_names >= set(self._names):
+            raise ValueError(
+                f'BitFit: all parameters that match {", ".join(self.names)} are tuned already, by frozen=False, '
+                'tunable_parameters or another method; leave one of them out'
+            )
         encoder.pretrained.tune(self._names)
         self._weights = encoder.pretrained
 

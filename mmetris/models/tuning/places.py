@@ -4,10 +4,12 @@ A *branch* is a module of a tuning method. It is held by the method and called b
 keys and weights stay what they are:
 
     after        x -> module -> branch -> y
+    in series    x -> module -+-> (+) -> y          the branch reads what the module returns
+                              +-> branch ^
     parallel     x -> module -> (+) -> y            the branch reads what goes into the module; or into another one,
                  +--> branch ----^                  that runs before it: from `start` to `end`
     projections  queries, keys or values of a packed attention (+) branch of the same input
-    tokens       in front of the sequence, after its first token
+    tokens       in front of the sequence, after its first token; or in the place of some that go into a block
 
 Places are called by hooks of PyTorch, so whatever computes in a tower calls its modules, or has looked whether it may
 leave that out (:mod:`mmetris.models.layers.shortcut`).
@@ -17,18 +19,140 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..encoders.frozen_encoder import FrozenEncoder
+from ..encoders.roles import ROLES
 from ..layers.attention import Attention
 from ..layers.shortcut import TuningHook
 
 Branch = Callable[[Tensor], Tensor]
 Module = TypeVar('Module', bound=nn.Module)
+# Names, patterns or roles of modules; in a mapping each with the module beside it that a branch is added to.
+Places = str | Sequence[str] | Mapping[str, str | None]
+
+
+class Handle(Protocol):
+    """What takes a branch off again."""
+
+    def remove(self) -> None:
+        """Take it off."""
+
+
+class Place(NamedTuple):
+    """Where a branch goes.
+
+    Args:
+        name: Name of ``start`` in the tower.
+        start: The module whose input, or output, the branch reads.
+        end: The module whose output it changes: ``start``, or one that runs later in the same pass.
+        beside: What ``end`` is called beside ``start``, None for itself.
+    """
+
+    name: str
+    start: nn.Module
+    end: nn.Module
+    beside: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The place as the name of a module, which has no dots."""
+        return key_of(self.name if self.beside is None else f'{self.name}.to.{self.beside}')
+
+    @property
+    def in_channels(self) -> int:
+        """Width of what goes into ``start``."""
+        return _width(self.name, self.start, first=True)
+
+    @property
+    def out_channels(self) -> int:
+        """Width of what comes out of ``end``."""
+        return _width(self.name, self.end, first=False)
+
+
+def normalised(places: Places) -> dict[str, str | None]:
+    """Places as a mapping from names, patterns or roles to the modules beside them, None for themselves."""
+    if isinstance(places, Mapping):
+        return dict(places)
+    return dict.fromkeys([places] if isinstance(places, str) else places)
+
+
+def places_of(
+    encoder: FrozenEncoder,
+    places: Places,
+    kind: type[nn.Module] | tuple[type[nn.Module], ...] = nn.Module,
+) -> list[Place]:
+    """Places in an encoder's tower.
+
+    Args:
+        encoder: The encoder.
+        places: Roles that the encoder names (``'attention'``, ``'ffn'``, ``'block'``, ``'conv'``:
+            :attr:`FrozenEncoder.roles`), names of modules, or patterns of names, see :func:`find_places`. A mapping
+            says besides, for each of them, which module beside it a branch is added to: ``{'layer4.*.conv2': 'bn2'}``;
+            None is the module itself.
+        kind: Class of the modules that are meant. Defaults to any.
+
+    Returns:
+        The places in the tower's order.
+
+    Raises:
+        ValueError: If the encoder has no such role, a pattern matches nothing, or there is no such module beside one.
+    """
+    patterns: dict[tuple[str, ...], str | None] = {}
+    for wanted, beside in normalised(places).items():
+        if wanted in encoder.roles:
+            role = encoder.roles[wanted]
+            patterns[role.names] = role.beside if beside is None else beside
+        elif wanted in ROLES:
+            raise ValueError(
+                f'{type(encoder).__name__} has no places of the role {wanted!r}; it has '
+                f'{", ".join(encoder.roles) or "none"}, or give names of modules in its tower'
+            )
+        else:
+            patterns[(wanted,)] = beside
+    found: dict[str, Place] = {}
+    for names, beside in patterns.items():
+        for name, start in find_places(encoder.tower, names, kind).items():
+            end = start if beside is None else _beside(encoder.tower, name, beside)
+            found[name] = Place(name, start, end, beside)
+    return [found[name] for name, _ in encoder.tower.named_modules() if name in found]
+
+
+def _beside(tower: nn.Module, name: str, sibling: str) -> nn.Module:
+    parent = tower.get_submodule(name.rpartition('.')[0])
+    if not isinstance(child := getattr(parent, sibling, None), nn.Module):
+        children = ', '.join(key for key, _ in parent.named_children())
+        raise ValueError(f'beside {name!r} there is no module {sibling!r}; there are {children}')
+    return child
+
+
+def _width(name: str, module: nn.Module, first: bool) -> int:
+    """Channels that go into a module, or come out of it."""
+    if (width := _known_width(module, first)) is None:
+        raise ValueError(f'{name!r} is a {type(module).__name__}, whose width cannot be told: name a layer inside it')
+    return width
+
+
+def _known_width(module: nn.Module, first: bool) -> int | None:
+    if isinstance(module, nn.Linear):
+        return module.in_features if first else module.out_features
+    if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        return module.in_channels if first else module.out_channels
+    if isinstance(module, nn.MultiheadAttention):
+        return module.embed_dim
+    if isinstance(module, _BatchNorm):
+        return module.num_features
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1]
+    children = list(module.children())
+    widths = (_known_width(child, first) for child in (children if first else reversed(children)))
+    return next((width for width in widths if width is not None), None)
 
 
 def find_places(
@@ -70,17 +194,31 @@ def key_of(place: str) -> str:
     return place.replace('.', '_')
 
 
-def add_after(module: nn.Module, branch: Branch) -> None:
+def add_after(module: nn.Module, branch: Branch) -> Handle:
     """Let a branch change what a module returns (of a tuple the first): ``y = branch(module(x))``.
 
     Args:
         module: The module in the tower.
         branch: Same shape in and out.
+
+    Returns:
+        What takes it off again; so for all functions below.
     """
-    module.register_forward_hook(_After(branch))
+    return module.register_forward_hook(_After(branch))
 
 
-def add_parallel(start: nn.Module, branch: Branch, end: nn.Module | None = None) -> None:
+def add_in_series(module: nn.Module, branch: Branch) -> Handle:
+    """Add what a branch makes of a module's output (of a tuple the first) to it: ``y = z + branch(z)``, ``z =
+    module(x)``.
+
+    Args:
+        module: The module in the tower.
+        branch: Same shape in and out.
+    """
+    return module.register_forward_hook(_InSeries(branch))
+
+
+def add_parallel(start: nn.Module, branch: Branch, end: nn.Module | None = None) -> Handle:
     """Add what a branch makes of the input of one module to the output of another one (of a tuple the first).
 
     Args:
@@ -90,14 +228,24 @@ def add_parallel(start: nn.Module, branch: Branch, end: nn.Module | None = None)
             ``start`` itself.
     """
     if end is None or end is start:
-        start.register_forward_hook(_Parallel(branch))
-        return
+        return start.register_forward_hook(_Parallel(branch))
     passing = _Passing(branch)
-    start.register_forward_pre_hook(_Reads(passing))
-    end.register_forward_hook(_Adds(passing))
+    reads = start.register_forward_pre_hook(_Reads(passing))
+    return _Both(reads, end.register_forward_hook(_Adds(passing)))
 
 
-def add_to_projection(attention: nn.Module, name: str, branch: Branch) -> None:
+def exchange_tokens(block: nn.Module, first: int, tokens: Callable[[], Tensor]) -> Handle:
+    """Put other tokens in the place of some that go into a block.
+
+    Args:
+        block: The block in the tower, whose (first) input is a sequence (B, L, C).
+        first: Position of the first of them.
+        tokens: Gives them, (P, C).
+    """
+    return block.register_forward_pre_hook(_Exchanges(first, tokens))
+
+
+def add_to_projection(attention: nn.Module, name: str, branch: Branch) -> Handle:
     """Add a branch to queries, keys or values of a packed attention; see :meth:`Attention.add_to_projection`.
 
     Args:
@@ -112,7 +260,16 @@ def add_to_projection(attention: nn.Module, name: str, branch: Branch) -> None:
         raise ValueError(
             f'{type(attention).__name__} has no projections that can be added to; CLIP towers have {Attention.__name__}'
         )
-    attention.add_to_projection(name, branch)
+    return attention.add_to_projection(name, branch)
+
+
+class _Both:
+    def __init__(self, *handles: Handle) -> None:
+        self.handles = handles
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
 
 
 def _first(output: Any) -> Tensor:
@@ -129,6 +286,26 @@ class _After(TuningHook):
 
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         return _with_first(output, self.branch(_first(output)))
+
+
+class _InSeries(TuningHook):
+    def __init__(self, branch: Branch) -> None:
+        self.branch = branch
+
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        returned = _first(output)
+        return _with_first(output, returned + self.branch(returned))
+
+
+class _Exchanges(TuningHook):
+    def __init__(self, first: int, tokens: Callable[[], Tensor]) -> None:
+        self.first, self.tokens = first, tokens
+
+    def __call__(self, module: nn.Module, args: tuple) -> tuple:
+        sequence, new = args[0], self.tokens()
+        new = new.to(sequence.dtype).expand(sequence.shape[0], -1, -1)
+        before, after = sequence[:, : self.first], sequence[:, self.first + new.shape[1] :]
+        return (torch.cat([before, new, after], dim=1), *args[1:])
 
 
 class _Parallel(TuningHook):

@@ -77,8 +77,9 @@ def entries(folder: str) -> dict[str, dict]:
 def bridger_parameters(stages=(2, 3, 4), embed_dims: int = 64, zoom_kind: str = 'conv_deconv', input_hw=None) -> int:
     """The Bridger's parameters by the paper's formulas, with width d and FFNs of 128.
 
-    An Interactor: two attentions of 4 (d d + d), a network of d 128 + 128 + 128 d + d, three norms of 2 d. Words to d and
-    back: 512 d + d + d 512 + 512. From the second Bridger on, two norms of 2 d at the sum with the state.
+    An Interactor, of which there are two: two attentions of 4 (d d + d), a network of d 128 + 128 + 128 d + d, three
+    norms of 2 d. Words to d and back: 512 d + d + d 512 + 512. From the second Bridger on, two norms of 2 d at the sum
+    with the state.
     """
     d = embed_dims
     interactor = 2 * 4 * (d * d + d) + (d * 128 + 128 + 128 * d + d) + 3 * 2 * d
@@ -104,14 +105,14 @@ def decoder_parameters(departure: str) -> int:
     """The decoder's parameters at width D = 512, without one of its parts."""
     d = 512
     if departure == 'no-global':
-        # Two attentions of 4 (D D + D), a network of 2 (D D + D), six norms (before and after each attention, before and
-        # inside the network), in each of three layers; one norm at the end.
+        # In each of three layers two attentions of 4 (D D + D), a network of 2 (D D + D), and six norms: before and
+        # after each attention, before and inside the network. One norm at the end.
         return DECODER - 3 * (10 * (d * d + d) + 6 * 2 * d) - 2 * d
     if departure == 'no-hierarchical':
-        # Maps of 512, 1024 and 512 channels (the last after CLIP's projection) at strides 8, 16, 32, with BatchNorm; three
-        # attentions to the sentence; 1x1 and two 3x3 convolutions, the first of which sees two coordinates. What stays is
-        # the projection of the last map.
-        projections = 512 * d * 4 + 1024 * d + 3 * 2 * d - 2 * d
+        # What goes: the projections of the first map (512 channels, 2x2) and the second (1024, 1x1), with BatchNorm;
+        # that of the last map stays. Three attentions to the sentence. One 1x1 and two 3x3 convolutions, with BatchNorm;
+        # the first 3x3 sees two coordinates more.
+        projections = 512 * d * 4 + 1024 * d + 2 * 2 * d
         fusion = 3 * d * d + (d + 2) * d * 9 + d * d * 9 + 3 * 2 * d
         return DECODER - projections - 3 * 4 * (d * d + d) - fusion
     return DECODER
@@ -144,7 +145,7 @@ def test_a_config_is_the_base_with_one_change(departure):
     changed = differences(base.to_dict(), load(departure).to_dict())
     assert changed == {f'model.{row.part}.{key}': value for key, value in row.change.items()}
     text = (FOLDER / f'{name_of(departure)}.py').read_text(encoding='utf-8')
-    assert '416' not in text, 'the input size is the data set\'s'
+    assert '416' not in text, "the input size is the data set's"
 
 
 @pytest.mark.parametrize('departure', ROWS)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mmengine.config import Config
 from mmengine.structures import PixelData
 
@@ -23,6 +24,10 @@ ALL_CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))
 # Referring models; other folders have tests of their own (test_bridger_configs.py).
 CONFIGS = [path for path in ALL_CONFIGS if path.parent.name in ('ablation', 'etris', 'etris_released')]
 NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in CONFIGS]
+METAFILE = {
+    model['Name']: model
+    for model in yaml.safe_load((ROOT / 'configs' / 'etris' / 'metafile.yml').read_text(encoding='utf-8'))['Models']
+}
 
 # Names a config computes settings from; everything else at the top must be something that a runner or a tool reads.
 VARIABLES = {
@@ -200,6 +205,16 @@ def test_full_size_models_build_and_have_the_papers_counts(encoder, bridger, hea
     assert head is None or round(counts['head'] / 1e6, 2) == head
     assert counts['backbone_tunable'] == counts['prompt'] == 0
     assert counts['total'] == sum(count for part, count in counts.items() if part != 'total')
+
+
+@pytest.mark.parametrize('model', [*METAFILE.values()], ids=[*METAFILE])
+def test_the_metafile_has_the_models_counts(model):
+    """And the Bridger that the paper's Table 3 prints, which for RN50 is another."""
+    facts = model['Metadata']
+    counts = count_parameters(build_without_weights(load(f'etris/{model["Name"]}')))
+    assert (facts['Bridger Parameters'], facts['Decoder Parameters']) == (counts['bridger'], counts['head'])
+    printed = dict(r50=1.68, r101=1.94, vitb16=1.39)
+    assert facts.get('Bridger Parameters (M)') == printed.get(parts_of(f'etris/{model["Name"]}')[0])
 
 
 def shrunken(cfg: Config, input_hw: tuple[int, int]) -> dict:

@@ -173,7 +173,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Rewrite the tables, or check them."""
     parser = argparse.ArgumentParser(description='Write the tables of models in the READMEs of configs')
     parser.add_argument('--check', action='store_true', help='write nothing; exit status 1 where a table is stale')
-    parser.add_argument('--configs', type=Path, default=ROOT / 'configs', help="folder of configs; default: this copy's")
+    parser.add_argument(
+        '--configs', type=Path, default=ROOT / 'configs', help="folder of configs; default: this copy's"
+    )
     args = parser.parse_args(arguments)
     stale = []
     for metafile in sorted(args.configs.glob('*/metafile.yml')):

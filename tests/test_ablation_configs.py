@@ -110,7 +110,7 @@ def decoder_parameters(departure: str) -> int:
         return DECODER - 3 * (10 * (d * d + d) + 6 * 2 * d) - 2 * d
     if departure == 'no-hierarchical':
         # What goes: the projections of the first map (512 channels, 2x2) and the second (1024, 1x1), with BatchNorm;
-        # that of the last map stays. Three attentions to the sentence. One 1x1 and two 3x3 convolutions, with BatchNorm;
+        # that of the last map stays. Three attentions to the sentence. A 1x1 and two 3x3 convolutions, with BatchNorm;
         # the first 3x3 sees two coordinates more.
         projections = 512 * d * 4 + 1024 * d + 2 * 2 * d
         fusion = 3 * d * d + (d + 2) * d * 9 + d * d * 9 + 3 * 2 * d

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -29,7 +29,7 @@ def _count(parameters: Iterable[nn.Parameter], tunable: bool) -> int:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """Count the parameters of a segmentor in the columns of the paper's Table 2.
+    """Count the parameters of a segmentor, part by part; :func:`table_columns` makes the paper's columns of them.
 
     Args:
         model: A :class:`ReferringSegmentor`, or an ``EncoderDecoder`` of MMSeg's, with a :class:`BridgedBackbone` or
@@ -61,3 +61,17 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
     counts['frozen'] = _count(model.parameters(), tunable=False)
     counts['total'] = sum(counts.values())
     return counts
+
+
+def table_columns(counts: Mapping[str, int]) -> dict[str, int]:
+    """Sum counts up to the columns of the paper's Tables 2 and 8.
+
+    Args:
+        counts: What :func:`count_parameters` returned.
+
+    Returns:
+        ``Backbone``: all that is tuned of the encoders and between them (the Bridger, what tuning methods add, CLIP's
+        own weights) except for prompts. ``Prompt``: learnt tokens. ``Head``: the rest of what is tuned.
+    """
+    backbone = sum(counts[part] for part in ('backbone_tunable', 'bridger', 'tuning'))
+    return dict(Backbone=backbone, Prompt=counts['prompt'], Head=counts['head'])

@@ -1,34 +1,76 @@
-"""Count tunable and frozen parameters of a config's model, as the paper's tables do; no weights are needed.
+"""Count tunable and frozen parameters of configs' models, as the paper's tables do; no weights are needed.
 
-python tools/analysis_tools/count_parameters.py configs/etris/etris_r101_refcoco.py [--json]
+    python tools/analysis_tools/count_parameters.py configs/etris/etris_r101_refcoco.py [--json]
+    python tools/analysis_tools/count_parameters.py configs/ablation/*.py
+
+The first table has a row for each config, in the columns and units of the paper's Table 2. Below it one config has all
+its parts; ``--json`` has those of all configs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
+from mmengine.config import DictAction
 from prettytable import PrettyTable
 
-from mmetris.utils.command_line import add_config_arguments, build_without_weights, load_config
-from mmetris.utils.param_count import count_parameters
+from mmetris.utils.command_line import CFG_OPTIONS_HELP, build_without_weights, load_config
+from mmetris.utils.param_count import count_parameters, table_columns
+
+# The paper counts prompts in thousands, all else in millions.
+UNITS = dict(Backbone=(1e6, 'M'), Prompt=(1e3, 'K'), Head=(1e6, 'M'))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description='Count the parameters of models')
+    parser.add_argument('configs', nargs='+', metavar='config', help='config files')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+    parser.add_argument(
+        '--json',
+        action='store_true',
+        help='print one line of JSON with plain integers; of several configs an object of these, by config',
+    )
+    return parser
+
+
+def paper_table(counts: dict[str, dict[str, int]]) -> PrettyTable:
+    """A row for each config: what is tuned, as the paper's Table 2 prints it."""
+    table = PrettyTable(['config', *UNITS], align='r')
+    table.align['config'] = 'l'
+    for config, parts in counts.items():
+        columns = table_columns(parts)
+        cells = [f'{columns[name] / size:.2f} {unit}' for name, (size, unit) in UNITS.items()]
+        table.add_row([Path(config).stem, *cells])
+    return table
+
+
+def part_table(parts: dict[str, int]) -> PrettyTable:
+    """A row for each part of one model."""
+    table = PrettyTable(['part', 'parameters', 'millions'], align='r')
+    table.align['part'] = 'l'
+    for part, count in parts.items():
+        table.add_row([part, f'{count:,}', f'{count / 1e6:.2f}'])
+    return table
 
 
 def main() -> None:
-    """Build the model on the meta device and print its counts."""
-    parser = argparse.ArgumentParser(description='Count the parameters of a model')
-    add_config_arguments(parser)
-    parser.add_argument('--json', action='store_true', help='print one line of JSON with plain integers')
+    """Build the models on the meta device and print their counts."""
+    parser = build_parser()
     args = parser.parse_args()
-    counts = count_parameters(build_without_weights(load_config(parser, args)))
+    counts = {}
+    for config in args.configs:
+        cfg = load_config(parser, argparse.Namespace(config=config, cfg_options=args.cfg_options))
+        counts[config] = count_parameters(build_without_weights(cfg))
+    is_one = len(args.configs) == 1
     if args.json:
-        print(json.dumps(counts))
+        print(json.dumps(counts[args.configs[0]] if is_one else counts))
         return
-    table = PrettyTable(['part', 'parameters', 'millions'], align='r')
-    table.align['part'] = 'l'
-    for part, count in counts.items():
-        table.add_row([part, f'{count:,}', f'{count / 1e6:.2f}'])
-    print(table)
+    print(paper_table(counts))
+    if is_one:
+        print(part_table(counts[args.configs[0]]))
 
 
 if __name__ == '__main__':

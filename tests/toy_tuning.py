@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+
 from tests.toy import build, model_cfg
 
 # Of the encoders in tests/toy.py.
@@ -155,4 +157,8 @@ def tuned_cfg(name: str, **kwargs) -> dict:
 
 def tuned_model(name: str, seed: int = 0, **kwargs):
     """The model of a case with seeded random weights."""
-    return build(tuned_cfg(name, **kwargs), seed)
+    model = build(tuned_cfg(name, **kwargs), seed)
+    for key, value in model.named_parameters():
+        if key.endswith('bn3.weight'):  # Zero in a new ResNet, which so would hold back all gradients in its blocks.
+            torch.nn.init.constant_(value, 0.5)
+    return model

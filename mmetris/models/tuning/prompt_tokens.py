@@ -37,6 +37,7 @@ class PromptTokens(TuningMethod):
     """
 
     is_prompt = True
+    told = ('deep',)
 
     def __init__(
         self, num_tokens: int = 8, std: float = 0.02, deep: bool = False, init_cfg: dict | None = None

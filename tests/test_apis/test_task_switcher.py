@@ -7,6 +7,7 @@ from mmetris import tokenize
 from mmetris.apis.task_switcher import TaskSwitcher
 from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from tests.test_models.test_encoders.test_slim_checkpoint import build_on, save_clip, slim
+from tests.test_models.test_tuning.test_contract import on_clip, shake
 from tests.toy import randn
 
 INPUTS = randn(1, 3, 64, 64), tokenize('the left dog', 17)
@@ -44,7 +45,7 @@ def test_a_task_adds_the_memory_of_its_tuned_part_only(clip):
     switcher = TaskSwitcher(host)
     state = host.state_dict()
     switcher.add('second', state)
-    held = [value for task in switcher._tasks.values() for value in task.values()]
+    held = [value for task in switcher._tasks.values() for value in task.weights.values()]
     tuned = {key: value for key, value in state.items() if not key.startswith(('backbone.', 'text_encoder.'))}
     assert sum(value.untyped_storage().nbytes() for value in held) == sum(value.nbytes for value in tuned.values())
     own = {value.data_ptr() for value in state.values()}
@@ -80,3 +81,28 @@ def test_slimming_leaves_the_model_itself_alone(clip):
     before = logits(model)
     slim_state_dict(model, dict(model.state_dict()))
     assert torch.equal(logits(model), before)
+
+
+def test_tasks_of_several_methods_share_one_clip(tmp_path):
+    """LoRA, biases, adapters and no method at all, each with a model of its own: the CLIP is in memory once."""
+    clips = dict(vit=save_clip(tmp_path / 'clip.pth', 'vit'))
+    names = ('lora', 'bitfit_vit', 'adapter', 'full_vit')
+    host = on_clip('fixed', clips, 0)
+    switcher, expected = TaskSwitcher(host), {}
+    switcher.add('fixed', slim(host))
+    expected['fixed'] = logits(host)
+    for name in names:
+        trained = shake(on_clip(name, clips, 1))
+        expected[name] = logits(trained)
+        own = on_clip(name, clips, 2)
+        switcher.add(name, slim(trained) if name != 'full_vit' else trained.state_dict(), own)
+        shared = {value.data_ptr() for value in host.parameters()} & {value.data_ptr() for value in own.parameters()}
+        frozen = {value.data_ptr() for value in own.parameters() if not value.requires_grad}
+        assert shared == frozen
+    for name in ('fixed', *names, 'lora', 'fixed'):
+        with switcher.use(name) as model:
+            assert torch.equal(logits(model), expected[name])
+    other = on_clip('lora', dict(vit=save_clip(tmp_path / 'other.pth', 'vit', seed=3)), 0)
+    with pytest.raises(ValueError, match='backbone.class_embedding has other values'):
+        switcher.add('other', slim(other), other)
+    assert 'other' not in switcher.tasks

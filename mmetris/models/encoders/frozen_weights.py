@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
@@ -112,6 +114,29 @@ class FrozenWeights:
         if self.norm_eval:
             fixed |= self._buffers.keys()
         return {name: tensor for name, tensor in self.tensors().items() if name in fixed}
+
+    def share(self, other: FrozenWeights) -> None:
+        """Take over tensors of another module that are equal to ours, so that they are in memory once.
+
+        Args:
+            other: Those of the other module. What is tuned there is not taken.
+
+        Raises:
+            ValueError: If one of ours is not equal to that of the same name; nothing is shared then.
+        """
+        theirs = other.fixed()
+        common = [(name, own, theirs[name]) for name, own in self.fixed().items() if name in theirs]
+        for name, own, tensor in common:
+            if own.shape != tensor.shape or not torch.equal(own, tensor.to(own.device)):
+                raise ValueError(f'{name} has other values in one of the two models: they are not on the same weights')
+        for name, _, tensor in common:
+            owner, local = {**self._parameters, **self._buffers}[name]
+            if parametrize.is_parametrized(owner, local):
+                owner, local = owner.get_submodule(f'parametrizations.{local}'), 'original'
+            if local in owner._parameters:
+                owner._parameters[local] = cast(nn.Parameter, tensor)
+            else:
+                owner._buffers[local] = tensor
 
     def keys_in(self, module: nn.Module) -> dict[str, str]:
         """Where the fixed tensors are in a module's state dict now: key -> name.

@@ -111,6 +111,28 @@ def tuned_weights(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[st
     return tuned
 
 
+def share_frozen_weights(model: nn.Module, other: nn.Module) -> None:
+    """Let a second model use the frozen weights of a first one, so that they are in memory once.
+
+    Args:
+        model: A model whose frozen encoders have their weights.
+        other: Another one, with encoders of the same names on the same weights; changed in place. What is tuned in
+            either of them stays its own.
+
+    Raises:
+        ValueError: If an encoder is frozen at other weights, or the first model has none of its name.
+    """
+    read_pretrained(other)
+    encoders = {start: encoder for start, encoder, _ in _frozen_encoders(model)}
+    for start, encoder, _ in _frozen_encoders(other):
+        if start not in encoders:
+            raise ValueError(f'the first model has no frozen {start[:-1]} whose weights could be shared')
+        try:
+            encoder.pretrained.share(encoders[start].pretrained)
+        except ValueError as error:
+            raise ValueError(f'{start}{error}') from None
+
+
 def merge_state_dict(model: nn.Module, state_dict: MutableMapping[str, Tensor], prefix: str = '') -> None:
     """Put the frozen weights back into a slim state dict, in place: the inverse of :func:`slim_state_dict`.
 

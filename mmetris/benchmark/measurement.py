@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from mmetris.benchmark.counters import count_flops, matrix_product, resident_gro
 from mmetris.benchmark.loading import load_seconds
 from mmetris.benchmark.tasks import DTYPES, Setting, build_task, on_path
 from mmetris.engine.compiling import compile_parts
+from mmetris.utils.param_count import count_parameters
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Measurement:
         matmul_rate: FLOP/s of the matrix product, median of the same run.
         peak_bytes: CUDA: the most that was allocated, weights included. CPU: growth of the resident memory over that of
             the built model, in a process of its own. None: not measured.
+        tuned: Parameters that are tuned beside the head, where several models are measured.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Measurement:
     flops: int | None = None
     matmul_rate: float | None = None
     peak_bytes: int | None = None
+    tuned: int | None = None
 
     @property
     def median(self) -> float:
@@ -85,6 +88,7 @@ class Measurement:
             matmul_flops_per_s=self.matmul_rate,
             matmul_share=self.matmul_share,
             peak_bytes=self.peak_bytes,
+            **({} if self.tuned is None else dict(tuned=self.tuned)),
         )
 
 
@@ -144,6 +148,50 @@ def _measure_model(
         Measurement(path, tuple(seconds[path]), setting.batch, setting.sentences, flops[path], rate, peaks[path])
         for path in paths
     ]
+
+
+def measure_beside(
+    configs: Mapping[str, Config], setting: Setting, repeats: int = 10, with_memory: bool = True
+) -> list[Measurement]:
+    """Measure one task of several models, which take turns.
+
+    Args:
+        configs: Their configs, by what they are called; weight files are not read.
+        setting: What is measured.
+        repeats: Timed repetitions of each, after one that warms up. Defaults to 10.
+        with_memory: Whether peak memory is measured. Defaults to True.
+
+    Returns:
+        One for each config, with its name as ``path``.
+
+    Raises:
+        ValueError: If a config does not suit the task, or the task is ``'data'``, which no model takes part in.
+    """
+    if setting.task == 'data':
+        raise ValueError("task 'data' has no models that could be compared")
+    tasks = {name: build_task(cfg, setting) for name, cfg in configs.items()}
+    calls = {name: on_path('fast', task, setting) for name, task in tasks.items()}
+    flops = {name: count_flops(call) for name, call in calls.items()}
+    device = torch.device(setting.device)
+    product, product_flops = matrix_product(device, DTYPES[setting.dtype], setting.matmul_side)
+    seconds = time_in_turns(calls | dict(matmul=product), repeats, device)
+    rate = product_flops / statistics.median(seconds['matmul'])
+    rows = []
+    for name, cfg in configs.items():
+        counts = count_parameters(tasks[name].model)
+        rows.append(
+            Measurement(
+                name,
+                tuple(seconds[name]),
+                setting.batch,
+                setting.sentences,
+                flops[name],
+                rate,
+                peak_memory(cfg, setting, 'fast', calls[name]) if with_memory else None,
+                counts['total'] - counts['frozen'] - counts['head'],
+            )
+        )
+    return rows
 
 
 def peak_memory(cfg: Config, setting: Setting, path: str, call: Callable) -> int:

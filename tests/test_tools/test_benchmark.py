@@ -47,6 +47,19 @@ def test_a_comparison_in_json_has_both_paths_and_their_ratio():
 
 
 @pytest.mark.processes
+def test_models_are_measured_side_by_side():
+    small = '--size 64 64 --repeats 1 --matmul-side 64 --no-memory --task train'.split()
+    result = run(*small, '--beside', 'configs/etris/etris_tiny_no-bridger_shapes.py')
+    assert result.returncode == 0, result.stderr
+    assert 'tuned beside the head' in result.stdout
+    rows = {
+        line.split('|')[1].strip(): line.split('|')[2].strip() for line in result.stdout.splitlines() if '|' in line
+    }
+    assert rows['etris_tiny_no-bridger_shapes'] == '0' and int(rows['etris_tiny_shapes'].replace(',', '')) > 10_000
+    assert 'etris_tiny_no-bridger_shapes / etris_tiny_shapes: seconds' in result.stdout
+
+
+@pytest.mark.processes
 @pytest.mark.parametrize(
     'arguments, message',
     [
@@ -55,6 +68,9 @@ def test_a_comparison_in_json_has_both_paths_and_their_ratio():
         (['--task', 'infer', '--plain-dtype', 'float32'], 'for --plain and --compare'),
         (['--task', 'data', '--compare'], 'has no model'),
         (['--task', 'semseg'], 'takes a ClassNameSegmentor'),
+        (['--beside', TINY], 'names of their own'),
+        (['--beside', 'configs/etris/etris_tiny_no-bridger_shapes.py', '--compare'], 'leave out the options'),
+        (['--beside', 'configs/etris/nothing.py'], 'config file not found: configs/etris/nothing.py'),
     ],
 )
 def test_mistakes_end_with_one_line(arguments, message):

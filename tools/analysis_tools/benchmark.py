@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from prettytable import PrettyTable
 
-from mmetris.benchmark import Measurement, Setting, describe_machine, measure
+from mmetris.benchmark import Measurement, Setting, describe_machine, measure, measure_beside
 from mmetris.benchmark.tasks import DTYPES, TASKS
 from mmetris.utils.command_line import add_config_arguments, load_config
 
@@ -54,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--own-data', action='store_true', help="data: the config's own files, not drawn ones")
     parser.add_argument('--no-memory', action='store_true', help='leave out peak memory')
     parser.add_argument('--matmul-side', type=int, help='of the matrix product; default 8192 on a GPU, else 2048')
+    parser.add_argument(
+        '--beside', nargs='+', metavar='CONFIG', default=[], help='measure the models of these configs in turns also'
+    )
     parser.add_argument('--json', action='store_true', help='print one line of JSON')
     return parser
 
@@ -88,20 +92,25 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error('--unshared needs several sentences for each image: --task multi, or train with --expressions')
     if args.plain_dtype and not (args.plain or args.compare):
         parser.error('--plain-dtype is for --plain and --compare')
+    if args.beside and (args.plain or args.compare or args.unshared or args.prefix_cache or args.compile):
+        parser.error('--beside compares models as they are: leave out the options of other paths')
+    if len({Path(config).stem for config in [args.config, *args.beside]}) <= len(args.beside):
+        parser.error('--beside: the configs must have names of their own')
     if args.task == 'data' and (args.plain or args.compare or args.compile or args.dtype != 'float32'):
         parser.error('--task data has no model: --plain, --compare, --compile and --dtype do not apply')
 
 
 def table_of(rows: Sequence[Measurement]) -> PrettyTable:
     """The measurements as a table."""
-    table = PrettyTable(
-        ['path', 'ms', 'quartiles', 'images/s', 'sentences/s', 'GFLOP', 'GFLOP/s', '% of matmul', 'peak MB'], align='r'
-    )
+    several = rows[0].tuned is not None
+    costs = ['ms', 'quartiles', 'images/s', 'sentences/s', 'GFLOP', 'GFLOP/s', '% of matmul', 'peak MB']
+    table = PrettyTable([*(['model', 'tuned beside the head'] if several else ['path']), *costs], align='r')
     for row in rows:
         low, high = row.quartiles
         table.add_row(
             [
                 row.path,
+                *([f'{row.tuned:,}'] if several else []),
                 f'{1e3 * row.median:.1f}',
                 f'{1e3 * low:.1f} to {1e3 * high:.1f}',
                 f'{row.images / row.median:.2f}',
@@ -141,7 +150,13 @@ def main() -> None:
         if asked
     )
     try:
-        rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
+        if args.beside:
+            configs = {Path(args.config).stem: cfg}
+            for config in args.beside:
+                configs[Path(config).stem] = load_config(parser, argparse.Namespace(**{**vars(args), 'config': config}))
+            rows = measure_beside(configs, setting, args.repeats, not args.no_memory)
+        else:
+            rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
     except ValueError as error:
         parser.error(str(error))
     machine = describe_machine(args.device)
@@ -151,6 +166,7 @@ def main() -> None:
         for slow, fast in COMPARED
         if {slow, fast} <= set(by_path)
     }
+    ratios |= {f'{row.path}_over_{rows[0].path}': ratios_of(rows[0], row) for row in rows[1:] if args.beside}
     if args.json:
         print(
             json.dumps(

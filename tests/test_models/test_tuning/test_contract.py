@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmetris import tokenize
 from mmetris.apis.task_switcher import TaskSwitcher
+from mmetris.deployment.parts import ImagePart, WholeModel
 from mmetris.engine.compiling import compile_parts
 from mmetris.engine.hooks.tunable_report_hook import iter_parts
 from mmetris.models.encoders.slim_checkpoint import slim_state_dict
@@ -322,6 +323,19 @@ def test_the_prefix_cache_ends_where_the_first_tuned_part_begins(name, bridged, 
     kept = min(case.first_tuned or 5, first_bridged + 1 if first_bridged else 5) - 1
     assert ran == list(range(kept + 1, 5))
     assert model.prefix_cache.hits == model.prefix_cache.misses == 2
+
+
+@pytest.mark.parametrize('name', ['together', 'compacter', 'conv_adapter_resnet', 'lora_resnet'])
+def test_exported_programs_compute_the_same(name):
+    model = shake(tuned_model(name)).eval()
+    images, tokens = 255 * torch.rand(2, 3, 64, 64), tokenize(['the left dog', 'a cat'], 17)
+    for part in (WholeModel(model, (64, 64)), ImagePart(model)):
+        given = (images, tokens)[: 1 + isinstance(part, WholeModel)]
+        with torch.no_grad():
+            expected = part(*given)
+            found = torch.export.export(part, given).module()(*given)
+        for ours, own in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
 
 
 def test_methods_of_one_name_share_the_rule_and_optimizers_hold_it_once():

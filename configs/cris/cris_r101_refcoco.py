@@ -3,7 +3,7 @@
     bash tools/dist_train.sh configs/cris/cris_r101_refcoco.py 8
 
 CRIS's paper, on 8 V100 with 16 GB (no hours told): mIoU 70.47 / 73.18 / 66.10 on val / testA / testB.
-Here: not run. Tunable: all of CLIP, decoder XX M.
+Here: not run. Tunable: all of CLIP (120.74 M), decoder 40.51 M.
 """
 
 _base_ = [

@@ -3,6 +3,8 @@
 _base_ = './etris_rn.py'
 
 model = dict(
+    # Longer sentences are cut, as in training, which tunes the positions of these tokens only.
+    context_length=17,
     # All of CLIP is tuned, and its attention pool is another: no mean among the keys, a random shortcut around it.
     backbone=dict(frozen=False, pool_mean_key=False, pool_shortcut=True),
     # Nothing is read between its blocks; three stages, as many as the image encoder gives maps.

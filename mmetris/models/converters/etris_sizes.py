@@ -37,8 +37,7 @@ class ETRISSizes(PublishedSizes):
         bridger_dims: Width d of the Bridger.
         bridger_ffn_dims: Hidden width of its Interactors; None where they have no such network (ViT).
         scales: The Bridger's grid over the encoder's at each stage.
-        **kwargs: ``family``, ``arch``, ``channels``, ``head_layers``, ``head_ffn_dims``, ``kernel_size`` and
-            ``input_size`` of :class:`PublishedSizes`.
+        family, arch, channels, head_layers, head_ffn_dims, kernel_size, input_size: Those of :class:`PublishedSizes`.
     """
 
     stages: tuple[int, ...]

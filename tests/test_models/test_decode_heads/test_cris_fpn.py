@@ -77,7 +77,7 @@ def test_full_size_decoders_have_the_published_parameter_counts(in_channels, sen
 
 
 def test_the_result_follows_from_its_steps():
-    """Written out: c = ReLU(BN(v5 * text)); m = [v4, up(c)]; f = [half(v3), m]; the three outputs, x and y, together."""
+    """c = ReLU(BN(v5 * text)); m = [v4, up(c)]; f = [half(v3), m]; then the three outputs and x and y together."""
     fpn, maps, sentence = build().eval(), make_maps(), make_sentence()
     with torch.no_grad():
         for buffer in (value for name, value in fpn.named_buffers() if 'running' in name):

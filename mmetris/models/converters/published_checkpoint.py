@@ -23,7 +23,7 @@ from mmetris.version import __version__
 from ..encoders.frozen_encoder import FINGERPRINT_KEY
 from .key_map import KeyMap
 from .published_sizes import PublishedSizes
-from .shared_keys import PREFIX, UNUSED
+from .shared_keys import PREFIX
 
 Sizes = TypeVar('Sizes', bound=PublishedSizes)
 
@@ -60,6 +60,8 @@ class PublishedCode(Generic[Sizes]):
         variant: Which of our models can go back to it, likewise.
         meta_key: Entry of a converted checkpoint's ``meta`` for what only the way back needs.
         keys: Map of the keys, for a family of image encoders.
+        unused: Published keys that no module of ours has, which are looked up before the map, and the value that each
+            gets where a checkpoint did not come from a published one.
         infer_sizes: Called as ``infer_sizes(state, text_heads, image_heads)`` with a published state dict, keys without
             :data:`~mmetris.models.converters.shared_keys.PREFIX`.
         model_cfg: Called with the sizes and the options of :meth:`from_published`; the config of our model.
@@ -73,6 +75,7 @@ class PublishedCode(Generic[Sizes]):
     variant: str
     meta_key: str
     keys: Callable[[str], KeyMap]
+    unused: Mapping[str, float]
     infer_sizes: Callable[[Mapping[str, Tensor], int | None, int | None], Sizes]
     model_cfg: Callable[..., dict]
     any_heads: Mapping[str, int]
@@ -108,14 +111,14 @@ class PublishedCode(Generic[Sizes]):
         homeless = []
         for key, value in plain.items():
             ours = keys.ours(key)
-            if key in UNUSED:
+            if key in self.unused:
                 unused[key], names[prefix + key] = value, None
             elif ours is None:
                 homeless.append(prefix + key)
             else:
                 names[prefix + key] = ours
                 state[ours] = self.exchange_layout(key, value)
-        missing = [PREFIX + key for key in UNUSED if key not in unused]
+        missing = [PREFIX + key for key in self.unused if key not in unused]
         origin = {ours: key for key, ours in names.items() if ours is not None}
         self._check_against_model(sizes, model_cfg, state, origin, homeless, missing)
         kept = dict(
@@ -160,13 +163,13 @@ class PublishedCode(Generic[Sizes]):
         if origin is None:
             origin = dict(
                 prefix=PREFIX,
-                unused={key: torch.tensor(value) for key, value in UNUSED.items()},
+                unused={key: torch.tensor(value) for key, value in self.unused.items()},
                 entries=dict(epoch=meta.get('epoch', 0)),
-                keys=[PREFIX + key for key in (*plain, *UNUSED)],
+                keys=[PREFIX + key for key in (*plain, *self.unused)],
             )
         try:
             everything = {origin['prefix'] + key: value for key, value in {**plain, **origin['unused']}.items()}
-            if set(origin['unused']) != set(UNUSED) or set(origin['keys']) != set(everything):
+            if set(origin['unused']) != set(self.unused) or set(origin['keys']) != set(everything):
                 raise ValueError('keys are not those of the state dict')
             return dict(origin['entries'], state_dict={key: everything[key] for key in origin['keys']})
         except (KeyError, TypeError, ValueError) as error:

@@ -14,11 +14,10 @@ CLIP_ROWS: tuple[Row, ...] = (
     ('backbone.visual.{rest}', 'backbone.tower.{rest}'),
     ('backbone.{rest}', 'text_encoder.tower.{rest}'),
 )
-"""A CLIP model; :data:`UNUSED` is to be looked up before."""
+"""A CLIP model, but for its temperature."""
 
-UNUSED: dict[str, float] = {'backbone.logit_scale': math.log(100)}
-"""Published keys that no module of ours has, and the value they get where a checkpoint did not come from a published
-one: the temperature of CLIP's pre-training, which OpenAI's weights have at its upper bound."""
+CLIP_UNUSED: dict[str, float] = {'backbone.logit_scale': math.log(100)}
+"""The temperature of CLIP's pre-training, which no module of ours has; OpenAI's weights have it at its upper bound."""
 
 
 def unit_rows(published: str, ours: str) -> tuple[Row, ...]:

@@ -80,8 +80,9 @@ def test_the_result_follows_from_its_steps():
     """c = ReLU(BN(v5 * text)); m = [v4, up(c)]; f = [half(v3), m]; then the three outputs and x and y together."""
     fpn, maps, sentence = build().eval(), make_maps(), make_sentence()
     with torch.no_grad():
-        for buffer in (value for name, value in fpn.named_buffers() if 'running' in name):
-            buffer.uniform_(0.5, 1.5)
+        for name, buffer in fpn.named_buffers():
+            if 'running' in name:  # Means near 0, or ReLU would leave nothing to compare.
+                buffer.uniform_(*((0.1, 0.5) if name.endswith('var') else (-0.1, 0.1)))
         norm = fpn.text_projection.norm
         text = sentence @ fpn.text_projection.linear.weight.T
         text = F.relu(F.batch_norm(text, norm.running_mean, norm.running_var, norm.weight, norm.bias))
@@ -93,6 +94,7 @@ def test_the_result_follows_from_its_steps():
         together = torch.cat((fpn.outputs[0](fine), fpn.outputs[1](middle), enlarged), dim=1)
         expected = fpn.refine(fpn.coord_conv(fpn.fuse(together)))
         torch.testing.assert_close(fpn(maps, sentence), expected, rtol=1e-5, atol=1e-6)
+    assert (expected > 0.01).float().mean() > 0.2
 
 
 def test_the_sentence_is_normalised_as_vectors_are():
@@ -138,6 +140,14 @@ def test_a_config_chooses_the_normalisation_and_its_weights_come_back():
     assert not torch.allclose(fpn(make_maps(), make_sentence()), other(make_maps(), make_sentence()))
     other.load_state_dict(fpn.state_dict())
     assert torch.equal(fpn(make_maps(), make_sentence()), other(make_maps(), make_sentence()))
+
+
+def test_runs_in_half_precision_autocast():
+    head = head_of()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        logits = head(features_of(make_sentence()))
+    logits.float().sum().backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in head.parameters())
 
 
 def test_batch_norm_cannot_learn_of_one_sentence():

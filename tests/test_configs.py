@@ -22,7 +22,7 @@ from tests import toy
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))
 # Referring models; other folders have tests of their own (test_bridger_configs.py).
-CONFIGS = [path for path in ALL_CONFIGS if path.parent.name in ('ablation', 'etris', 'etris_released')]
+CONFIGS = [path for path in ALL_CONFIGS if path.parent.name in ('ablation', 'cris', 'etris', 'etris_released')]
 NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in CONFIGS]
 METAFILE = {
     model['Name']: model
@@ -33,7 +33,9 @@ METAFILE = {
 VARIABLES = {
     'ann_file',
     'arch',
+    'batch_size',
     'clip_checkpoint',
+    'clip_rate',
     'context_length',
     'data_root',
     'input_size',
@@ -45,7 +47,8 @@ VARIABLES = {
     'train_pipeline',
     'vis_backends',
 }
-READ_BY_TOOLS = {'auto_scale_lr', 'custom_imports', 'tta_model', 'tta_pipeline'}
+# And by the runner, which has no argument for sync_bn.
+READ_BY_TOOLS = {'auto_scale_lr', 'custom_imports', 'sync_bn', 'tta_model', 'tta_pipeline'}
 
 ENCODERS = dict(
     r50=('CLIPResNet', 'RN50', 'RN50.pt'),
@@ -72,10 +75,15 @@ def load(name: str) -> Config:
 def parts_of(name: str) -> tuple[str, str, str]:
     """``etris/etris_tiny_no-bridger_shapes`` -> encoder 'tiny', departure 'no-bridger', data 'shapes'."""
     match = re.fullmatch(
-        rf'[a-z_]+/etris_(?:released_)?({"|".join(ENCODERS)})(?:_([a-z0-9-]+))?_({"|".join(DATA)})', name
+        rf'[a-z_]+/(?:etris|etris_released|cris)_({"|".join(ENCODERS)})(?:_([a-z0-9-]+))?_({"|".join(DATA)})', name
     )
-    assert match, f'{name}.py is not named etris_<encoder>[_<departure>]_<data>'
+    assert match, f'{name}.py is not named <method>_<encoder>[_<departure>]_<data>'
     return match[1], match[2] or '', match[3]
+
+
+def gpus_of(name: str) -> int:
+    """GPUs that a config's batch size is meant for: the paper's."""
+    return 8 if name.startswith('cris/') else 2
 
 
 def sizes_of(arch: str | dict) -> list:
@@ -132,7 +140,7 @@ def test_the_name_agrees_with_the_content(name):
     assert cfg.test_cfg.splits == test_splits
     assert cfg.test_dataloader.dataset.split in test_splits
     assert cfg.context_length == length
-    assert (cfg.model.neck.get('stages') == ()) == (departure == 'no-bridger')
+    assert (cfg.model.neck.get('stages') == ()) == (departure == 'no-bridger' or name.startswith('cris/'))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -168,10 +176,15 @@ def test_the_recipe_is_the_papers(name):
     assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-4, weight_decay=0, fused=True)
     multiples = cfg.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {})
     # In the released code no part has a rate of its own.
-    assert multiples == (dict(neck=dict(lr_mult=10)) if name.startswith('etris/etris_vit') else {})
+    expected = dict(neck=dict(lr_mult=10)) if name.startswith('etris/etris_vit') else {}
+    if name.startswith('cris/'):
+        clip = dict(lr_mult=0.1)
+        expected = dict(backbone=clip, text_encoder=clip, positional_embedding=dict(lr_mult=1.0))
+    assert multiples == expected
     assert cfg.train_cfg.max_epochs == 50
     assert cfg.param_scheduler[0].milestones == [35] and cfg.param_scheduler[0].gamma == 0.1
-    assert cfg.train_dataloader.batch_size * 2 == cfg.auto_scale_lr.base_batch_size == 32
+    assert cfg.train_dataloader.batch_size * gpus_of(name) == cfg.auto_scale_lr.base_batch_size
+    assert cfg.auto_scale_lr.base_batch_size == (64 if name.startswith('cris/') else 32)
     assert cfg.train_dataloader.dataset.text_mode == 'random'
     assert cfg.model.decode_head.threshold == 0.35
     assert cfg.input_size == (416, 416) or 'vitl14' in name
@@ -180,7 +193,8 @@ def test_the_recipe_is_the_papers(name):
 @pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
 def test_the_first_lines_give_the_command_the_papers_row_and_what_was_run(path):
     header = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
-    assert f'bash tools/dist_train.sh configs/{path.parent.name}/{path.name} 2' in header
+    name = f'{path.parent.name}/{path.name}'
+    assert f'bash tools/dist_train.sh configs/{name} {gpus_of(name)}' in header
     assert 'paper' in header.lower()
     assert 'not run' in header or 'docs/shapes.md' in header
 
@@ -261,6 +275,12 @@ def test_one_training_step_moves_the_tuned_weights_and_no_other(name):
     if name.startswith('etris_released'):
         # Positions are tuned, and the "frozen" ResNet's BatchNorm follows the data.
         assert all('positional_embedding' in key or 'running' in key or 'num_batches' in key for key in inside)
+    elif name.startswith('cris/'):
+        # All is tuned, although blocks of a ResNet that start as no change do not move in the first step.
+        assert tuned.keys() == dict(model.named_parameters()).keys()
+        assert all(parameter.grad is not None for parameter in tuned.values())
+        parts = {'.'.join(key.split('.')[:2]) for key in inside if key in tuned}
+        assert parts == {'backbone.tower', 'backbone.pool_shortcut', 'text_encoder.tower'}
     elif not cfg.model.backbone.get('frozen', True):
         assert inside and all(key.startswith('backbone') for key in inside)
     else:

@@ -237,8 +237,10 @@ def flags_of(script: str) -> set[str]:
     launched = dict(dist_train='train', slurm_train='train', dist_test='test', slurm_test='test')
     path = ROOT / script
     path = path.with_name(f'{launched.get(path.stem, path.stem)}.py')
-    shared = ROOT / 'mmetris' / 'utils' / 'command_line.py'
-    return {flag for source in (path, shared) for flag in re.findall(r"'(--[a-z][a-z-]*)'", source.read_text('utf-8'))}
+    shared = [ROOT / 'mmetris' / 'utils' / 'command_line.py']
+    if 'model_converters' in script:
+        shared.append(ROOT / 'mmetris' / 'apis' / 'conversion.py')
+    return {flag for source in (path, *shared) for flag in re.findall(r"'(--[a-z][a-z-]*)'", source.read_text('utf-8'))}
 
 
 def test_the_readmes_table_of_flags_is_complete():

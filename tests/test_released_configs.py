@@ -10,7 +10,7 @@ import torch
 import yaml
 from mmengine.config import Config
 
-from mmetris.models.converters import from_published, to_published
+from mmetris.models.converters import ETRIS
 from mmetris.registry import MODELS
 from mmetris.utils.command_line import build_without_weights
 from mmetris.utils.param_count import count_parameters
@@ -47,8 +47,8 @@ def test_counts_are_those_of_the_published_models(encoder):
 def test_the_config_is_the_model_that_the_converter_makes_of_such_a_checkpoint(encoder):
     cfg = load(encoder)
     model = build_without_weights(cfg)
-    published = to_published(dict(state_dict=model.state_dict()))
-    converted = from_published(published)
+    published = ETRIS.to_published(dict(state_dict=model.state_dict()))
+    converted = ETRIS.from_published(published)
     with torch.device('meta'):
         other = MODELS.build(converted.model_cfg)
     assert printed(other) == printed(model)

@@ -21,6 +21,12 @@ from mmetris.utils.quiet import quieted
 
 from .model_zoo import SHIPPED, shipped_file
 
+# Keys that only a published code's checkpoints have begin so (mmetris.models.converters): the code, its converter.
+PUBLISHED_PARTS = {
+    'bridger.': ('the released ETRIS code', 'tools/model_converters/etris_to_mmetris.py'),
+    'neck.f1_v_proj.': ("CRIS's code", 'tools/model_converters/cris_to_mmetris.py'),
+}
+
 
 def init_model(
     config: str | os.PathLike | Config,
@@ -98,11 +104,9 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
     is_mapping = isinstance(state, Mapping) and len(state) > 0
     if not is_mapping or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ValueError(f'{source} has no "state_dict" of weights')
-    if any(key.startswith(('module.bridger.', 'bridger.')) for key in state):
-        raise ValueError(
-            f'{source} is a checkpoint of the released ETRIS code: convert it by '
-            'tools/model_converters/etris_to_mmetris.py first'
-        )
+    for part, (code, converter) in PUBLISHED_PARTS.items():
+        if any(key.removeprefix('module.').startswith(part) for key in state):
+            raise ValueError(f'{source} is a checkpoint of {code}: convert it by {converter} first')
     if all(key.startswith('module.') for key in state):  # Saved inside a wrapper for several GPUs.
         state = {key.removeprefix('module.'): value for key, value in state.items()}
     if is_slim(state):

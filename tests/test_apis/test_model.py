@@ -89,6 +89,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_keys_and_shapes(tmp_path,
         extra=model.state_dict() | {'neck.surprise': torch.ones(1)},
         shape=model.state_dict() | {'neck.bridges.2.words_in.bias': torch.ones(99)},
         published={'module.bridger.linear1.0.bias': torch.ones(1)},
+        published_cris={'module.neck.f1_v_proj.0.weight': torch.ones(1)},
         empty={},
     )
     named = dict(
@@ -96,6 +97,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_keys_and_shapes(tmp_path,
         extra='neck.surprise',
         shape='99',
         published='etris_to_mmetris',
+        published_cris='cris_to_mmetris',
         empty='no "state_dict"',
     )
     for name, state in cases.items():

@@ -33,26 +33,46 @@ class Runs:
         return os.mkdir, (str(self.folder),)
 
 
+OPTIONS = dict(etris=('--bridger-heads', 4, '--head-heads', 4), cris=('--head-heads', 4))
+RECORDED = dict(etris='etris_rn', cris='cris')
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize('fault', ['code', 'unknown_key'])
-def test_a_bad_checkpoint_is_refused_in_one_line_and_nothing_is_written(tmp_path, fault):
+@pytest.mark.parametrize(
+    'code, fault, expected',
+    [
+        ('etris', 'code', 'nothing in it was run'),
+        ('etris', 'unknown_key', 'no place for: module.neck.surprise.weight'),
+        ('cris', 'missing_key', 'missing: module.neck.f3_cat.1.bias'),
+        ('cris', 'truncated', 'bad.pth'),
+        ('cris', 'heads', 'the decoder has width 64, which does not divide into 5 heads; give --head-heads'),
+    ],
+)
+def test_a_bad_checkpoint_is_refused_in_one_line_and_nothing_is_written(tmp_path, code, fault, expected):
     path, out_dir = tmp_path / 'bad.pth', tmp_path / 'out'
-    checkpoint = torch.load(GOLDEN / 'etris_rn.ckpt.pth', weights_only=True)
+    source = GOLDEN / f'{RECORDED[code]}.ckpt.pth'
+    checkpoint = torch.load(source, weights_only=True)
     if fault == 'code':
-        torch.save(dict(checkpoint, optimizer=Runs(tmp_path / 'was_run')), path)
-    else:
+        checkpoint['optimizer'] = Runs(tmp_path / 'was_run')
+    elif fault == 'unknown_key':
         checkpoint['state_dict']['module.neck.surprise.weight'] = torch.ones(2)
-        torch.save(checkpoint, path)
-    expected = dict(code='nothing in it was run', unknown_key='no place for: module.neck.surprise.weight')
-    result = run_tool('etris_to_mmetris.py', path, out_dir, '--bridger-heads', 4, '--head-heads', 4)
+    elif fault == 'missing_key':
+        del checkpoint['state_dict']['module.neck.f3_cat.1.bias']
+    torch.save(checkpoint, path)
+    if fault == 'truncated':
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    options = ('--head-heads', 5) if fault == 'heads' else OPTIONS[code]
+    result = run_tool(f'{code}_to_mmetris.py', path, out_dir, *options)
     assert result.returncode == 1
-    assert expected[fault] in result.stderr and 'Traceback' not in result.stderr
+    assert expected in result.stderr and 'Traceback' not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
     assert not out_dir.exists() and not (tmp_path / 'was_run').exists()
 
 
 @pytest.mark.processes
-def test_only_a_model_of_the_released_variant_goes_back(tmp_path):
+@pytest.mark.parametrize('code', ['etris', 'cris'])
+def test_only_a_model_of_the_same_kind_goes_back(tmp_path, code):
     torch.save(dict(state_dict={'decode_head.conv_seg.weight': torch.ones(2, 2, 1, 1)}), tmp_path / 'model.pth')
-    result = run_tool('mmetris_to_etris.py', tmp_path, tmp_path / 'out' / 'back.pth')
+    result = run_tool(f'mmetris_to_{code}.py', tmp_path, tmp_path / 'out' / 'back.pth')
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert 'no place for: decode_head.conv_seg.weight' in result.stderr and not (tmp_path / 'out').exists()

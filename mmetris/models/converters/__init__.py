@@ -1,16 +1,20 @@
 """Foreign layouts of checkpoints, both ways."""
 
-from .etris_keys import ours_name, published_name
-from .etris_sizes import PublishedSizes, infer_sizes, released_model_cfg
-from .published_etris import ConvertedCheckpoint, from_published, to_published
+from .cris_sizes import cris_model_cfg, infer_cris_sizes
+from .etris_sizes import ETRISSizes, etris_model_cfg, infer_etris_sizes
+from .published_checkpoint import ConvertedCheckpoint, PublishedCode
+from .published_codes import CRIS, ETRIS
+from .published_sizes import PublishedSizes
 
 __all__ = [
+    'CRIS',
+    'ETRIS',
     'ConvertedCheckpoint',
+    'ETRISSizes',
+    'PublishedCode',
     'PublishedSizes',
-    'from_published',
-    'infer_sizes',
-    'ours_name',
-    'published_name',
-    'released_model_cfg',
-    'to_published',
+    'cris_model_cfg',
+    'etris_model_cfg',
+    'infer_cris_sizes',
+    'infer_etris_sizes',
 ]

@@ -1,11 +1,13 @@
 """Decode heads: from bridged features to mask logits."""
 
+from .cris_fpn import CRISFPN
 from .etris_head import ETRISHead
 from .global_alignment import GlobalAlignment, GlobalAlignmentLayer
 from .hierarchical_alignment import HierarchicalAlignment, SentenceGate
 from .projector import DotProductProjector, Projector, dynamic_conv
 
 __all__ = [
+    'CRISFPN',
     'DotProductProjector',
     'ETRISHead',
     'GlobalAlignment',

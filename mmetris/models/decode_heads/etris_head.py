@@ -56,7 +56,8 @@ class ETRISHead(BaseModule):
         num_heads: Heads of every attention. Defaults to 8, as in the paper.
         stride: Stride of the decoder in input pixels, or ``'auto'``: that of the middle map (16 for ResNet, the patch
             size for ViT), of two middle ones the finer. Defaults to ``'auto'``.
-        hierarchical_alignment: Options of :class:`HierarchicalAlignment`. None: left out.
+        hierarchical_alignment: Options of :class:`HierarchicalAlignment`, or ``dict(type='CRISFPN')``, with
+            ``text_projection=False``. None: left out.
         global_alignment: Options of :class:`GlobalAlignment`. None: left out.
         projector: Options of :class:`Projector`. None: left out.
         text_projection: Whether a linear layer brings the sentence feature to ``channels`` before hierarchical

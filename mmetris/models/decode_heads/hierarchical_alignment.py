@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -14,6 +13,7 @@ from mmetris.registry import MODELS
 from ..layers.attention import Attention
 from ..layers.conv_norm import BATCH_NORM, ConvNormReLU, MapProjection
 from ..layers.coord_conv import CoordConv
+from ..layers.resizing import resize_to
 
 
 class SentenceGate(nn.Module):
@@ -111,7 +111,7 @@ class HierarchicalAlignment(BaseModule):
         """
         levels = [project(feature_map) for project, feature_map in zip(self.projections, maps)]
         grid = levels[self.reference].shape[-2:]
-        levels = [gate(_resize(level, grid), sentence) for gate, level in zip(self.gates, levels)]
+        levels = [gate(resize_to(level, grid), sentence) for gate, level in zip(self.gates, levels)]
         return self.refine(self.coord_conv(self.fuse(torch.cat(levels, dim=1))))
 
 
@@ -128,9 +128,3 @@ def check_heads(channels: int, num_heads: int) -> None:
     """Raise ValueError unless the heads share the channels evenly."""
     if num_heads < 1 or channels % num_heads:
         raise ValueError(f'channels must be a multiple of num_heads, but channels={channels} and num_heads={num_heads}')
-
-
-def _resize(feature_map: Tensor, grid: tuple[int, int]) -> Tensor:
-    if feature_map.shape[-2:] == tuple(grid):
-        return feature_map
-    return F.interpolate(feature_map, tuple(grid), mode='bilinear', align_corners=False)

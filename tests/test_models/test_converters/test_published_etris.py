@@ -7,15 +7,7 @@ import pytest
 import torch
 from mmengine.registry import init_default_scope
 
-from mmetris.models.converters import (
-    PublishedSizes,
-    from_published,
-    infer_sizes,
-    ours_name,
-    published_name,
-    released_model_cfg,
-    to_published,
-)
+from mmetris.models.converters import ETRIS, ETRISSizes, etris_model_cfg, infer_etris_sizes
 from mmetris.registry import MODELS
 
 TEXT = dict(context_length=40, vocab_size=600, width=192, heads=3, layers=3, mlp_ratio=4.0)
@@ -40,19 +32,19 @@ def sizes(family='vit', **changes):
         kernel_size=5,
         input_size=416 if resnet else 32,
     )
-    return PublishedSizes(**(found | changes))
+    return ETRISSizes(**(found | changes))
 
 
 def build(found, heads=3):
     init_default_scope('mmetris')
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return MODELS.build(released_model_cfg(found, heads, heads)).eval()
+        return MODELS.build(etris_model_cfg(found, heads, heads)).eval()
 
 
 def published(found, heads=3):
     """A checkpoint as the released code saves it, of random weights."""
-    checkpoint = to_published(dict(state_dict=build(found, heads).state_dict()))
+    checkpoint = ETRIS.to_published(dict(state_dict=build(found, heads).state_dict()))
     return dict(epoch=7, best_iou=0.5, state_dict=checkpoint['state_dict'])
 
 
@@ -69,14 +61,14 @@ def published(found, heads=3):
 )
 def test_sizes_are_found_and_weights_survive_both_ways(found):
     original = published(found)
-    converted = from_published(original, 3, 3)
+    converted = ETRIS.from_published(original, bridger_heads=3, head_heads=3)
     assert converted.sizes == found
     model = build(found)
-    assert converted.model_cfg == released_model_cfg(found, 3, 3)
+    assert converted.model_cfg == etris_model_cfg(found, 3, 3)
     state = converted.checkpoint['state_dict']
     assert state.keys() == model.state_dict().keys()
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-    back = to_published(converted.checkpoint)
+    back = ETRIS.to_published(converted.checkpoint)
     assert back.keys() == original.keys() and (back['epoch'], back['best_iou']) == (7, 0.5)
     assert list(back['state_dict']) == list(original['state_dict'])
     assert all(torch.equal(value, back['state_dict'][key]) for key, value in original['state_dict'].items())
@@ -85,7 +77,8 @@ def test_sizes_are_found_and_weights_survive_both_ways(found):
 @pytest.mark.parametrize('family', ['vit', 'resnet'])
 def test_names_are_each_others_inverse(family):
     for name in build(sizes(family)).state_dict():
-        assert ours_name(published_name(name, family), family) == name
+        keys = ETRIS.keys(family)
+        assert keys.ours(keys.published(name)) == name
 
 
 def test_order_prefix_and_half_precision_survive():
@@ -94,7 +87,7 @@ def test_order_prefix_and_half_precision_survive():
         key.removeprefix('module.'): value.half() if value.is_floating_point() else value
         for key, value in reversed(original['state_dict'].items())
     }
-    back = to_published(from_published(dict(state_dict=weights), 3, 3).checkpoint)
+    back = ETRIS.to_published(ETRIS.from_published(dict(state_dict=weights), bridger_heads=3, head_heads=3).checkpoint)
     assert list(back['state_dict']) == list(weights)
     assert all(
         back['state_dict'][key].dtype == value.dtype and torch.equal(back['state_dict'][key], value)
@@ -104,25 +97,25 @@ def test_order_prefix_and_half_precision_survive():
 
 def test_a_checkpoint_trained_here_gets_clips_temperature_and_its_epoch():
     state = build(sizes('vit')).state_dict()
-    back = to_published(dict(state_dict=state, meta=dict(epoch=12)))
+    back = ETRIS.to_published(dict(state_dict=state, meta=dict(epoch=12)))
     assert back['epoch'] == 12
     assert back['state_dict']['module.backbone.logit_scale'].exp().item() == pytest.approx(100)
-    assert from_published(back, 3, 3).checkpoint['state_dict'].keys() == state.keys()
+    assert ETRIS.from_published(back, bridger_heads=3, head_heads=3).checkpoint['state_dict'].keys() == state.keys()
 
 
 @pytest.mark.parametrize('family, bridger', [('resnet', 4), ('vit', 8)])
 def test_heads_default_to_those_of_the_released_configs(family, bridger):
     original = published(sizes(family, bridger_dims=64, channels=64), heads=1)
-    cfg = from_published(original).model_cfg
+    cfg = ETRIS.from_published(original).model_cfg
     assert (cfg['neck']['num_heads'], cfg['decode_head']['num_heads']) == (bridger, 8)
-    assert cfg['text_encoder']['arch']['text_cfg']['heads'] == 3
+    assert cfg['dual_encoder']['arch']['text_cfg']['heads'] == 3
 
 
 def test_heads_of_clips_towers_follow_its_width_or_the_caller():
     plain = {key.removeprefix('module.'): value for key, value in published(sizes('vit'))['state_dict'].items()}
-    assert infer_sizes(plain).arch['text_cfg']['heads'] == 3
-    assert infer_sizes(plain, text_heads=6).arch['text_cfg']['heads'] == 6
-    assert infer_sizes(plain, image_heads=4).arch['vision_cfg']['head_width'] == 16
+    assert infer_etris_sizes(plain).arch['text_cfg']['heads'] == 3
+    assert infer_etris_sizes(plain, text_heads=6).arch['text_cfg']['heads'] == 6
+    assert infer_etris_sizes(plain, image_heads=4).arch['vision_cfg']['head_width'] == 16
 
 
 @pytest.mark.parametrize(
@@ -156,7 +149,7 @@ def test_what_does_not_fit_is_refused_by_name(change, match):
     checkpoint = copy.copy(published(sizes('vit')))
     change(checkpoint['state_dict'])
     with pytest.raises(ValueError, match=match):
-        from_published(checkpoint, 3, 3)
+        ETRIS.from_published(checkpoint, bridger_heads=3, head_heads=3)
 
 
 @pytest.mark.parametrize(
@@ -178,17 +171,17 @@ def test_what_does_not_fit_is_refused_by_name(change, match):
 )
 def test_options_that_do_not_fit_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
-        from_published(published(sizes('vit')), **options)
+        ETRIS.from_published(published(sizes('vit')), **options)
 
 
 def test_only_full_models_of_the_released_variant_go_back():
     state = dict(build(sizes('vit')).state_dict())
     with pytest.raises(ValueError, match='slim.*merge_checkpoint'):
-        to_published(dict(state_dict=state | {'backbone.clip_fingerprint': torch.ones(3, dtype=torch.uint8)}))
+        ETRIS.to_published(dict(state_dict=state | {'backbone.clip_fingerprint': torch.ones(3, dtype=torch.uint8)}))
     with pytest.raises(ValueError, match=re.escape('no place for: neck.other.weight')):
-        to_published(dict(state_dict=state | {'neck.other.weight': torch.ones(1)}))
+        ETRIS.to_published(dict(state_dict=state | {'neck.other.weight': torch.ones(1)}))
     paper = {key.replace('bridges.3', 'bridges.4'): value for key, value in state.items()}
     with pytest.raises(ValueError, match=re.escape('no place for: neck.bridges.4')):
-        to_published(dict(state_dict=paper))
+        ETRIS.to_published(dict(state_dict=paper))
     with pytest.raises(ValueError, match='altered'):
-        to_published(dict(state_dict=state, meta=dict(published_etris=dict(prefix='', keys=['a'], unused={}))))
+        ETRIS.to_published(dict(state_dict=state, meta=dict(published_etris=dict(prefix='', keys=['a'], unused={}))))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmetris.models import ETRISHead
-from mmetris.models.converters.etris_keys import exchange_layout, ours_name
+from mmetris.models.converters.etris_keys import etris_keys, exchange_layout
 from mmetris.structures.bridged_features import BridgedFeatures
 
 GOLDEN = Path(__file__).parents[2] / 'data' / 'golden'
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 def rename(published, kind):
     """Name in an ETRISHead of a published parameter; None if it belongs to another part."""
-    name = ours_name(published.removeprefix('module.'), FAMILIES[kind])
+    name = etris_keys(FAMILIES[kind]).ours(published.removeprefix('module.'))
     return name.removeprefix('decode_head.') if name and name.startswith('decode_head.') else None
 
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from tests.toy import build, model_cfg
 
+ROOT = Path(__file__).parents[1]
+
+
+def _run_the_documents_example() -> None:
+    """Define the method that docs/tuning.md shows how to write."""
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/tuning.md').read_text(encoding='utf-8'), re.DOTALL)
+    (example,) = (block for block in blocks if 'class ScaledAdapter' in block)
+    exec(example, {})
+
+
+_run_the_documents_example()
 # Of the encoders in tests/toy.py.
 IMAGE, TEXT, LAYERS, PATCHES = 32, 16, 4, 64
 LORA = dict(type='LoRA', rank=2)
@@ -108,6 +121,13 @@ CASES = dict(
     ),
     bitfit_vit=Case('vit', dict(bitfit=BITFIT), dict(bitfit=BITFIT), 0, first_tuned=0),
     bitfit_resnet=Case('resnet', dict(bitfit=dict(BITFIT, names='layer4.*bias')), {}, 0, first_tuned=4),
+    own_of_the_docs=Case(
+        'vit',
+        dict(own=dict(type='ScaledAdapter')),
+        dict(own=dict(type='ScaledAdapter', channels=4)),
+        LAYERS * (2 * IMAGE * 16 + 16 + IMAGE + 2 * TEXT * 4 + 4 + TEXT),
+        first_tuned=1,
+    ),
     coop=Case('resnet', {}, dict(prompt=dict(type='PromptTokens')), 8 * TEXT, starts_at_zero=False),
     prompts=Case(
         'vit',

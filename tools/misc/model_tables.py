@@ -49,6 +49,12 @@ def scores(model: dict[str, Any]) -> dict[tuple[str, str], dict[str, float]]:
     return found
 
 
+def _sentence_case(key: str) -> str:
+    """``Text Encoder Parameters`` -> ``Text encoder parameters``; what is in brackets stays."""
+    first, *others = key.split()
+    return ' '.join([first, *(word if word.startswith('(') else word.lower() for word in others)])
+
+
 def parameters(model: dict[str, Any]) -> dict[str, int | float]:
     """What a model's metadata say of parameters."""
     return {key: value for key, value in model['Metadata'].items() if 'Parameters' in key.split()}
@@ -108,7 +114,7 @@ def make_table(
     everything = [*models.values(), *(model for _, model in others.values())]
     is_mixed = len(set(map(is_run_here, everything))) > 1
 
-    heads = ['config', *(key.replace('Parameters', 'parameters') for key in counts)]
+    heads = ['config', *(_sentence_case(key) for key in counts)]
     heads += [' '.join(filter(None, [data, ' / '.join(splits), metric])) for (data, metric), splits in columns.items()]
     rows = [heads + ['run here'] * is_mixed, ['---'] * (len(heads) + is_mixed)]
     groups = [(f'`{label}`', group) for label, group in grouped(models).items()]

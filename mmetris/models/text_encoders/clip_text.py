@@ -129,9 +129,10 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         """
         self.ensure_pretrained()
         if tokens.shape[1] > self.context_length:
+            beside = f', beside {self.prompts.num_tokens} learnt ones' if self.prompts.num_tokens else ''
             raise ValueError(
                 f'{tokens.shape[1]} tokens are more than the {self.context_length} positions of the text encoder '
-                f'{self.arch.name}; set context_length (TokenizeExpression) to {self.context_length} or less'
+                f'{self.arch.name}{beside}; set context_length (TokenizeExpression) to {self.context_length} or less'
             )
         if tokens.shape[1] < self.context_length and not self.any_length:
             raise ValueError(

@@ -65,7 +65,8 @@ class BridgedModel(BaseModel):
         pretrained: Only None, which MMSeg's tools put into every model's config: encoders name their own weights.
 
     Raises:
-        ValueError: If ``test_cfg`` asks for another type, or encoders and Bridger do not fit together.
+        ValueError: If ``test_cfg`` asks for another type, ``context_length`` exceeds the text encoder's, or encoders
+            and Bridger do not fit together.
     """
 
     head_name = 'decode_head'
@@ -100,6 +101,11 @@ class BridgedModel(BaseModel):
         self.backbone = image_encoder
         shared_stages = {} if 'num_stages' not in backbone else dict(num_stages=backbone['num_stages'])
         self.text_encoder = MODELS.build(_with_defaults(text_encoder, {**shared_stages, **(dual_encoder or {})}))
+        if context_length is not None and context_length > self.text_encoder.context_length:
+            raise ValueError(
+                f'context_length={context_length} of the model exceeds the {self.text_encoder.context_length} tokens '
+                'that a sentence can have in its text encoder, learnt ones not counted'
+            )
         share_between(getattr(self.backbone, 'tuning', {}), getattr(self.text_encoder, 'tuning', {}))
         if len(self.backbone.out_stages) != len(self.text_encoder.out_stages):
             raise ValueError(

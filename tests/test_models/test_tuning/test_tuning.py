@@ -189,7 +189,7 @@ def test_prompts_stand_between_the_first_token_and_the_rest():
     assert torch.equal(text.padding_mask(tokens).sum(1), 17 - (text.end_position(tokens) + 1))
     features = model.bridge(*inputs())
     assert features.words.shape[1] == features.padding_mask.shape[1] == 25
-    with pytest.raises(ValueError, match='78 tokens are more than the 69 positions'):
+    with pytest.raises(ValueError, match='78 tokens are more than the 69 positions of .*, beside 8 learnt ones; set'):
         text.embed(torch.ones(1, 78, dtype=torch.long))
     state = model.backbone.stage(1, model.backbone.stem(randn(1, 3, 64, 64)))
     assert state.tokens.shape[1] == 1 + 3 + 64 and model.backbone.feature_map(state).shape == (1, 32, 8, 8)
@@ -247,6 +247,13 @@ def test_what_has_no_meaning_for_an_encoder_says_so(side, cfg, message):
     encoder_cfg = encoder_cfgs('vit')[1] if side == 'text' else encoder_cfgs(side)[0]
     with pytest.raises(ValueError, match=message):
         build(encoder_cfg | dict(tuning=dict(method=cfg)))
+
+
+def test_a_models_sentences_and_learnt_tokens_share_the_context():
+    cfg = model_cfg('vit') | dict(context_length=17)
+    cfg['text_encoder'].update(tuning=dict(prompt=dict(type='PromptTokens', num_tokens=70)))
+    with pytest.raises(ValueError, match='context_length=17 of the model exceeds the 7 tokens'):
+        build(cfg)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ custom_hooks = [
     dict(type='TunableReportHook'),
     # Sentences and random numbers follow from (seed, epoch), so that a resumed run equals an uninterrupted one.
     dict(type='EpochSeedHook'),
+    # What is tuned in the modules of `activation_checkpointing` gets all of its gradients.
+    dict(type='ActivationCheckpointHook'),
     # BatchNorm statistics differ between processes in training; averaged, all of them evaluate the model that is saved.
     dict(type='SyncBuffersHook'),
     # Checkpoints hold what was tuned and which CLIP it belongs to; remove this line for full ones.

@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmetris.benchmark.plain_path import plain_path
+from mmetris.engine.activation_checkpointing import checkpoint_activations
 from mmetris.engine.compiling import eager
 from mmetris.models.trunk.prefix_cache import PrefixCache
 from mmetris.registry import MODELS
@@ -170,7 +170,7 @@ def build_model(cfg: Config, setting: Setting) -> Any:
     if setting.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if setting.task == 'train' and cfg.get('activation_checkpointing'):
-        turn_on_activation_checkpointing(model, cfg.activation_checkpointing)
+        checkpoint_activations(model, cfg.activation_checkpointing)
     return model
 
 

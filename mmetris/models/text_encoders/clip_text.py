@@ -147,7 +147,8 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         length = words.shape[1]
         causal_mask = None if self.tower.attn_mask is None else self.tower.attn_mask[:length, :length]
         for block in self._stages[index - 1]:
-            words = self.tower.transformer.resblocks[block](words, attn_mask=causal_mask)
+            # By position: MMEngine's activation checkpointing hands on no keywords.
+            words = self.tower.transformer.resblocks[block](words, None, None, causal_mask)
         return words
 
     def tail(self, words: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

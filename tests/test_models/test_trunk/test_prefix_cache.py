@@ -189,7 +189,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
 @pytest.mark.parametrize(
     'kind, change, message',
     [
-        ('vit', dict(frozen=False), 'backbone.tower.class_embedding is tuned'),
+        ('vit', dict(frozen=False), 'backbone.tower.conv1.weight is tuned: there is nothing before it'),
         ('vit', dict(tunable_parameters=['positional_embedding']), 'backbone.tower.positional_embedding is tuned'),
         ('resnet', dict(norm_eval=False), 'statistics of backbone.tower.bn1 move'),
     ],

@@ -80,7 +80,8 @@ def parts_of(name: str) -> tuple[str, str, str]:
         assert match, f'{name}.py is not named <method>_<encoder>_<data>'
     else:
         match = re.fullmatch(
-            rf'[a-z_]+/etris_(?:released_)?(?P<encoder>{encoders})(?:_(?P<departure>[a-z0-9-]+))?_(?P<data>{data})', name
+            rf'[a-z_]+/etris_(?:released_)?(?P<encoder>{encoders})(?:_(?P<departure>[a-z0-9-]+))?_(?P<data>{data})',
+            name,
         )
         assert match, f'{name}.py is not named etris_<encoder>[_<departure>]_<data>'
     return match['encoder'], match['departure'] or '', match['data']

@@ -11,8 +11,8 @@ A table stands between two comments, of which the first may say what is in it::
 ``table``: models whose ``Paper Table`` has this number, as in ``5`` or ``2, 8``, or this word, as in ``none`` (default:
 all). ``metrics``: names, separated by commas (default: all that the models have). ``also``: rows at the end from other
 metafiles, which add no columns. Columns are the name, the ``Metadata`` with "Parameters" in their names, and the
-``Results``, the splits of one data set in one column for each metric. Models of one name but for the data set at its end
-share a row.
+``Results``, the splits of one data set in one column for each metric. Models of one name but for the data set at its
+end share a row.
 """
 
 from __future__ import annotations

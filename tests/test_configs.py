@@ -22,7 +22,9 @@ from tests import toy
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))
 # Referring models; other folders have tests of their own (test_bridger_configs.py).
-CONFIGS = [path for path in ALL_CONFIGS if path.parent.name in ('ablation', 'cris', 'etris', 'etris_released')]
+CONFIGS = [
+    path for path in ALL_CONFIGS if path.parent.name in ('ablation', 'cris', 'etris', 'etris_released', 'tuning')
+]
 NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in CONFIGS]
 METAFILE = {
     model['Name']: model
@@ -73,12 +75,31 @@ def load(name: str) -> Config:
 
 
 def parts_of(name: str) -> tuple[str, str, str]:
-    """``etris/etris_tiny_no-bridger_shapes`` -> encoder 'tiny', departure 'no-bridger', data 'shapes'."""
-    match = re.fullmatch(
-        rf'[a-z_]+/(?:etris|etris_released|cris)_({"|".join(ENCODERS)})(?:_([a-z0-9-]+))?_({"|".join(DATA)})', name
+    """``etris/etris_tiny_no-bridger_shapes`` -> encoder 'tiny', departure 'no-bridger', data 'shapes'.
+
+    What is tuned is the departure of configs/tuning: ``tuning/lora_r101_refcoco`` -> 'r101', 'lora', 'refcoco'.
+    """
+    encoders, data = '|'.join(ENCODERS), '|'.join(DATA)
+    if name.startswith('tuning/'):
+        match = re.fullmatch(rf'tuning/(?P<departure>[a-z-]+)_(?P<encoder>{encoders})_(?P<data>{data})', name)
+        assert match, f'{name}.py is not named <method>_<encoder>_<data>'
+    else:
+        match = re.fullmatch(
+            rf'[a-z_]+/(?:etris|etris_released|cris)_(?P<encoder>{encoders})(?:_(?P<departure>[a-z0-9-]+))?_(?P<data>{data})',
+            name,
+        )
+        assert match, f'{name}.py is not named <method>_<encoder>[_<departure>]_<data>'
+    return match['encoder'], match['departure'] or '', match['data']
+
+
+def has_bridger(name: str) -> bool:
+    """Whether a config's name says that its model has a Bridger."""
+    departure = parts_of(name)[1]
+    return (
+        departure.endswith('-etris')
+        if name.startswith('tuning/')
+        else departure != 'no-bridger' and not name.startswith('cris/')
     )
-    assert match, f'{name}.py is not named <method>_<encoder>[_<departure>]_<data>'
-    return match[1], match[2] or '', match[3]
 
 
 def gpus_of(name: str) -> int:
@@ -123,7 +144,7 @@ def test_no_top_level_key_is_unknown(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_name_agrees_with_the_content(name):
-    encoder, departure, data = parts_of(name)
+    encoder, _, data = parts_of(name)
     cfg = load(name)
     kind, arch, checkpoint = ENCODERS[encoder]
     assert cfg.model.backbone.type == kind
@@ -140,7 +161,7 @@ def test_the_name_agrees_with_the_content(name):
     assert cfg.test_cfg.splits == test_splits
     assert cfg.test_dataloader.dataset.split in test_splits
     assert cfg.context_length == length
-    assert (cfg.model.neck.get('stages') == ()) == (departure == 'no-bridger' or name.startswith('cris/'))
+    assert (cfg.model.neck.get('stages') != ()) == has_bridger(name)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -175,11 +196,14 @@ def test_the_recipe_is_the_papers(name):
     cfg = load(name)
     assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-4, weight_decay=0, fused=True)
     multiples = cfg.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {})
-    # In the released code no part has a rate of its own.
-    expected = dict(neck=dict(lr_mult=10)) if name.startswith('etris/etris_vit') else {}
+    expected = {}
+    if parts_of(name)[0].startswith('vit') and not name.startswith('etris_released'):  # There no part has its own rate.
+        expected['neck'] = dict(lr_mult=10)
     if name.startswith('cris/'):
-        clip = dict(lr_mult=0.1)
-        expected = dict(backbone=clip, text_encoder=clip, positional_embedding=dict(lr_mult=1.0))
+        expected.update({part: dict(lr_mult=0.1) for part in ('backbone', 'text_encoder')})
+        expected['positional_embedding'] = dict(lr_mult=1.0)
+    if name.startswith('tuning/full_'):
+        expected.update(backbone=dict(lr_mult=0.1), text_encoder=dict(lr_mult=0.1))
     assert multiples == expected
     assert cfg.train_cfg.max_epochs == 50
     assert cfg.param_scheduler[0].milestones == [35] and cfg.param_scheduler[0].gamma == 0.1
@@ -239,6 +263,12 @@ def shrunken(cfg: Config, input_hw: tuple[int, int]) -> dict:
     for part, sizes in ((model.backbone, arch['vision_cfg']), (model.text_encoder, arch['text_cfg'])):
         if part.type != 'CLIPResNet':
             sizes['layers'] = part.num_stages if 'num_stages' in part else 4
+        for method in part.get('tuning', {}).values():
+            if any('1[01]' in place for place in method.get('places', ())):
+                sizes['layers'] = 12  # Of which it names the last nine.
+            if method.type == 'Compacter':
+                method.reduction = 4  # A 32nd of the toy's width has no four parts.
+    for part in (model.backbone, model.text_encoder):
         part.update(arch=arch, clip_checkpoint=None)
     model.decode_head.channels = 32
     if 'input_hw' in model.neck:
@@ -253,6 +283,9 @@ def test_one_training_step_moves_the_tuned_weights_and_no_other(name):
     cfg = load(name)
     height, width = 64, 96
     model = toy.build(shrunken(cfg, (height, width))).train()
+    for key, parameter in model.backbone.tower.named_parameters():
+        if key.endswith('bn3.weight'):  # Zero in a new ResNet, which so would hold back all gradients in its blocks.
+            torch.nn.init.constant_(parameter, 0.5)
     target = torch.zeros(1, height, width, dtype=torch.uint8)
     target[:, 16:40, 20:70] = 1
     samples = []
@@ -272,7 +305,13 @@ def test_one_training_step_moves_the_tuned_weights_and_no_other(name):
     moved = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert any(key.startswith('decode_head') for key in moved)
     inside = {key for key in moved if key.startswith(('backbone', 'text_encoder'))}
-    if name.startswith('etris_released'):
+    if name.startswith('tuning'):
+        buffers = {key for key, _ in model.named_buffers() if 'running' in key or 'num_batches' in key}
+        assert inside <= set(tuned) | {key for key in buffers if '.tuning.' in key or name.startswith('tuning/full_')}
+        for part in ('backbone', 'text_encoder'):
+            is_tuned = bool(cfg.model[part].get('tuning')) or not cfg.model[part].get('frozen', True)
+            assert any(key.startswith(part) for key in inside) == is_tuned
+    elif name.startswith('etris_released'):
         # Positions are tuned, and the "frozen" ResNet's BatchNorm follows the data.
         assert all('positional_embedding' in key or 'running' in key or 'num_batches' in key for key in inside)
     elif name.startswith('cris/'):

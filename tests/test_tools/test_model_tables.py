@@ -105,6 +105,14 @@ After.
     )
 
 
+def test_a_row_from_elsewhere_has_its_bridger_as_backbone_and_its_decoder_as_head(script):
+    adapter = {'Backbone Parameters': 3, 'Prompt Parameters': 0, 'Head Parameters': 5}
+    etris = model('etris', {'Bridger Parameters': 2, 'Decoder Parameters': 5}, A_val=dict(mIoU=1.5))
+    table = script.make_table(dict(adapter=model('adapter', adapter, table='none')), dict(etris=('../x.md', etris)))
+    assert '| `adapter` | 3 | 0 | 5 |\n| [`etris`](../x.md) | 2 | - | 5 |\n' in table
+    assert table.endswith('**Not run here.**\n')  # There are no results that could be the paper's.
+
+
 def test_a_stale_table_is_told_then_written_then_right(script, readme, capsys):
     before = readme.read_text()
     with pytest.raises(SystemExit) as ended:

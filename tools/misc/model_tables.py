@@ -8,10 +8,11 @@ A table stands between two comments, of which the first may say what is in it::
     <!-- models table="5" metrics="mIoU" also="etris_r101_refcoco" -->
     <!-- end of models -->
 
-``table``: models whose ``Paper Table`` has this number, as in ``5`` or ``2, 8`` (default: all). ``metrics``: names,
-separated by commas (default: all that the models have). ``also``: rows at the end from other metafiles, which add no
-columns. Columns are the name, the ``Metadata`` with "Parameters" in their names, and the ``Results``, the splits of one
-data set in one column for each metric. Models of one name but for the data set at its end share a row.
+``table``: models whose ``Paper Table`` has this number, as in ``5`` or ``2, 8``, or this word, as in ``none`` (default:
+all). ``metrics``: names, separated by commas (default: all that the models have). ``also``: rows at the end from other
+metafiles, which add no columns. Columns are the name, the ``Metadata`` with "Parameters" in their names, and the
+``Results``, the splits of one data set in one column for each metric. Models of one name but for the data set at its
+end share a row.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ END = '<!-- end of models -->'
 BLOCK = re.compile(rf'<!-- models(?P<options>(?: \w+="[^"\n]*")*) -->\n(?P<table>.*?){END}', re.DOTALL)
 OPTIONS = {'table', 'metrics', 'also'}
 MISSING = '-'
+# Of a model that tunes nothing of the backbone but its Bridger, whose metafile says so under the name of the part.
+SAME_COUNT = {
+    'Backbone Parameters': 'Bridger Parameters',
+    'Backbone Parameters (M)': 'Bridger Parameters (M)',
+    'Head Parameters': 'Decoder Parameters',
+}
 
 
 def read_models(folder: Path) -> dict[str, dict[str, Any]]:
@@ -121,14 +128,15 @@ def make_table(
     groups += [(f'[`{name}`]({link})', [model]) for name, (link, model) in others.items()]
     for label, group in groups:
         known = {column: values for model in group for column, values in scores(model).items()}
-        row = [label, *(as_text(parameters(group[0]).get(key)) for key in counts)]
+        own = parameters(group[0])
+        row = [label, *(as_text(own.get(key, own.get(SAME_COUNT.get(key, '')))) for key in counts)]
         for column, splits in columns.items():
             values = [as_text(known.get(column, {}).get(split)) for split in splits]
             row.append(MISSING if set(values) == {MISSING} else ' / '.join(values))
         rows.append(row + ['yes' if all(map(is_run_here, group)) else 'no'] * is_mixed)
     lines = [f'| {" | ".join(row)} |' for row in rows]
     if not any(map(is_run_here, everything)):
-        lines += ['', "**Not run here:** the results are the paper's."]
+        lines += ['', "**Not run here:** the results are the paper's." if columns else '**Not run here.**']
     return '\n'.join(lines) + '\n'
 
 

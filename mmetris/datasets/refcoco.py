@@ -28,9 +28,9 @@ from .refer import (
     load_instances,
     load_refs,
     published_name,
-    segmentation_to_rle,
     select_split,
 )
+from .segmentation import segmentation_to_rle
 from .transforms.expression import TokenizeExpression
 
 TEXT_MODES = ('random', 'original', 'select_first', 'concat')
@@ -221,6 +221,11 @@ class RefCocoDataset(BaseDataset):
             raise ValueError(
                 f'{self.ann_file}: ann_id {ref["ann_id"]} or its image_id {ref["image_id"]} has no {error}'
             ) from error
+        for side in ('height', 'width'):
+            if not isinstance(record[side], int) or record[side] < 1:
+                raise ValueError(
+                    f'{self.ann_file}: {side} {record[side]!r} of image_id {ref["image_id"]} is no number of pixels'
+                )
         if not ref['sentences']:
             raise ValueError(f'{where} has no sentences')
         for sentence in ref['sentences']:

@@ -19,13 +19,23 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import mmengine.fileio as fileio
-from pycocotools import mask as coco_mask
 
-_load_json: Callable[[bytes], Any] = json.loads
+from .segmentation import whole_number
+
+_fast_json: Callable[[bytes], Any] | None = None
 with contextlib.suppress(ImportError):  # Optional: the same result three times faster.
     import orjson
 
-    _load_json = orjson.loads
+    _fast_json = orjson.loads
+
+
+def _load_json(data: bytes) -> Any:
+    """JSON as Python's own reader takes it (byte order marks, UTF-16, NaN), whether or not a faster one is there."""
+    if _fast_json is not None:
+        with contextlib.suppress(ValueError):
+            return _fast_json(data)
+    return json.loads(data)
+
 
 REFER_URL = 'https://github.com/lichengunc/refer'
 
@@ -139,14 +149,17 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
     try:
         with collector_paused():
             content = _load_json(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is no valid JSON: {error}') from error
     try:
+        for items, keys in (('images', ('id', 'height', 'width')), ('annotations', ('id', 'image_id'))):
+            for item in content[items]:
+                _make_whole(item, keys)
         instances = Instances(
             {image['id']: image for image in content['images']},
             {annotation['id']: annotation for annotation in content['annotations']},
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path} is not in COCO's layout: it needs lists 'images' and 'annotations' whose items have "
             f"an 'id' ({type(error).__name__}: {error})"
@@ -156,6 +169,13 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
             repeated = Counter(item['id'] for item in content[name]).most_common(1)[0][0]
             raise ValueError(f'{path} has several {name} with id {repeated}')
     return instances
+
+
+def _make_whole(item: dict, keys: Sequence[str]) -> None:
+    """Turn numbers such as 1.0, which pandas writes in columns with gaps, into whole ones, in place."""
+    for key in keys:
+        if isinstance(value := item.get(key), float) and (number := whole_number(value)) is not None:
+            item[key] = number
 
 
 def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
@@ -182,9 +202,15 @@ def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
         missing = [key for key in ('ref_id', 'ann_id', 'image_id', 'split', 'sentences') if key not in ref]
         if missing:
             raise ValueError(f'{path}: item {index} (ref_id {ref.get("ref_id")}) has no {", ".join(missing)}')
+        _make_whole(ref, ('ref_id', 'ann_id', 'image_id'))
+        if isinstance(ref['ann_id'], list):
+            raise ValueError(
+                f'{path}: item {index} (ref_id {ref["ref_id"]}) has a list as ann_id, as gRefCOCO has; here each item '
+                'is one object, with the id of its annotation'
+            )
         if any(not isinstance(ref[key], (int, str)) for key in ('ref_id', 'ann_id', 'image_id')):
             raise ValueError(
-                f'{path}: item {index} has an id that is no number: ref_id {ref["ref_id"]}, ann_id '
+                f'{path}: item {index} has an id that is no whole number: ref_id {ref["ref_id"]}, ann_id '
                 f'{ref["ann_id"]}, image_id {ref["image_id"]}'
             )
         if not isinstance(ref['split'], str) or not isinstance(ref['sentences'], list):
@@ -266,42 +292,6 @@ def compare_with_published(name: str, split_by: str, refs: Sequence[dict]) -> li
             published = ' or '.join(map(str, accepted))
             differences.append(f'{split} has {found_sentences} sentences, published are {published}')
     return differences
-
-
-def segmentation_to_rle(segmentation: list | dict, height: int, width: int) -> dict:
-    """Any of COCO's three forms of a mask as one compressed RLE.
-
-    Args:
-        segmentation: Polygons [[x0, y0, x1, y1, ...], ...], whose union is the mask; or an RLE dict,
-            compressed or not.
-        height: Image height in pixels.
-        width: Image width in pixels.
-
-    Returns:
-        ``dict(size=[height, width], counts=bytes)``.
-
-    Raises:
-        ValueError: If it is none of the forms, or an RLE of another size.
-    """
-    if isinstance(segmentation, dict):
-        size = list(segmentation.get('size', []))
-        if size != [height, width]:
-            raise ValueError(f'its RLE has size {size}, but the image has [{height}, {width}]')
-        counts = segmentation.get('counts')
-        if isinstance(counts, str):
-            return dict(size=size, counts=counts.encode())
-        if isinstance(counts, bytes):
-            return dict(size=size, counts=counts)
-        if not isinstance(counts, list) or sum(counts) != height * width:
-            raise ValueError(f'its RLE does not cover the {height} x {width} pixels of the image')
-        return coco_mask.frPyObjects(segmentation, height, width)
-    # A polygon of fewer than three points has no area, and pycocotools takes one of two points for a box.
-    polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-    if any(len(polygon) % 2 for polygon in polygons):
-        raise ValueError('a polygon has an odd number of coordinates')
-    if not polygons:
-        return coco_mask.frPyObjects(dict(size=[height, width], counts=[height * width]), height, width)
-    return coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
 
 
 def image_key(img_path: str) -> str:

@@ -27,6 +27,7 @@ from prettytable import PrettyTable
 from mmetris.benchmark.counters import resident_bytes
 from mmetris.benchmark.loading import PHOTO_HW
 from mmetris.datasets import RefCocoDataset, refer
+from mmetris.datasets.segmentation import segmentation_to_rle
 from mmetris.datasets.transforms import LoadAnnotations
 
 WORDS = ('left', 'right', 'the', 'man', 'woman', 'in', 'red', 'shirt', 'dog', 'closest', 'to', 'us', 'behind', 'table')
@@ -178,7 +179,7 @@ def time_masks(source: dict[str, Any], masks: int) -> dict[str, float]:
     polygons = [instances.annotations[ref['ann_id']]['segmentation'] for ref in refs]
     with refer.collector_paused():  # As while the data set reads.
         started = time.process_time()
-        rles = [refer.segmentation_to_rle(segmentation, height, width) for segmentation in polygons]
+        rles = [segmentation_to_rle(segmentation, height, width) for segmentation in polygons]
         draw_seconds = time.process_time() - started
     chosen, load = np.linspace(0, len(refs) - 1, min(masks, len(refs)), dtype=int), LoadAnnotations()
     spent: dict[str, list[float]] = dict(rle_us=[], polygon_us=[])

@@ -14,7 +14,7 @@ from mmseg.datasets.transforms import LoadImageFromNDArray
 from pycocotools import mask as coco_mask
 
 from ...registry import TRANSFORMS
-from ..refer import segmentation_to_rle
+from ..segmentation import segmentation_to_rle
 
 
 @TRANSFORMS.register_module()

@@ -10,6 +10,7 @@ from ..utils import (
     undo_letterbox,
 )
 from . import _mmseg  # noqa: F401  registers MMSeg's names
+from .grefcoco import GRefCocoDataset
 from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
 from .samplers import EpochInfiniteSampler
@@ -27,6 +28,7 @@ from .transforms import (
 __all__ = [
     'EpochInfiniteSampler',
     'FlipExpression',
+    'GRefCocoDataset',
     'Letterbox',
     'LetterboxGeometry',
     'LoadAnnotations',

@@ -160,7 +160,7 @@ class RefCocoDataset(BaseDataset):
         """Read both files, check them, and make the records of the split in the order of the file."""
         self._check_root()
         with collector_paused():
-            refs = load_refs(self.split_file, self.backend_args)
+            refs = self._load_refs()
             self._report_other_counts(refs)
             selected = select_split(refs, self.split, self.split_file)
             instances = load_instances(self.ann_file, self.backend_args)
@@ -172,6 +172,13 @@ class RefCocoDataset(BaseDataset):
         records = list(itertools.chain.from_iterable(map(self._to_records, objects)))
         self._report_cut_sentences(records)
         return records
+
+    def _load_refs(self) -> list[dict]:
+        return load_refs(self.split_file, self.backend_args)
+
+    def _annotation_ids(self, ref: dict) -> list:
+        """Ids of the annotations that a ref means."""
+        return [ref['ann_id']]
 
     def _check_root(self) -> None:
         if self.data_root and not fileio.exists(self.data_root, backend_args=self.backend_args):
@@ -197,16 +204,22 @@ class RefCocoDataset(BaseDataset):
     def _parse_object(self, ref: dict, instances: Instances) -> dict:
         """A referred object with all its sentences."""
         where = f'{self.split_file}: ref_id {ref["ref_id"]}'
-        for key, known in (('ann_id', instances.annotations), ('image_id', instances.images)):
-            if ref[key] not in known:
-                raise ValueError(f'{where} refers to {key} {ref[key]}, which is not in {self.ann_file}')
-        annotation, image = instances.annotations[ref['ann_id']], instances.images[ref['image_id']]
+        ann_ids = self._annotation_ids(ref)
+        for key, ids, known in (
+            ('ann_id', ann_ids, instances.annotations),
+            ('image_id', [ref['image_id']], instances.images),
+        ):
+            if unknown := [value for value in ids if value not in known]:
+                raise ValueError(f'{where} refers to {key} {unknown[0]}, which is not in {self.ann_file}')
+        annotations, image = [instances.annotations[ann_id] for ann_id in ann_ids], instances.images[ref['image_id']]
         try:
-            if annotation['image_id'] != ref['image_id']:
-                raise ValueError(
-                    f'{where} is on image_id {ref["image_id"]}, but its ann_id {ref["ann_id"]} is on '
-                    f'image_id {annotation["image_id"]} in {self.ann_file}'
-                )
+            for ann_id, annotation in zip(ann_ids, annotations):
+                if annotation['image_id'] != ref['image_id']:
+                    raise ValueError(
+                        f'{where} is on image_id {ref["image_id"]}, but its ann_id {ann_id} is on '
+                        f'image_id {annotation["image_id"]} in {self.ann_file}'
+                    )
+            categories = [annotation.get('category_id') for annotation in annotations]
             record = dict(
                 img_path=join_path(self.data_prefix['img_path'], image['file_name']),
                 img_id=ref['image_id'],
@@ -214,8 +227,9 @@ class RefCocoDataset(BaseDataset):
                 width=image['width'],
                 ref_id=ref['ref_id'],
                 ann_id=ref['ann_id'],
-                category_id=annotation.get('category_id'),
-                segmentation=annotation['segmentation'],
+                category_id=categories[0] if len(categories) == 1 else categories,
+                # One for each annotation; drawn later, and then one for all.
+                segmentation=[annotation['segmentation'] for annotation in annotations],
             )
         except KeyError as error:
             raise ValueError(
@@ -267,15 +281,21 @@ class RefCocoDataset(BaseDataset):
     def _draw_masks(self, objects: list[dict]) -> None:
         """Put each object's mask as compressed RLE in the place of its polygons: drawn once, not in every epoch."""
         for record in objects:
+            size = record['height'], record['width']
             try:
-                record['segmentation'] = segmentation_to_rle(record['segmentation'], record['height'], record['width'])
+                drawn = [segmentation_to_rle(segmentation, *size) for segmentation in record['segmentation']]
+                record['segmentation'] = drawn[0] if len(drawn) == 1 else segmentation_to_rle(drawn, *size)
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
                     f'{self.ann_file}: the mask of ann_id {record["ann_id"]} cannot be read: {error}'
                 ) from error
 
     def _without_empty_masks(self, objects: list[dict]) -> list[dict]:
-        empty = [record for record in objects if coco_mask.area(record['segmentation']) == 0]
+        empty = [
+            record
+            for record in objects
+            if coco_mask.area(record['segmentation']) == 0 and not record.get('no_target', False)
+        ]
         if not empty:
             return objects
         print_log(
@@ -365,8 +385,9 @@ class RefCocoDataset(BaseDataset):
         self._epoch.value = epoch
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """COCO category of a sample's object, for samplers and wrappers that balance classes."""
-        return [self.get_data_info(idx)['category_id']]
+        """COCO categories of a sample's objects, for samplers and wrappers that balance classes."""
+        category_id = self.get_data_info(idx)['category_id']
+        return category_id if isinstance(category_id, list) else [category_id]
 
     def image_keys(self) -> list[str]:
         """The image of each sample under the name that :func:`~mmetris.datasets.refer.image_key` gives it."""
@@ -375,7 +396,7 @@ class RefCocoDataset(BaseDataset):
     def held_out_images(self) -> frozenset[str]:
         """Keys of the images in every split of ``split_file`` that is there to test on ('val...', 'test...')."""
         if self._held_out_images is None:
-            refs = load_refs(self.split_file, self.backend_args)
+            refs = self._load_refs()
             return self._find_held_out_images(refs, load_instances(self.ann_file, self.backend_args))
         return self._held_out_images
 

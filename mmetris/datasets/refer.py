@@ -37,6 +37,8 @@ def _load_json(data: bytes) -> Any:
     return json.loads(data)
 
 
+# In gRefCOCO's ann_id: nothing in the image is meant.
+NO_TARGET = -1
 REFER_URL = 'https://github.com/lichengunc/refer'
 
 # Objects and sentences of each split as published: (name, split_by) -> split -> (objects, sentences). None
@@ -122,6 +124,15 @@ def _read(path: str, backend_args: dict | None, content: str) -> bytes:
     return fileio.get(path, backend_args=backend_args)
 
 
+def _load_json_file(path: str, backend_args: dict | None, content: str) -> Any:
+    data = _read(path, backend_args, content)
+    try:
+        with collector_paused():
+            return _load_json(data)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is no valid JSON: {error}') from error
+
+
 class Instances(NamedTuple):
     """What is needed of an ``instances.json``.
 
@@ -145,12 +156,7 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
         FileNotFoundError: If it is missing.
         ValueError: If it is no JSON in COCO's layout.
     """
-    data = _read(path, backend_args, 'COCO annotations of the images (instances.json)')
-    try:
-        with collector_paused():
-            content = _load_json(data)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is no valid JSON: {error}') from error
+    content = _load_json_file(path, backend_args, 'COCO annotations of the images (instances.json)')
     try:
         for items, keys in (('images', ('id', 'height', 'width')), ('annotations', ('id', 'image_id'))):
             for item in content[items]:
@@ -171,6 +177,24 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
     return instances
 
 
+def _target_ids(ref: dict, where: str) -> list[int | str]:
+    """The annotations that an item of gRefCOCO means, each once; none where it means nothing in the image.
+
+    Raises:
+        ValueError: If they are no ids, -1 stands beside others, or ``no_target`` says otherwise.
+    """
+    ids = ref['ann_id'] if isinstance(ref['ann_id'], (list, tuple)) else [ref['ann_id']]
+    whole = [value if isinstance(value, str) else whole_number(value) for value in ids]
+    if any(value is None for value in whole):
+        raise ValueError(f'{where} has an ann_id that is no whole number: {ref["ann_id"]}')
+    targets = list(dict.fromkeys(value for value in whole if value is not None and value != NO_TARGET))
+    if targets and NO_TARGET in whole:
+        raise ValueError(f'{where} has {NO_TARGET}, which means no target, beside other ids in ann_id: {ref["ann_id"]}')
+    if ref.get('no_target') is not None and bool(ref['no_target']) != (not targets):
+        raise ValueError(f'{where} has no_target={ref["no_target"]!r}, but ann_id {ref["ann_id"]}')
+    return targets
+
+
 def _make_whole(item: dict, keys: Sequence[str]) -> None:
     """Turn numbers such as 1.0, which pandas writes in columns with gaps, into whole ones, in place."""
     for key in keys:
@@ -178,12 +202,14 @@ def _make_whole(item: dict, keys: Sequence[str]) -> None:
             item[key] = number
 
 
-def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
+def load_refs(path: str, backend_args: dict | None = None, several: bool = False) -> list[dict]:
     """Read a split file: the referred objects of all splits, in the file's order.
 
     Args:
-        path: The ``refs(<split_by>).p``.
+        path: The ``refs(<split_by>).p``, or JSON with the same content (``.json``).
         backend_args: Arguments of MMEngine's file backend.
+        several: Whether an item may mean no annotation or several, as in gRefCOCO; each then has ``ann_ids``, a list.
+            Defaults to False.
 
     Returns:
         Items with ``ref_id``, ``ann_id``, ``image_id``, ``split`` and ``sentences`` (each with ``sent_id``,
@@ -193,22 +219,32 @@ def load_refs(path: str, backend_args: dict | None = None) -> list[dict]:
         FileNotFoundError, pickle.UnpicklingError: As :func:`load_plain_pickle`.
         ValueError: If it is no list of such items; the message names the first bad one.
     """
-    refs = load_plain_pickle(path, backend_args)
+    if path.endswith('.json'):
+        refs = _load_json_file(path, backend_args, 'a list of refs')
+    else:
+        refs = load_plain_pickle(path, backend_args)
     if not isinstance(refs, list):
         raise ValueError(f'{path} holds a {type(refs).__name__}, but a list of refs is expected')
     for index, ref in enumerate(refs):
         if not isinstance(ref, dict):
             raise ValueError(f'{path}: item {index} is a {type(ref).__name__}, but a dict is expected')
+        if several:
+            ref.setdefault('ref_id', index)
         missing = [key for key in ('ref_id', 'ann_id', 'image_id', 'split', 'sentences') if key not in ref]
         if missing:
             raise ValueError(f'{path}: item {index} (ref_id {ref.get("ref_id")}) has no {", ".join(missing)}')
         _make_whole(ref, ('ref_id', 'ann_id', 'image_id'))
-        if isinstance(ref['ann_id'], list):
+        where = f'{path}: item {index} (ref_id {ref["ref_id"]})'
+        if several:
+            ref['ann_ids'] = _target_ids(ref, where)
+        elif isinstance(ref['ann_id'], list):
             raise ValueError(
-                f'{path}: item {index} (ref_id {ref["ref_id"]}) has a list as ann_id, as gRefCOCO has; here each item '
-                'is one object, with the id of its annotation'
+                f'{where} has a list as ann_id, as gRefCOCO has, which GRefCocoDataset reads; here each item is one '
+                'object, with the id of its annotation'
             )
-        if any(not isinstance(ref[key], (int, str)) for key in ('ref_id', 'ann_id', 'image_id')):
+        if any(
+            not isinstance(ref[key], (int, str)) for key in ('ref_id', 'image_id', *(() if several else ('ann_id',)))
+        ):
             raise ValueError(
                 f'{path}: item {index} has an id that is no whole number: ref_id {ref["ref_id"]}, ann_id '
                 f'{ref["ann_id"]}, image_id {ref["image_id"]}'

@@ -4,9 +4,10 @@ import mmseg.evaluation  # noqa: F401  registers MMSegmentation's metrics
 
 from .breakdown import Part, SentenceScore, break_down, load_word_types, word_types
 from .functional import intersection_and_union, mean_iou, overall_iou, precision_at, sample_iou
-from .metrics import HeldOutIoUMetric, RefSegMetric
+from .metrics import GRefSegMetric, HeldOutIoUMetric, RefSegMetric
 
 __all__ = [
+    'GRefSegMetric',
     'HeldOutIoUMetric',
     'Part',
     'RefSegMetric',

@@ -128,7 +128,10 @@ class TestRefs:
             ({}, 'holds a dict'),
             ([3], 'item 0 is a int'),
             ([{'ref_id': 7, 'ann_id': 1, 'split': 'val'}], r'item 0 \(ref_id 7\) has no image_id, sentences'),
-            ([{'ref_id': 7, 'ann_id': (), 'image_id': 2, 'split': 'val', 'sentences': []}], 'id that is no whole number'),
+            (
+                [{'ref_id': 7, 'ann_id': (), 'image_id': 2, 'split': 'val', 'sentences': []}],
+                'id that is no whole number',
+            ),
             ([{'ref_id': 7, 'ann_id': 1, 'image_id': 2, 'split': 3, 'sentences': []}], 'a string as split'),
         ],
     )

@@ -99,9 +99,28 @@ def mean_iou(intersections: Tensor, unions: Tensor) -> float:
     Raises:
         ValueError: If there is no sample.
     """
-    _require_samples(intersections)
+    return mean_of(sample_iou(intersections, unions))
+
+
+def mean_of(ious: Tensor) -> float:
+    """Mean of the IoUs of samples (B,), whatever their order.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
+    _require_samples(ious)
     # Sorting makes the floating-point sum, and with it the score, independent of the samples' order.
-    return float(sample_iou(intersections, unions).sort().values.mean())
+    return float(ious.double().sort().values.mean())
+
+
+def share_of(samples: Tensor) -> float:
+    """Share of samples (B,) that are True.
+
+    Raises:
+        ValueError: If there is no sample.
+    """
+    _require_samples(samples)
+    return int(samples.sum()) / len(samples)
 
 
 def precision_at(intersections: Tensor, unions: Tensor, threshold: float) -> float:
@@ -121,8 +140,7 @@ def precision_at(intersections: Tensor, unions: Tensor, threshold: float) -> flo
     Raises:
         ValueError: If there is no sample.
     """
-    _require_samples(intersections)
-    return int((sample_iou(intersections, unions) > threshold).sum()) / len(intersections)
+    return share_of(sample_iou(intersections, unions) > threshold)
 
 
 def _require_samples(intersections: Tensor) -> None:
@@ -130,4 +148,4 @@ def _require_samples(intersections: Tensor) -> None:
         raise ValueError('There is no sample to average over')
 
 
-__all__ = ['intersection_and_union', 'mean_iou', 'overall_iou', 'precision_at', 'sample_iou']
+__all__ = ['intersection_and_union', 'mean_iou', 'mean_of', 'overall_iou', 'precision_at', 'sample_iou', 'share_of']

@@ -19,10 +19,12 @@ from prettytable import PrettyTable
 
 from mmetris.registry import METRICS
 
-from ..functional import intersection_and_union, mean_iou, overall_iou, precision_at, sample_iou
+from ..functional import intersection_and_union, mean_of, overall_iou, sample_iou, share_of
 
 # What may be asked for, and the one of the three scores that it means.
 METRIC_NAMES = {'oIoU': 'oIoU', 'cIoU': 'oIoU', 'mIoU': 'mIoU', 'gIoU': 'mIoU', 'Pr': 'Pr'}
+
+EMPTY_TARGET = ('zero', 'one', 'ignore')
 
 
 class SampleOverlap(NamedTuple):
@@ -35,6 +37,7 @@ class SampleOverlap(NamedTuple):
     intersection: int
     union: int
     has_target: bool
+    has_prediction: bool
 
 
 def sample_key(data_sample: Mapping[str, Any]) -> tuple | None:
@@ -92,14 +95,17 @@ class RefSegMetric(BaseMetric):
     ``CheckpointHook(save_best='mIoU')`` knows by itself that more is better; for the other names it needs
     ``rule='greater'``.
 
-    A sample whose prediction and ground truth are both empty counts as IoU 0 (see
-    :mod:`mmetris.evaluation.functional.mask_iou`); the log tells how many ground truths are empty.
+    Every sentence of RefCOCO means something, so an empty ground truth is a slip of the annotation: by default such a
+    sample counts as IoU 0, whatever was predicted, as in the released evaluation of ETRIS (``empty_target``). The log
+    tells how many there are. For data whose sentences may mean nothing see :class:`GRefSegMetric`.
 
     Args:
         metric: Scores to report: 'oIoU' (also 'cIoU'), 'mIoU' (also 'gIoU'), 'Pr'; each is reported under the
             name it is asked by.
         thresholds: IoU that a sample must exceed (strictly) for each ``Pr@X``. Defaults to 0.5 to 0.9, as in
             the literature.
+        empty_target: IoU of a sample whose ground truth is empty: ``'zero'`` always; ``'one'`` if the prediction is
+            empty too; ``'ignore'``: it is left out of all scores. Defaults to ``'zero'``.
         ignore_index: Value of the ground truth that marks pixels left out. Defaults to 255, as in
             MMSegmentation.
         output_dir: Folder for the predicted masks, one PNG of 0 and 1 for each sentence, and
@@ -116,14 +122,18 @@ class RefSegMetric(BaseMetric):
             one.
 
     Raises:
-        ValueError: If a metric is unknown, a threshold is outside [0, 1], or ``format_only`` has no
+        ValueError: If a metric or ``empty_target`` is unknown, a threshold is outside [0, 1], or ``format_only`` has no
             ``output_dir``.
     """
+
+    names = METRIC_NAMES
+    note = 'mIoU: mean over sentences'
 
     def __init__(
         self,
         metric: str | Sequence[str] = ('oIoU', 'mIoU', 'Pr'),
         thresholds: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9),
+        empty_target: str = 'zero',
         ignore_index: int = 255,
         output_dir: str | None = None,
         format_only: bool = False,
@@ -134,17 +144,20 @@ class RefSegMetric(BaseMetric):
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
-        unknown = [name for name in self.metrics if name not in METRIC_NAMES]
+        unknown = [name for name in self.metrics if name not in self.names]
         if unknown or not self.metrics:
             raise ValueError(
-                f'RefSegMetric has no metric {", ".join(map(repr, unknown)) or "to compute"}; valid names are '
-                f'{", ".join(METRIC_NAMES)} (the X of Pr@X is set by `thresholds`)'
+                f'{type(self).__name__} has no metric {", ".join(map(repr, unknown)) or "to compute"}; valid names are '
+                f'{", ".join(self.names)} (the X of Pr@X is set by `thresholds`)'
             )
         if any(not 0 <= threshold <= 1 for threshold in thresholds):
             raise ValueError(f'`thresholds` are fractions in [0, 1], but got {list(thresholds)}')
         if format_only and output_dir is None:
             raise ValueError('`format_only` writes masks and nothing else, so it needs an `output_dir`')
+        if empty_target not in EMPTY_TARGET:
+            raise ValueError(f'`empty_target` must be one of {", ".join(EMPTY_TARGET)}, but is {empty_target!r}')
         self.thresholds = tuple(thresholds)
+        self.empty_target = empty_target
         self.ignore_index = ignore_index
         self.output_dir = output_dir
         self.format_only = format_only
@@ -171,7 +184,7 @@ class RefSegMetric(BaseMetric):
             if self.output_dir is not None:
                 mask = (pred != 0).to(torch.uint8).cpu().numpy()
                 Image.fromarray(mask).save(osp.join(self.output_dir, f'{name}.png'))
-            intersection, union, has_target = 0, 0, False
+            intersection, union, has_target, has_prediction = 0, 0, False, bool((pred != 0).any())
             if not self.format_only:
                 target = self._mask_of(data_sample, 'gt_sem_seg', 'the pipeline must have LoadAnnotations')
                 if pred.shape != target.shape:
@@ -181,9 +194,13 @@ class RefSegMetric(BaseMetric):
                         'LoadAnnotations after the resizing in the test pipeline.'
                     )
                 intersection, union = intersection_and_union(pred, target, self.ignore_index)
-                has_target = bool(((target != 0) & (target != self.ignore_index)).any())
+                counted = target != self.ignore_index
+                has_target = bool(((target != 0) & counted).any())
+                has_prediction = bool(((pred != 0) & counted.to(pred.device)).any())
             expression = str(data_sample.get('expression') or '')
-            self.results.append((sample_key(data_sample), name, expression, intersection, union, has_target))
+            self.results.append(
+                (sample_key(data_sample), name, expression, intersection, union, has_target, has_prediction)
+            )
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Collect the results of all processes and compute the scores.
@@ -220,36 +237,59 @@ class RefSegMetric(BaseMetric):
         if self.format_only:
             print_log(f'{len(overlaps)} predicted masks are in {self.output_dir}', logger='current')
             return {}
-        intersections = torch.tensor([overlap.intersection for overlap in overlaps])
-        unions = torch.tensor([overlap.union for overlap in overlaps])
         if self.output_dir is not None:
-            self._write_csv(self.output_dir, overlaps, sample_iou(intersections, unions).tolist())
-
-        scores = {}
-        for name in self.metrics:
-            if METRIC_NAMES[name] == 'oIoU':
-                scores[name] = 100 * overall_iou(intersections, unions)
-            elif METRIC_NAMES[name] == 'mIoU':
-                scores[name] = 100 * mean_iou(intersections, unions)
-            else:
-                for threshold in self.thresholds:
-                    scores[f'Pr@{threshold:g}'] = 100 * precision_at(intersections, unions, threshold)
-
+            self._write_csv(self.output_dir, overlaps, self.sample_ious(overlaps).tolist())
+        scores, num_samples = self.scores_of(overlaps)
         table = PrettyTable([*scores, 'samples'])
-        table.add_row([*(f'{score:.2f}' for score in scores.values()), len(overlaps)])
-        print_log(
-            f'referring segmentation in percent (mIoU: mean over sentences):\n{table.get_string()}', logger='current'
-        )
-        num_empty = sum(not overlap.has_target for overlap in overlaps)
-        if num_empty:
-            first = next(overlap.name for overlap in overlaps if not overlap.has_target)
+        table.add_row([*(f'{score:.2f}' for score in scores.values()), num_samples])
+        print_log(f'referring segmentation in percent ({self.note}):\n{table.get_string()}', logger='current')
+        return {**scores, 'samples': num_samples}
+
+    def sample_ious(self, overlaps: Sequence[SampleOverlap]) -> torch.Tensor:
+        """IoU of each sample, (B,) float64, as the means count it.
+
+        Args:
+            overlaps: The samples.
+        """
+        ious = sample_iou(*_counts(overlaps))
+        if self.empty_target == 'one':
+            both_empty = [not (overlap.has_target or overlap.has_prediction) for overlap in overlaps]
+            ious[torch.tensor(both_empty, dtype=torch.bool)] = 1
+        return ious
+
+    def scores_of(self, overlaps: Sequence[SampleOverlap]) -> tuple[dict[str, float], int]:
+        """Scores in percent by name, and of how many samples.
+
+        Args:
+            overlaps: Each sample once.
+
+        Raises:
+            ValueError: If none is left.
+        """
+        empty = [overlap for overlap in overlaps if not overlap.has_target]
+        if empty:
+            done = dict(zero='they count as IoU 0', one='an empty prediction is IoU 1', ignore='they are left out')
             print_log(
-                f'{num_empty} of {len(overlaps)} samples have no foreground in the ground truth; they '
-                f'count as IoU 0. The first is {first}.',
+                f'{len(empty)} of {len(overlaps)} samples have no foreground in the ground truth; '
+                f'{done[self.empty_target]} (empty_target={self.empty_target!r}). The first is {empty[0].name}.',
                 logger='current',
                 level=logging.WARNING,
             )
-        return {**scores, 'samples': len(overlaps)}
+        if self.empty_target == 'ignore':
+            overlaps = [overlap for overlap in overlaps if overlap.has_target]
+            if not overlaps:
+                raise ValueError('RefSegMetric has nothing to evaluate: no sample has a target (empty_target="ignore")')
+        ious = self.sample_ious(overlaps)
+        scores: dict[str, float] = {}
+        for name in self.metrics:
+            if METRIC_NAMES[name] == 'oIoU':
+                scores[name] = 100 * overall_iou(*_counts(overlaps))
+            elif METRIC_NAMES[name] == 'mIoU':
+                scores[name] = 100 * mean_of(ious)
+            else:
+                for threshold in self.thresholds:
+                    scores[f'Pr@{threshold:g}'] = 100 * share_of(ious > threshold)
+        return scores, len(overlaps)
 
     def _drop_copies(self, overlaps: list[SampleOverlap]) -> list[SampleOverlap]:
         """Each sample once, in the order collected."""
@@ -299,6 +339,14 @@ class RefSegMetric(BaseMetric):
         return mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
 
 
+def _counts(overlaps: Sequence[SampleOverlap]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Intersections and unions of samples, each (B,)."""
+    return (
+        torch.tensor([overlap.intersection for overlap in overlaps], dtype=torch.long),
+        torch.tensor([overlap.union for overlap in overlaps], dtype=torch.long),
+    )
+
+
 def _describe(data_sample: Mapping[str, Any]) -> str:
     """The sample in words, for an error message."""
     fields = ('img_path', 'sample_idx', 'sent_id', 'expression')
@@ -306,4 +354,4 @@ def _describe(data_sample: Mapping[str, Any]) -> str:
     return f'The sample with {", ".join(known)}' if known else 'A sample without meta information'
 
 
-__all__ = ['RefSegMetric', 'sample_key', 'sample_name']
+__all__ = ['RefSegMetric', 'SampleOverlap', 'sample_key', 'sample_name']

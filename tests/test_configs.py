@@ -44,6 +44,7 @@ VARIABLES = {
     'learning_rate',
     'loading',
     'max_epochs',
+    'reader',
     'split_file',
     'test_pipeline',
     'train_pipeline',
@@ -65,6 +66,7 @@ DATA = dict(
     refcocoplus=('refcoco+/instances.json', 'refcoco+/refs(unc).p', 'val', ['testA', 'testB'], 17),
     refcocog_umd=('refcocog/instances.json', 'refcocog/refs(umd).p', 'val', ['test'], 22),
     refcocog_google=('refcocog/instances.json', 'refcocog/refs(google).p', 'val', ['val'], 22),
+    grefcoco=('grefcoco/instances.json', 'grefcoco/grefs(unc).json', 'val', ['testA', 'testB'], 17),
     shapes=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val', 'testA', 'testB'], 17),
 )
 
@@ -132,7 +134,7 @@ def steps_of(cfg: Config, kind: str, pipelines: tuple[str, ...] = ('train', 'val
 
 
 def test_there_is_a_config_for_every_encoder_and_data_set_of_the_paper():
-    published = set(DATA) - {'shapes'}
+    published = set(DATA) - {'shapes', 'grefcoco'}
     wanted = {f'etris/etris_{encoder}_{data}' for encoder in ('r50', 'r101', 'vitb16') for data in published}
     assert wanted | {'etris/etris_vitl14_refcoco', 'etris/etris_tiny_shapes'} <= set(NAMES)
 
@@ -184,11 +186,16 @@ def test_input_size_and_token_length_are_the_same_everywhere(name):
 def test_the_best_epoch_is_picked_on_val_and_every_sentence_is_scored(name):
     cfg = load(name)
     assert cfg.val_dataloader.dataset.split == 'val'
-    assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
+    several = parts_of(name)[2] == 'grefcoco'
+    assert cfg.default_hooks.checkpoint.save_best == ('gIoU' if several else 'mIoU')
     for phase in ('val', 'test'):
         assert cfg[f'{phase}_dataloader'].dataset.text_mode == 'original'
         assert cfg[f'{phase}_dataloader'].dataset.test_mode is True
-        assert cfg[f'{phase}_evaluator'].metric == ['oIoU', 'mIoU', 'Pr']
+        if several:
+            assert cfg[f'{phase}_evaluator'] == dict(type='GRefSegMetric')
+            assert cfg[f'{phase}_dataloader'].dataset.type == 'GRefCocoDataset'
+        else:
+            assert cfg[f'{phase}_evaluator'].metric == ['oIoU', 'mIoU', 'Pr']
 
 
 @pytest.mark.parametrize('name', [name for name in NAMES if 'tiny' not in name])
@@ -209,7 +216,7 @@ def test_the_recipe_is_the_papers(name):
     assert cfg.param_scheduler[0].milestones == [35] and cfg.param_scheduler[0].gamma == 0.1
     assert cfg.train_dataloader.batch_size * gpus_of(name) == cfg.auto_scale_lr.base_batch_size
     assert cfg.auto_scale_lr.base_batch_size == (64 if name.startswith('cris/') else 32)
-    assert cfg.train_dataloader.dataset.text_mode == 'random'
+    assert cfg.train_dataloader.dataset.text_mode == ('original' if name.endswith('_grefcoco') else 'random')
     assert cfg.model.decode_head.threshold == 0.35
     assert cfg.input_size == (416, 416) or 'vitl14' in name
 

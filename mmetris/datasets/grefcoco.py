@@ -20,6 +20,7 @@ class GRefCocoDataset(RefCocoDataset):
     :class:`RefCocoDataset`. Published counts are not compared: no source of them was at hand.
 
     Args:
+        data_root: Folder that the other paths are relative to.
         ann_file: COCO annotations of the images. Defaults to ``'grefcoco/instances.json'``.
         split_file: gRefCOCO's list of sentences, as JSON or (``.p``) pickled. Defaults to
             ``'grefcoco/grefs(unc).json'``; its splits are 'train', 'val', 'testA', 'testB'.

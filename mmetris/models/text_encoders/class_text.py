@@ -102,8 +102,9 @@ class ClassText(CLIPTextEncoder):
         """E_0 to E_N, each (M, C): features of [EOS] before stage 1 and after each stage, mean over the templates.
 
         A frozen encoder computes them once for a vocabulary and keeps them, outside of the state dict. They are
-        computed at every call, with gradients, where something is tuned, and at every call where hooks are on the
-        encoder, which may do another thing each time.
+        computed at every call, with gradients, where something is tuned (in evaluation too: moving averages are put
+        onto a model in ways that leave no trace), and at every call where hooks are on the encoder, which may do
+        another thing each time.
         """
         self.ensure_pretrained()
         parameters = list(self.parameters())

@@ -338,6 +338,22 @@ def test_exported_programs_compute_the_same(name):
             torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize('name', ['adapter', 'lora', 'bitfit_vit', 'prompts', 'deep_prompts'])
+def test_class_names_are_read_through_what_is_tuned(name):
+    cfg = tuned_cfg(name) | dict(type='ClassNameSegmentor', vocabulary=dict(classes=['cat', 'dog', 'sky']))
+    cfg['text_encoder']['type'] = 'ClassText'
+    cfg['backbone'].update(tuning={})
+    model = build(cfg).eval()
+    with torch.no_grad():
+        before = model.class_logits(inputs()[0])
+        for value in model.text_encoder.parameters():
+            if value.requires_grad:
+                value.data += 0.3 * randn(*value.shape)  # As moving averages do: no version of the tensor tells.
+        assert not torch.allclose(model.class_logits(inputs()[0]), before, atol=1e-3)
+    model.train().class_logits(inputs()[0]).square().mean().backward()
+    assert all(value.grad is not None for value in model.text_encoder.parameters() if value.requires_grad)
+
+
 def test_methods_of_one_name_share_the_rule_and_optimizers_hold_it_once():
     model = tuned_model('compacter')
     image, text = model.backbone.tuning['compacter'], model.text_encoder.tuning['compacter']

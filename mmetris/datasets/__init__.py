@@ -15,6 +15,7 @@ from .mixed import MixedRefDataset
 from .refcoco import RefCocoDataset
 from .samplers import EpochInfiniteSampler
 from .shapes_semseg import ShapesSegDataset
+from .table import TableRefDataset
 from .transforms import (
     FlipExpression,
     Letterbox,
@@ -38,6 +39,7 @@ __all__ = [
     'RefCocoDataset',
     'SeedSample',
     'ShapesSegDataset',
+    'TableRefDataset',
     'TokenizeExpression',
     'count_tokens',
     'letterbox_geometry',

@@ -1,0 +1,174 @@
+"""Folders of images and masks with a table of sentences."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mmetris.datasets import MixedRefDataset, TableRefDataset
+from mmetris.registry import DATASETS
+
+HEIGHT, WIDTH = 40, 60
+
+
+def write_folders(root):
+    """Two pictures; one mask of its own, and a label map of two objects."""
+    for name in ('images', 'masks'):
+        (root / name).mkdir(parents=True)
+    for index, name in enumerate(('a.png', 'b.jpg')):
+        pixels = np.random.default_rng(index).integers(0, 255, (HEIGHT, WIDTH, 3)).astype(np.uint8)
+        cv2.imwrite(str(root / 'images' / name), pixels)
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[5:15, 10:30] = 255
+    cv2.imwrite(str(root / 'masks/a.png'), mask)
+    labels = np.zeros((HEIGHT, WIDTH), np.uint16)
+    labels[:10, :10], labels[20:, 40:] = 1, 700
+    cv2.imwrite(str(root / 'masks/b.png'), labels)
+    return mask, labels
+
+
+ROWS = [
+    dict(image='a.png', mask='a.png', sentence='the bright bar', split='train', mask_id=''),
+    dict(image='b.jpg', mask='b.png', sentence='upper left, the corner', split='train', mask_id='1'),
+    dict(image='a.png', mask='a.png', sentence='a bar', split='train', mask_id=''),
+    dict(image='b.jpg', mask='b.png', sentence='lower right', split='val', mask_id='700'),
+    dict(image='a.png', mask='', sentence='the elephant', split='train', mask_id=''),
+]
+
+
+def write_table(root, rows=ROWS, name='sentences.csv', mark=''):
+    if name.endswith('.jsonl'):
+        text = ''.join(json.dumps(row) + '\n\n' for row in rows)
+    else:
+        separator = '\t' if name.endswith('.tsv') else ','
+        cells = [list(rows[0]), *(list(row.values()) for row in rows)]
+        quoted = [[f'"{cell}"' if separator in str(cell) else str(cell) for cell in row] for row in cells]
+        text = '\r\n'.join(separator.join(row) for row in quoted) + '\r\n'
+    (root / name).write_bytes((mark + text).encode())
+    return root
+
+
+def records(root, **kwargs):
+    dataset = TableRefDataset(str(root), **kwargs)
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
+
+
+@pytest.mark.parametrize('name', ['sentences.csv', 'sentences.tsv', 'sentences.jsonl'])
+@pytest.mark.parametrize('mark', ['', '\ufeff'])
+def test_rows_of_one_mask_are_sentences_of_one_object(tmp_path, name, mark):
+    mask, labels = write_folders(tmp_path)
+    write_table(tmp_path, name=name, mark=mark)
+    found = records(tmp_path, ann_file=name)
+    assert [record['expressions'] for record in found] == [
+        ['the bright bar', 'a bar'],
+        ['upper left, the corner'],
+        ['the elephant'],
+    ]
+    assert [record['no_target'] for record in found] == [False, False, True]
+    for record, expected in zip(found, (mask > 0, labels == 1, np.zeros_like(mask))):
+        np.testing.assert_array_equal(coco_mask.decode(record['segmentation']), expected)
+    (last,) = records(tmp_path, ann_file=name, split='val', test_mode=True)
+    np.testing.assert_array_equal(coco_mask.decode(last['segmentation']), labels == 700)
+    assert len(records(tmp_path, ann_file=name, split=None, text_mode='original')) == 5
+
+
+def test_it_trains_and_mixes_like_the_other_data_sets(tmp_path):
+    write_folders(tmp_path)
+    write_table(tmp_path)
+    init_default_scope('mmetris')
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations'),
+        dict(type='Letterbox', size=(32, 32)),
+        dict(type='TokenizeExpression', context_length=17),
+        dict(type='PackSegInputs'),
+    ]
+    dataset = DATASETS.build(dict(type='TableRefDataset', data_root=str(tmp_path), pipeline=pipeline))
+    sample = dataset[0]['data_samples']
+    assert sample.gt_sem_seg.shape == (32, 32) and sample.expression in ('the bright bar', 'a bar')
+    mixed = MixedRefDataset([TableRefDataset(str(tmp_path))])
+    assert {mixed[index]['img_path'].endswith('a.png') for index in range(len(mixed))} == {True}  # b.jpg is in val.
+
+
+def test_a_photograph_that_its_camera_turned_has_its_upright_size(tmp_path):
+    write_folders(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((WIDTH, HEIGHT, 3), np.uint8)).save(tmp_path / 'images/a.jpg', exif=exif)
+    write_table(tmp_path, [dict(ROWS[0], image='a.jpg')])
+    init_default_scope('mmetris')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+    loaded = TableRefDataset(str(tmp_path), pipeline=pipeline)[0]
+    assert loaded['img'].shape[:2] == loaded['gt_seg_map'].shape == (HEIGHT, WIDTH)
+
+
+def test_a_palettes_numbers_are_the_mask(tmp_path):
+    write_folders(tmp_path)
+    numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
+    numbers[3:6, 3:6] = 2
+    image = Image.fromarray(numbers, mode='P')
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(tmp_path / 'masks/a.png')
+    write_table(tmp_path, [dict(ROWS[0], mask_id='2')])
+    (record,) = records(tmp_path)
+    assert coco_mask.area(record['segmentation']) == 9
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(sentence='  '), 'line 3: the sentence is empty'),
+        (dict(image='gone.png'), 'line 3: image .*gone.png does not exist'),
+        (dict(mask='gone.png'), 'line 3: mask .*gone.png does not exist'),
+        (dict(image='/etc/hosts'), "line 3: image '/etc/hosts' must be a path inside of"),
+        (dict(mask='../images/a.png'), "line 3: mask '../images/a.png' must be a path inside of"),
+        (dict(image=''), 'line 3: image is empty'),
+        (dict(mask_id='5'), 'line 3: no pixel of .*b.png has the value 5; there are 0, 1, 700'),
+        (dict(mask_id='one'), "line 3: mask_id 'one' is no positive whole number"),
+        (dict(mask='small.png'), 'line 3: the mask .*small.png has 4 x 4 pixels .* 40 x 60'),
+        (dict(mask='colour.png'), 'line 3: the mask .*colour.png has 3 channels'),
+        (dict(mask='text.png'), 'line 3: mask .*text.png cannot be read as an image'),
+    ],
+)
+def test_mistakes_are_named_with_file_and_line(tmp_path, change, message):
+    write_folders(tmp_path)
+    cv2.imwrite(str(tmp_path / 'masks/small.png'), np.ones((4, 4), np.uint8))
+    cv2.imwrite(str(tmp_path / 'masks/colour.png'), np.ones((HEIGHT, WIDTH, 3), np.uint8))
+    (tmp_path / 'masks/text.png').write_text('no image')
+    write_table(tmp_path, [ROWS[0], {**ROWS[1], **change}])
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as info:
+        TableRefDataset(str(tmp_path))
+    assert 'sentences.csv' in str(info.value)
+
+
+@pytest.mark.parametrize(
+    'name, text, message',
+    [
+        ('t.csv', 'image,sentence\na.png,x\n', 'line 2: no column mask; there are image, sentence'),
+        ('t.csv', 'image,mask,sentence\na.png,a.png\n', 'line 2: not as many cells'),
+        ('t.csv', 'image,mask,sentence\na.png,a.png,x,y\n', 'line 2: not as many cells'),
+        ('t.csv', 'image,mask,sentence\na.png,a.png,x\n', 'has no column split; give split=None'),
+        ('t.csv', 'image,mask,sentence,split\na.png,a.png,x,test\n', "has no split 'train'. Present: test"),
+        ('t.jsonl', '{"image": "a.png"\n', 'line 1: no valid JSON'),
+        ('t.jsonl', '["a.png"]\n', 'line 1: a list, but an object'),
+        ('t.xlsx', 'PK', 'its name must end with .csv'),
+    ],
+)
+def test_other_tables_are_refused(tmp_path, name, text, message):
+    write_folders(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        TableRefDataset(str(tmp_path), ann_file=name)
+
+
+def test_a_missing_or_unreadable_table_is_named(tmp_path):
+    write_folders(tmp_path)
+    with pytest.raises(FileNotFoundError, match='sentences.csv does not exist'):
+        TableRefDataset(str(tmp_path))
+    (tmp_path / 'sentences.csv').write_bytes(b'image,mask,sentence\na.png,a.png,\xe9')
+    with pytest.raises(ValueError, match='is no UTF-8'):
+        TableRefDataset(str(tmp_path))

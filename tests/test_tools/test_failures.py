@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
+from mmetris.apis import RefSegInferencer
 from mmetris.datasets.shapes import write_shapes
 from tests.test_tools.test_tools import CONFIG, SPEC, TOOLS, run
 from tests.toy_inference import undecided_model
@@ -86,6 +88,44 @@ def test_the_worst_are_sorted_and_shown_and_the_parts_make_up_the_whole(folder, 
         # Two rows of two pictures with three panels each.
         assert Image.open(out / split / 'worst.png').width > 1400
         assert Image.open(out / split / 'breakdown.png').height > 400
+
+
+PURE = """
+from mmengine.config import read_base
+
+with read_base():
+    from .toy_shapes import *
+from mmetris.datasets import RefCocoDataset
+from mmetris.datasets.transforms import Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
+from mmetris.engine import SplitTestLoop
+from mmetris.engine.hooks import RefSegVisualizationHook
+from mmetris.models import ReferringSegmentor
+
+model.update(type=ReferringSegmentor)
+default_hooks.update(visualization=dict(type=RefSegVisualizationHook))
+test_cfg.update(type=SplitTestLoop)
+test_dataloader['dataset'].update(type=RefCocoDataset, pipeline=[
+    dict(type=LoadImageFromFile), dict(type=Letterbox, size=(64, 64)), dict(type=LoadAnnotations),
+    dict(type=TokenizeExpression, context_length=17), dict(type=PackSegInputs)])
+"""
+
+
+def test_types_may_be_classes_from_the_test_to_the_worst_cases(folder, tmp_path):
+    """A config in MMEngine's pure Python form, whose types are the classes themselves, goes through every flag."""
+    base = Config.fromfile(folder / 'toy_shapes.py')
+    (tmp_path / 'toy_shapes.py').write_text(base.pretty_text)
+    pure = tmp_path / 'pure.py'
+    pure.write_text(PURE)
+    options = ['--split', 'testA', '--split', 'val', '--dtype', 'bfloat16', '--show-dir', 'pictures']
+    work = ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'masks']
+    output = run(TOOLS / 'test.py', pure, folder / 'toy.pth', *work, *options)
+    assert 'testA: oIoU' in output and 'val: oIoU' in output
+    assert list((tmp_path / 'work').glob('*/pictures/*.png'))
+    run(FAILURES, tmp_path / 'masks', '--config', pure, '--out-dir', tmp_path / 'worst', '--split', 'val')
+    assert (tmp_path / 'worst' / 'val' / 'worst.png').is_file()
+    inferencer = RefSegInferencer(str(pure), str(folder / 'toy.pth'), device='cpu', show_progress=False)
+    assert inferencer.asker.context_length == 17
+    assert inferencer(np.zeros((30, 40, 3), np.uint8), 'a cat')['masks'][0].shape == (30, 40)
 
 
 def test_sizes_of_the_true_masks_follow_from_the_table(folder, tested):

@@ -43,6 +43,7 @@ from mmetris.evaluation.breakdown import (
 from mmetris.evaluation.metrics.referring_iou import sample_name
 from mmetris.registry import DATASETS, TRANSFORMS
 from mmetris.utils.command_line import CFG_OPTIONS_HELP, load_config
+from mmetris.utils.config_types import type_name
 from mmetris.utils.image_io import IMAGE_SUFFIXES
 from mmetris.visualization import draw_referring_picture, make_contact_sheet
 
@@ -139,7 +140,7 @@ def read_scores(table: Path) -> list[SentenceScore]:
     Raises:
         ValueError: If it is no table of tools/test.py.
     """
-    with table.open(newline='', encoding='utf-8') as file:
+    with table.open(newline='', encoding='utf-8-sig') as file:  # A spreadsheet adds a byte order mark.
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise ValueError(f'{table} has columns {reader.fieldnames}, but tools/test.py writes {list(COLUMNS)}')
@@ -169,7 +170,7 @@ class Samples:
         dataset_cfg = cfg.test_dataloader.dataset
         if split:
             dataset_cfg.split = split
-        steps = [step for step in dataset_cfg.pipeline if step['type'].rpartition('.')[2].startswith('LoadAnnotations')]
+        steps = [step for step in dataset_cfg.pipeline if type_name(step).startswith('LoadAnnotations')]
         self.load_mask = TRANSFORMS.build(steps[0]) if steps else None
         self.dataset = DATASETS.build(dict(dataset_cfg, pipeline=[]))
         self.records = {}

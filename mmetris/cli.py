@@ -190,7 +190,7 @@ def segment(
         apis.result_files.check_image_suffix(out_file)
     inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **model, show_progress=False)
     if classes is not None:
-        names = [name.strip() for name in classes.split(',')] if ',' in classes else classes
+        names = [name.strip() for name in classes.removesuffix(',').split(',')] if ',' in classes else classes
         inferencer.show_progress = progress and sys.stdout.isatty()
         result = inferencer.label_maps(
             image, names, batch_size, out_dir=out_dir, return_vis=out_file is not None, skip_unreadable=skip_unreadable

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from mmetris.utils.text_files import read_text
+
 from .functional import mean_iou, overall_iou
 
 WORD_TYPES_FILE = Path(__file__).with_name('word_types.json')
@@ -73,7 +75,7 @@ def load_word_types(path: str | Path = WORD_TYPES_FILE) -> dict[str, tuple[str, 
         ValueError: If the file is something else, or a phrase stands in two lists.
     """
     try:
-        lists = json.loads(Path(path).read_text(encoding='utf-8'))
+        lists = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f'{path} is no JSON: {error}') from error
     if not isinstance(lists, dict) or not lists:

@@ -10,8 +10,10 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -205,17 +207,18 @@ def segment(
     sources = inferencer._inputs_to_list(image)
     writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold)
     found = inferencer.stream(sources, list(texts), batch_size, skip_unreadable=skip_unreadable)
-    for one in _track(found, len(sources), progress and len(sources) > 1):
-        _print_answers(one, inferencer.threshold)
-        overlay = None if out_file is None and writer is None else inferencer.visualize(one)
-        if out_file is not None:
-            apis.result_files.write_image(overlay, out_file)
-        if writer is not None:
-            writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
+    with nullcontext() if writer is None else writer:  # Whatever stops the run, what was found is kept.
+        for one in _track(found, len(sources), progress and len(sources) > 1):
+            _print_answers(one, inferencer.threshold)
+            overlay = None if out_file is None and writer is None else inferencer.visualize(one)
+            if out_file is not None:
+                apis.result_files.write_image(overlay, out_file)
+            if writer is not None:
+                writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
     if out_file is not None:
         click.echo(f'written: {out_file}')
     if writer is not None:
-        click.echo(f'written: {writer.finish()} and folders masks, overlays beside it')
+        click.echo(f'written: {writer.path} and folders masks, overlays beside it')
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
@@ -262,7 +265,8 @@ def video(
 
     if not Path(video).is_file():
         raise FileNotFoundError(f'video not found: {video}')
-    capture = cv2.VideoCapture(str(video))
+    with _utf8_path(video) as readable:
+        capture = cv2.VideoCapture(readable)
     try:
         if not capture.isOpened():
             raise ValueError(f'{video} cannot be read as a video')
@@ -272,7 +276,8 @@ def video(
             total = min(total, max_frames) or max_frames
         frames = _draw_frames(predictor, capture, predictor.asker.check_texts(texts), every, max_frames)
         with apis.checkpoint_io.write_atomically(out_file) as temporary:
-            count = _write_video(_track(frames, total, progress), temporary, capture.get(cv2.CAP_PROP_FPS))
+            with _utf8_path(temporary) as target:
+                count = _write_video(_track(frames, total, progress), Path(target), capture.get(cv2.CAP_PROP_FPS))
             if count == 0:
                 raise ValueError(f'{video} has no frame that can be read')
     finally:
@@ -366,6 +371,24 @@ def _draw_frames(predictor: Any, capture: Any, texts: list[str], every: int, max
             masks = predictor.predict(texts)['masks']
         count += 1
         yield draw_expressions(frame[..., ::-1], texts, masks)
+
+
+@contextmanager
+def _utf8_path(path: str | Path) -> Iterator[str]:
+    """A file under a name that OpenCV takes: itself, or a link to it if its name is no UTF-8.
+
+    Args:
+        path: A file that is there.
+    """
+    from mmetris.utils.text_files import writable
+
+    if writable(str(path)) == str(path):
+        yield str(path)
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f'link{Path(path).suffix}'
+        link.symlink_to(Path(path).absolute())
+        yield str(link)
 
 
 def _write_video(pictures: Any, path: Path, fps: float) -> int:

@@ -31,6 +31,7 @@ class SentenceScore(NamedTuple):
         intersection: Pixels.
         union: Pixels.
         target_share: Part of the picture that the true mask covers, 0..1; None if unknown.
+        image: File name of the picture; '' if unknown.
     """
 
     name: str
@@ -38,6 +39,7 @@ class SentenceScore(NamedTuple):
     intersection: int
     union: int
     target_share: float | None = None
+    image: str = ''
 
     @property
     def iou(self) -> float:

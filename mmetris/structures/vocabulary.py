@@ -5,6 +5,7 @@ No tensor and no parameter is here: a vocabulary is data, and may be exchanged b
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -164,9 +165,12 @@ def _read_classes(name: str) -> list[str | list[str]]:
         return get_classes(name)
     if os.path.isfile(name):  # Not Path.is_file, which fails on a sentence too long for a file name.
         return _read_lines(name)
+    close = difflib.get_close_matches(name.lower(), known, n=3)
+    hint = f'did you mean {" or ".join(close)}?' if close else 'such as ade20k, cityscapes or voc'
+    shown = name if len(name) <= 80 else f'{name[:80]}…'
     raise ValueError(
-        f'classes={name!r} is neither a text file nor a list that MMSeg knows; as a name it is one class, and at least '
-        f'two are needed. The lists are {", ".join(sorted(known))}'
+        f'classes={shown!r} is neither a text file nor a data set that MMSeg knows ({hint}); as a name it is one '
+        'class, and at least two classes are needed, with commas between them'
     )
 
 

@@ -82,7 +82,7 @@ def test_a_file_that_is_no_vocabulary_is_named_with_the_line(tmp_path, content, 
 
 @pytest.mark.parametrize('name', ['red circle', 'a very long name ' * 100])
 def test_one_class_alone_is_too_few(name):
-    with pytest.raises(ValueError, match='at least two are needed'):
+    with pytest.raises(ValueError, match='at least two classes are needed'):
         Vocabulary.build(name)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import pickle
 import shutil
 from pathlib import Path
 
@@ -126,6 +128,38 @@ def test_types_may_be_classes_from_the_test_to_the_worst_cases(folder, tmp_path)
     inferencer = RefSegInferencer(str(pure), str(folder / 'toy.pth'), device='cpu', show_progress=False)
     assert inferencer.asker.context_length == 17
     assert inferencer(np.zeros((30, 40, 3), np.uint8), 'a cat')['masks'][0].shape == (30, 40)
+
+
+def test_each_sentence_has_its_own_mask_where_ids_start_anew_in_each_object(folder, tmp_path):
+    """Of home-made split files; the table says which mask is whose, and the tool reads the right one."""
+    shutil.copytree(folder / 'shapes', tmp_path / 'shapes')
+    split_file = tmp_path / 'shapes' / 'refcoco' / 'refs(unc).p'
+    refs = pickle.loads(split_file.read_bytes())
+    for ref in refs:
+        for number, sentence in enumerate(ref['sentences']):
+            sentence['sent_id'] = number
+    split_file.write_bytes(pickle.dumps(refs, protocol=2))
+    config = tmp_path / 'toy_shapes.py'
+    config.write_text(CONFIG.replace('DATA_ROOT', repr(f'{tmp_path / "shapes"}/')))
+    masks = tmp_path / 'masks'
+    options = ['--work-dir', tmp_path / 'work', '--out', masks, '--show-dir', 'pictures', '--split', 'val']
+    run(TOOLS / 'test.py', config, folder / 'toy.pth', *options)
+    rows = rows_of(masks / 'sentences_val.csv')
+    names = {row['name'] for row in rows}
+    assert len(names) == len(rows) == sum(len(ref['sentences']) for ref in refs if ref['split'] == 'val')
+    assert names == {path.stem for path in masks.glob('*.png')}
+    assert names == {path.stem for path in (tmp_path / 'work').glob('*/pictures/*.png')}
+    spec = importlib.util.spec_from_file_location('failures', FAILURES)
+    failures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(failures)
+    samples = failures.Samples(Config.fromfile(config), 'val')
+    for score in failures.read_scores(masks / 'sentences_val.csv'):
+        target = samples(score)[1] != 0
+        mask = np.asarray(Image.open(masks / f'{score.name}.png')) != 0
+        assert ((mask & target).sum(), (mask | target).sum()) == (score.intersection, score.union)
+        assert samples.records[score.name]['expression'] == score.expression
+    run(FAILURES, masks, '--images', tmp_path / 'shapes' / 'train2014', '--out-dir', tmp_path / 'worst')
+    assert (tmp_path / 'worst' / 'val' / 'worst.png').is_file()
 
 
 def test_sizes_of_the_true_masks_follow_from_the_table(folder, tested):

@@ -30,12 +30,13 @@ class _Writer(ABC):
     def __init__(self, out_dir: str | os.PathLike) -> None:
         self.out_dir = Path(out_dir)
         self._names = FreeNames()
+        self._num_added = 0  # pictures whose files are all there
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None or not self._names.is_empty:
+        if error is None or self._num_added:
             self.finish()
 
     @abstractmethod
@@ -91,14 +92,14 @@ class ResultWriter(_Writer):
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
         image_id = len(self._images) + 1
         height, width = image.shape[:2]
-        self._images.append(dict(id=image_id, file_name=writable(name), height=height, width=width))
+        annotations: list[dict[str, Any]] = []
         for number, (text, mask, box, score) in enumerate(zip(texts, masks, boxes, scores, strict=True), 1):
             file = Path('masks') / f'{stem}_{number}.png'
             write_mask(mask, self.out_dir / file)
             left, top, right, bottom = (float(edge) for edge in box)
-            self._annotations.append(
+            annotations.append(
                 dict(
-                    id=len(self._annotations) + 1,
+                    id=len(self._annotations) + number,
                     image_id=image_id,
                     category_id=1,
                     expression=writable(text),
@@ -110,6 +111,9 @@ class ResultWriter(_Writer):
                     mask_file=file.as_posix(),
                 )
             )
+        self._images.append(dict(id=image_id, file_name=writable(name), height=height, width=width))
+        self._annotations.extend(annotations)
+        self._num_added += 1
 
     def finish(self) -> Path:
         """Write the JSON and return its path."""
@@ -154,6 +158,7 @@ class LabelWriter(_Writer):
         with write_atomically(self.out_dir / 'labels' / f'{stem}.png') as temporary:
             image.save(temporary)
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
+        self._num_added += 1
 
     def finish(self) -> Path:
         """Write the names and return the file's path."""

@@ -71,11 +71,6 @@ class FreeNames:
         self._taken: set[str] = set()
         self._counts: dict[str, int] = {}
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no name was given yet."""
-        return not self._taken
-
     def of(self, name: str) -> str:
         """A name that was not given before: this one, or with a number behind it."""
         free, key = name, name.casefold()

@@ -40,9 +40,7 @@ def test_a_sentence_is_named_by_picture_and_id():
 
 def test_a_name_is_given_once_whatever_the_case_of_its_letters():
     free = FreeNames()
-    assert free.is_empty
     assert [free.of(name) for name in ('a', 'A', 'a_2', 'a', 'b')] == ['a', 'A_2', 'a_2_2', 'a_3', 'b']
-    assert not free.is_empty
 
 
 def test_a_number_takes_no_name_that_another_has_by_itself():

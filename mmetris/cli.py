@@ -10,7 +10,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -110,6 +110,11 @@ _model_options = _with(
 )
 
 
+_overwrite_option = click.option(
+    '--overwrite', is_flag=True, help='Replace files that are there. Default: stop before anything is computed.'
+)
+
+
 @click.group(name='mmetris', context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(__version__, prog_name='mmetris')
 def mmetris_command() -> None:
@@ -149,6 +154,7 @@ def mmetris_command() -> None:
     help='Pairs of image and sentence at a time; fewer take less memory.',
 )
 @click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
+@_overwrite_option
 @_model_options
 def segment(
     image: str,
@@ -158,6 +164,7 @@ def segment(
     classes: str | None,
     batch_size: int,
     skip_unreadable: bool,
+    overwrite: bool,
     progress: bool,
     max_pixels: int | None,
     **model: Any,
@@ -187,6 +194,8 @@ def segment(
         raise click.UsageError('give sentences or --classes, not both')
     if out_file is not None and Path(image).is_dir():
         raise click.UsageError(f'{image} is a folder: give --out-dir instead of --out-file')
+    closing = [] if out_dir is None else [Path(out_dir) / name for name in ('predictions.json', 'classes.json')]
+    _check_free([] if out_file is None else [out_file], closing, overwrite=overwrite)
     apis = _load_apis()
     if out_file is not None:
         apis.result_files.check_image_suffix(out_file)
@@ -235,6 +244,7 @@ def segment(
     help='Look at every so-manieth frame; those between show the masks of the one before.',
 )
 @click.option('--max-frames', type=click.IntRange(1), metavar='N', help='Stop after so many frames.')
+@_overwrite_option
 @_model_options
 def video(
     video: str,
@@ -242,6 +252,7 @@ def video(
     out_file: str,
     every: int,
     max_frames: int | None,
+    overwrite: bool,
     progress: bool,
     max_pixels: int | None,
     **model: Any,
@@ -260,6 +271,7 @@ def video(
         raise click.UsageError('no sentence given: mmetris video VIDEO "the red car" --out-file car.mp4')
     if Path(out_file).suffix.lower().lstrip('.') not in FORMATS:
         raise click.UsageError(f'--out-file {out_file}: write a video as {", ".join("." + name for name in FORMATS)}')
+    _check_free([out_file], overwrite=overwrite)
     apis = _load_apis()
     import cv2
 
@@ -323,6 +335,16 @@ class _Apis:
 
 def _load_apis() -> _Apis:
     return _Apis()
+
+
+def _check_free(files: Sequence[str | Path], closing: Sequence[Path] = (), *, overwrite: bool) -> None:
+    """Stop where a file would be replaced, the picture itself perhaps, or the results of an earlier run."""
+    if overwrite:
+        return
+    for path in (*files, *closing):
+        if Path(path).exists():
+            kind = f'{Path(path).parent} has results' if path in closing else f'{path} is there'
+            raise click.UsageError(f'{kind} already: give another name, or --overwrite to replace what is there')
 
 
 def _given(**options: Any) -> dict[str, Any]:

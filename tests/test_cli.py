@@ -144,8 +144,31 @@ def test_what_was_found_is_kept_when_a_later_picture_stops_the_run(mmetris, file
         content = json.loads((out / file).read_text())
         assert file == 'classes.json' or [image['file_name'] for image in content['images']] == ['0.png', '1.png']
         (out / file).write_text('of an earlier run')  # It stays where nothing new was found.
-        assert mmetris('segment', tmp_path / '2.png', option, '--out-dir', out)[0] == 2
+        assert mmetris('segment', tmp_path / '2.png', option, '--out-dir', out, '--overwrite')[0] == 2
         assert (out / file).read_text() == 'of an earlier run'
+
+
+def test_nothing_that_is_there_is_replaced_unasked(mmetris, files, tmp_path):
+    """The photograph itself, another file, the results of an earlier run; the model is not even loaded."""
+    photo, out = tmp_path / 'photo.png', tmp_path / 'out'
+    content = (files / 'picture.png').read_bytes()
+    photo.write_bytes(content)
+    assert mmetris('segment', photo, 'a dog', '--out-dir', out)[0] == 0
+    no_model = ('--model', 'none')
+    for option, file, words in (
+        ('--out-file', photo, 'photo.png is there already'),
+        ('--out-file', out / 'masks' / 'photo_1.png', 'photo_1.png is there already'),
+        ('--out-dir', out, 'out has results already'),
+    ):
+        status, _, err = mmetris('segment', photo, 'a dog', option, file, model=no_model)
+        assert status == 2 and words in err and '--overwrite' in err and photo.read_bytes() == content
+    status, _, err = mmetris('video', photo, 'a dog', '--out-file', tmp_path / 'x.avi', model=no_model)
+    assert 'x.avi' not in err
+    (tmp_path / 'x.avi').write_text('mine')
+    status, _, err = mmetris('video', photo, 'a dog', '--out-file', tmp_path / 'x.avi', model=no_model)
+    assert status == 2 and 'x.avi is there already' in err and (tmp_path / 'x.avi').read_text() == 'mine'
+    assert mmetris('segment', photo, 'a dog', '--out-dir', out, '--out-file', photo, '--overwrite')[0] == 0
+    assert photo.read_bytes() != content
 
 
 def test_a_video_may_have_any_name(mmetris, files, tmp_path):

@@ -10,8 +10,10 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -108,6 +110,11 @@ _model_options = _with(
 )
 
 
+_overwrite_option = click.option(
+    '--overwrite', is_flag=True, help='Replace files that are there. Default: stop before anything is computed.'
+)
+
+
 @click.group(name='mmetris', context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(__version__, prog_name='mmetris')
 def mmetris_command() -> None:
@@ -147,6 +154,7 @@ def mmetris_command() -> None:
     help='Pairs of image and sentence at a time; fewer take less memory.',
 )
 @click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
+@_overwrite_option
 @_model_options
 def segment(
     image: str,
@@ -156,6 +164,7 @@ def segment(
     classes: str | None,
     batch_size: int,
     skip_unreadable: bool,
+    overwrite: bool,
     progress: bool,
     max_pixels: int | None,
     **model: Any,
@@ -185,12 +194,14 @@ def segment(
         raise click.UsageError('give sentences or --classes, not both')
     if out_file is not None and Path(image).is_dir():
         raise click.UsageError(f'{image} is a folder: give --out-dir instead of --out-file')
+    closing = [] if out_dir is None else [Path(out_dir) / name for name in ('predictions.json', 'classes.json')]
+    _check_free([] if out_file is None else [out_file], closing, overwrite=overwrite)
     apis = _load_apis()
     if out_file is not None:
         apis.result_files.check_image_suffix(out_file)
     inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **model, show_progress=False)
     if classes is not None:
-        names = [name.strip() for name in classes.split(',')] if ',' in classes else classes
+        names = [name.strip() for name in classes.removesuffix(',').split(',')] if ',' in classes else classes
         inferencer.show_progress = progress and sys.stdout.isatty()
         result = inferencer.label_maps(
             image, names, batch_size, out_dir=out_dir, return_vis=out_file is not None, skip_unreadable=skip_unreadable
@@ -205,17 +216,18 @@ def segment(
     sources = inferencer._inputs_to_list(image)
     writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold)
     found = inferencer.stream(sources, list(texts), batch_size, skip_unreadable=skip_unreadable)
-    for one in _track(found, len(sources), progress and len(sources) > 1):
-        _print_answers(one, inferencer.threshold)
-        overlay = None if out_file is None and writer is None else inferencer.visualize(one)
-        if out_file is not None:
-            apis.result_files.write_image(overlay, out_file)
-        if writer is not None:
-            writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
+    with nullcontext() if writer is None else writer:  # Whatever stops the run, what was found is kept.
+        for one in _track(found, len(sources), progress and len(sources) > 1):
+            _print_answers(one, inferencer.threshold)
+            overlay = None if out_file is None and writer is None else inferencer.visualize(one)
+            if out_file is not None:
+                apis.result_files.write_image(overlay, out_file)
+            if writer is not None:
+                writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
     if out_file is not None:
         click.echo(f'written: {out_file}')
     if writer is not None:
-        click.echo(f'written: {writer.finish()} and folders masks, overlays beside it')
+        click.echo(f'written: {writer.path} and folders masks, overlays beside it')
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
@@ -232,6 +244,7 @@ def segment(
     help='Look at every so-manieth frame; those between show the masks of the one before.',
 )
 @click.option('--max-frames', type=click.IntRange(1), metavar='N', help='Stop after so many frames.')
+@_overwrite_option
 @_model_options
 def video(
     video: str,
@@ -239,6 +252,7 @@ def video(
     out_file: str,
     every: int,
     max_frames: int | None,
+    overwrite: bool,
     progress: bool,
     max_pixels: int | None,
     **model: Any,
@@ -257,12 +271,14 @@ def video(
         raise click.UsageError('no sentence given: mmetris video VIDEO "the red car" --out-file car.mp4')
     if Path(out_file).suffix.lower().lstrip('.') not in FORMATS:
         raise click.UsageError(f'--out-file {out_file}: write a video as {", ".join("." + name for name in FORMATS)}')
+    _check_free([out_file], overwrite=overwrite)
     apis = _load_apis()
     import cv2
 
     if not Path(video).is_file():
         raise FileNotFoundError(f'video not found: {video}')
-    capture = cv2.VideoCapture(str(video))
+    with _utf8_path(video) as readable:
+        capture = cv2.VideoCapture(readable)
     try:
         if not capture.isOpened():
             raise ValueError(f'{video} cannot be read as a video')
@@ -272,7 +288,8 @@ def video(
             total = min(total, max_frames) or max_frames
         frames = _draw_frames(predictor, capture, predictor.asker.check_texts(texts), every, max_frames)
         with apis.checkpoint_io.write_atomically(out_file) as temporary:
-            count = _write_video(_track(frames, total, progress), temporary, capture.get(cv2.CAP_PROP_FPS))
+            with _utf8_path(temporary) as target:
+                count = _write_video(_track(frames, total, progress), Path(target), capture.get(cv2.CAP_PROP_FPS))
             if count == 0:
                 raise ValueError(f'{video} has no frame that can be read')
     finally:
@@ -318,6 +335,16 @@ class _Apis:
 
 def _load_apis() -> _Apis:
     return _Apis()
+
+
+def _check_free(files: Sequence[str | Path], closing: Sequence[Path] = (), *, overwrite: bool) -> None:
+    """Stop where a file would be replaced, the picture itself perhaps, or the results of an earlier run."""
+    if overwrite:
+        return
+    for path in (*files, *closing):
+        if Path(path).exists():
+            kind = f'{Path(path).parent} has results' if path in closing else f'{path} is there'
+            raise click.UsageError(f'{kind} already: give another name, or --overwrite to replace what is there')
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -366,6 +393,24 @@ def _draw_frames(predictor: Any, capture: Any, texts: list[str], every: int, max
             masks = predictor.predict(texts)['masks']
         count += 1
         yield draw_expressions(frame[..., ::-1], texts, masks)
+
+
+@contextmanager
+def _utf8_path(path: str | Path) -> Iterator[str]:
+    """A file under a name that OpenCV takes: itself, or a link to it if its name is no UTF-8.
+
+    Args:
+        path: A file that is there.
+    """
+    from mmetris.utils.text_files import writable
+
+    if writable(str(path)) == str(path):
+        yield str(path)
+        return
+    with TemporaryDirectory() as folder:
+        link = Path(folder) / f'link{Path(path).suffix}'
+        link.symlink_to(Path(path).absolute())
+        yield str(link)
 
 
 def _write_video(pictures: Any, path: Path, fps: float) -> int:

@@ -1,6 +1,7 @@
 """The console command: what it prints and writes, and that every mistake is one line and exit status 2."""
 
 import json
+import os
 import warnings
 
 import numpy as np
@@ -108,6 +109,87 @@ def test_an_unreadable_picture_of_a_folder_can_be_left_out(mmetris, files, tmp_p
     assert status == 2 and err.startswith('error: 1.png cannot be read as an image')
     status, out, err = mmetris('segment', tmp_path, 'a dog', '--skip-unreadable')
     assert status == 0 and err.count('\n') == 1 and err.startswith('warning: left out: 1.png') and out.count('\n') == 2
+
+
+ODD_NAMES = (b'caf\xe9.png', ('\u72d7' * 83).encode() + b'.png', b'x' * 250 + b'.png')
+
+
+def test_pictures_of_any_name_are_in_the_results(mmetris, files, tmp_path):
+    """Bytes that are no UTF-8, and names as long as a file system takes; numbers and endings come on top of those."""
+    (tmp_path / 'in').mkdir()
+    content = (files / 'picture.png').read_bytes()
+    for name in (*ODD_NAMES, b'ok.png'):
+        with open(os.path.join(os.fsencode(tmp_path / 'in'), name), 'wb') as file:
+            file.write(content)
+    status, out, err = mmetris('segment', tmp_path / 'in', 'the caf\udce9', '--out-dir', tmp_path / 'out')
+    assert (status, err) == (0, '') and out.count('\n') == 5
+    written = json.loads((tmp_path / 'out' / 'predictions.json').read_text(encoding='utf-8'))
+    expected = {os.fsdecode(name).replace('\udce9', '\ufffd') for name in (*ODD_NAMES, b'ok.png')}
+    assert {image['file_name'] for image in written['images']} == expected
+    assert all((tmp_path / 'out' / one['mask_file']).is_file() for one in written['annotations'])
+    assert {one['expression'] for one in written['annotations']} == {'the caf\ufffd'}
+    names = mmetris('segment', tmp_path / 'in', '--classes', 'caf\udce9,dog', '--out-dir', tmp_path / 'labels')
+    assert names[0] == 0 and len(list((tmp_path / 'labels' / 'labels').iterdir())) == 4
+    assert json.loads((tmp_path / 'labels' / 'classes.json').read_text(encoding='utf-8')) == ['caf\ufffd', 'dog']
+
+
+def test_what_was_found_is_kept_when_a_later_picture_stops_the_run(mmetris, files, tmp_path):
+    for name in ('0.png', '1.png'):
+        (tmp_path / name).write_bytes((files / 'pictures' / name).read_bytes())
+    (tmp_path / '2.png').write_text('damaged')
+    for option, file in (('a dog', 'predictions.json'), ('--classes=dog,cat', 'classes.json')):
+        out = tmp_path / file
+        status, _, err = mmetris('segment', tmp_path, option, '--out-dir', out, '--batch-size', '1')
+        assert status == 2 and err.startswith('error: 2.png cannot be read')
+        content = json.loads((out / file).read_text())
+        assert file == 'classes.json' or [image['file_name'] for image in content['images']] == ['0.png', '1.png']
+        (out / file).write_text('of an earlier run')  # It stays where nothing new was found.
+        assert mmetris('segment', tmp_path / '2.png', option, '--out-dir', out, '--overwrite')[0] == 2
+        assert (out / file).read_text() == 'of an earlier run'
+
+
+def test_nothing_that_is_there_is_replaced_unasked(mmetris, files, tmp_path):
+    """The photograph itself, another file, the results of an earlier run; the model is not even loaded."""
+    photo, out = tmp_path / 'photo.png', tmp_path / 'out'
+    content = (files / 'picture.png').read_bytes()
+    photo.write_bytes(content)
+    assert mmetris('segment', photo, 'a dog', '--out-dir', out)[0] == 0
+    no_model = ('--model', 'none')
+    for option, file, words in (
+        ('--out-file', photo, 'photo.png is there already'),
+        ('--out-file', out / 'masks' / 'photo_1.png', 'photo_1.png is there already'),
+        ('--out-dir', out, 'out has results already'),
+    ):
+        status, _, err = mmetris('segment', photo, 'a dog', option, file, model=no_model)
+        assert status == 2 and words in err and '--overwrite' in err and photo.read_bytes() == content
+    status, _, err = mmetris('video', photo, 'a dog', '--out-file', tmp_path / 'x.avi', model=no_model)
+    assert 'x.avi' not in err
+    (tmp_path / 'x.avi').write_text('mine')
+    status, _, err = mmetris('video', photo, 'a dog', '--out-file', tmp_path / 'x.avi', model=no_model)
+    assert status == 2 and 'x.avi is there already' in err and (tmp_path / 'x.avi').read_text() == 'mine'
+    assert mmetris('segment', photo, 'a dog', '--out-dir', out, '--out-file', photo, '--overwrite')[0] == 0
+    assert photo.read_bytes() != content
+
+
+def test_a_video_may_have_any_name(mmetris, files, tmp_path):
+    cv2 = pytest.importorskip('cv2')
+    plain, odd = tmp_path / 'in.avi', tmp_path / 'caf\udce9.avi'
+    video = cv2.VideoWriter(str(plain), cv2.VideoWriter.fourcc(*'MJPG'), 10, (80, 48))
+    for _ in range(3):
+        video.write(np.ascontiguousarray(picture()[..., ::-1]))
+    video.release()
+    plain.rename(odd)
+    out_file = tmp_path / 'out\udce9.avi'
+    status, out, err = mmetris('video', odd, 'a dog', '--out-file', out_file)
+    assert (status, err) == (0, '') and '3 frames' in out and out_file.stat().st_size > 1000
+    assert {path.name for path in tmp_path.iterdir()} == {odd.name, out_file.name}
+
+
+@pytest.mark.parametrize(('classes', 'status'), [('dog', 2), ('dog,', 2), ('dog,cat,', 0), ('dog,,cat', 2)])
+def test_class_names_are_at_least_two_and_none_is_empty(mmetris, classes, status):
+    found, _, err = mmetris('segment', 'picture.png', '--classes', classes)
+    assert found == status
+    assert status == 0 or 'at least two classes' in err or 'empty name' in err
 
 
 @pytest.mark.parametrize(

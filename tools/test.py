@@ -21,6 +21,7 @@ from mmetris.utils.command_line import (
     prepare_processes,
     set_work_dir,
 )
+from mmetris.utils.config_types import type_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,7 +66,7 @@ def draw_predictions(parser: argparse.ArgumentParser, cfg: Config, args: argpars
     if args.show:
         hook.show = True
         hook.wait_time = args.wait_time
-    if args.show_dir and hook.type == 'RefSegVisualizationHook':
+    if args.show_dir and type_name(hook) == 'RefSegVisualizationHook':
         hook.out_dir = args.show_dir
     elif args.show_dir:
         cfg.visualizer.save_dir = args.show_dir
@@ -75,7 +76,7 @@ def choose_splits(parser: argparse.ArgumentParser, cfg: Config, args: argparse.N
     """Make the test loop read ``args.split``."""
     if 'split' not in cfg.test_dataloader.dataset:
         parser.error(f'--split: the test data set of {args.config} has no "split"')
-    if cfg.test_cfg.get('type') == 'SplitTestLoop':
+    if type_name(cfg.test_cfg) == 'SplitTestLoop':
         cfg.test_cfg.splits = args.split
     elif len(args.split) == 1:
         cfg.test_dataloader.dataset.split = args.split[0]
@@ -88,7 +89,7 @@ def choose_dtype(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Na
     if not has_bridged_model(cfg):
         parser.error(
             f'--dtype is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
-            f"{cfg.model.type}; test_cfg.fp16=True of MMEngine's test loop is for any model"
+            f"{type_name(cfg.model)}; test_cfg.fp16=True of MMEngine's test loop is for any model"
         )
     set_test_dtype(cfg, args.dtype)
 

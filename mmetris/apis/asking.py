@@ -27,6 +27,7 @@ from mmetris.models.necks.bridger import ImagePrefix
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
 from mmetris.structures.vocabulary import Vocabulary
+from mmetris.utils.config_types import type_name
 from mmetris.utils.expressions import check_expressions
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
@@ -123,7 +124,7 @@ class Asker:
         self.by_class = hasattr(model, 'class_logits')
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in _test_pipeline(cfg):
-            kind = step['type'].rpartition('.')[2]
+            kind = type_name(step)
             if kind in ('LoadImageFromFile', 'InferencerLoader'):
                 self.to_float32 = bool(step.get('to_float32', False))
             elif kind == 'TokenizeExpression':

@@ -14,6 +14,7 @@ from mmetris.datasets import RefCocoDataset
 from mmetris.models.converters import ConvertedCheckpoint, PublishedCode
 from mmetris.models.converters.published_sizes import HEAD_HEADS
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.config_types import type_name
 
 
 def conversion_parser(code: PublishedCode) -> argparse.ArgumentParser:
@@ -69,9 +70,9 @@ def complete_config(converted: ConvertedCheckpoint, recipe: Path, context_length
     def adapt(node: Any) -> Any:
         if isinstance(node, dict):
             node = {key: adapt(value) for key, value in node.items()}
-            if node.get('type') == 'Letterbox':
+            if type_name(node) == 'Letterbox':
                 node['size'] = tuple(map(resized, node['size']))
-            elif node.get('type') == 'TokenizeExpression':
+            elif type_name(node) == 'TokenizeExpression':
                 node['context_length'] = context_length
             return node
         return type(node)(map(adapt, node)) if isinstance(node, (list, tuple)) else node

@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -136,16 +137,17 @@ class RefSegInferencer(BaseInferencer):
         answers: Iterable[dict[str, Any]] = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
         if self.show_progress:
             answers = track(answers, description='Inference', total=len(sources))
-        for one in answers:
-            index, overlay = one['index'], None
-            if return_vis:
-                overlay = result['visualization'][index] = self.visualize(one)
-            if writer is not None:
-                writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
-            result['images'][index] = one['name']
-            self.postprocess(one, result)
-        if writer is not None:
-            writer.finish()
+        with nullcontext() if writer is None else writer:  # Whatever stops the run, files of what was found are kept.
+            for one in answers:
+                index, overlay = one['index'], None
+                if return_vis:
+                    overlay = result['visualization'][index] = self.visualize(one)
+                if writer is not None:
+                    writer.add(
+                        one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay
+                    )
+                result['images'][index] = one['name']
+                self.postprocess(one, result)
         return result
 
     def label_maps(
@@ -195,17 +197,16 @@ class RefSegInferencer(BaseInferencer):
         )
         if self.show_progress:
             groups = track(groups, description='Inference', total=len(sources))
-        for ((index, image, name),) in groups:
-            labels = self.asker.label_maps(self.asker.encode([image], [name]), vocabulary, threshold, batch_size)[0]
-            result['images'][index], result['label_maps'][index] = name, labels
-            if return_vis or writer is not None:
-                overlay = draw_labels(np.ascontiguousarray(image[..., ::-1]), names, labels)
-                if return_vis:
-                    result['visualization'][index] = overlay
-                if writer is not None:
-                    writer.add(name, labels, overlay)
-        if writer is not None:
-            writer.finish()
+        with nullcontext() if writer is None else writer:
+            for ((index, image, name),) in groups:
+                labels = self.asker.label_maps(self.asker.encode([image], [name]), vocabulary, threshold, batch_size)[0]
+                result['images'][index], result['label_maps'][index] = name, labels
+                if return_vis or writer is not None:
+                    overlay = draw_labels(np.ascontiguousarray(image[..., ::-1]), names, labels)
+                    if return_vis:
+                        result['visualization'][index] = overlay
+                    if writer is not None:
+                        writer.add(name, labels, overlay)
         return result
 
     def stream(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,35 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmetris.utils.checkpoint_io import write_atomically
+from mmetris.utils.file_names import FreeNames, file_stem
+from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_expressions
 
 
-class ResultWriter:
+class _Writer(ABC):
+    """A context that writes the closing file at its end, after an error too if any picture was finished before it."""
+
+    def __init__(self, out_dir: str | os.PathLike) -> None:
+        self.out_dir = Path(out_dir)
+        self._names = FreeNames()
+        self._num_added = 0  # pictures whose files are all there
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None or self._num_added:
+            self.finish()
+
+    @abstractmethod
+    def finish(self) -> Path:
+        """Write the closing file."""
+
+
+class ResultWriter(_Writer):
     """Write what was predicted, picture by picture; every file is complete or not there.
+
+    As a context manager it calls :meth:`finish` at the end, and after an error that stops a run halfway.
 
     Args:
         out_dir: Folder to write to; made if missing. Files of an earlier run with the same names are replaced.
@@ -31,11 +55,15 @@ class ResultWriter:
     """
 
     def __init__(self, out_dir: str | os.PathLike, threshold: float) -> None:
-        self.out_dir = Path(out_dir)
+        super().__init__(out_dir)
         self._info = dict(description='masks predicted by mmetris', threshold=threshold)
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
-        self._stems = _FreeStems()
+
+    @property
+    def path(self) -> Path:
+        """The JSON."""
+        return self.out_dir / 'predictions.json'
 
     def add(
         self,
@@ -58,23 +86,23 @@ class ResultWriter:
             scores: 0..1 for each of them.
             overlay: Their picture, RGB. Defaults to None: drawn here.
         """
-        stem = self._stems.of(name)
+        stem = self._names.of(file_stem(name))
         if overlay is None:
             overlay = draw_expressions(image, texts, masks, scores)
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
         image_id = len(self._images) + 1
         height, width = image.shape[:2]
-        self._images.append(dict(id=image_id, file_name=name, height=height, width=width))
+        annotations: list[dict[str, Any]] = []
         for number, (text, mask, box, score) in enumerate(zip(texts, masks, boxes, scores, strict=True), 1):
             file = Path('masks') / f'{stem}_{number}.png'
             write_mask(mask, self.out_dir / file)
             left, top, right, bottom = (float(edge) for edge in box)
-            self._annotations.append(
+            annotations.append(
                 dict(
-                    id=len(self._annotations) + 1,
+                    id=len(self._annotations) + number,
                     image_id=image_id,
                     category_id=1,
-                    expression=text,
+                    expression=writable(text),
                     score=score,
                     segmentation=encode_rle(mask),
                     area=int(mask.sum()),
@@ -83,22 +111,24 @@ class ResultWriter:
                     mask_file=file.as_posix(),
                 )
             )
+        self._images.append(dict(id=image_id, file_name=writable(name), height=height, width=width))
+        self._annotations.extend(annotations)
+        self._num_added += 1
 
     def finish(self) -> Path:
         """Write the JSON and return its path."""
-        path = self.out_dir / 'predictions.json'
         content = dict(
             info=self._info,
             images=self._images,
             annotations=self._annotations,
             categories=[dict(id=1, name='referred object')],
         )
-        with write_atomically(path) as temporary:
+        with write_atomically(self.path) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
-        return path
+        return self.path
 
 
-class LabelWriter:
+class LabelWriter(_Writer):
     """Write label maps: ``labels/<image>.png`` (index of the class, 255 for none), ``overlays/<image>.jpg`` and
     ``classes.json`` (the names in order).
 
@@ -108,8 +138,8 @@ class LabelWriter:
     """
 
     def __init__(self, out_dir: str | os.PathLike, classes: Sequence[str]) -> None:
-        self.out_dir, self.classes = Path(out_dir), list(classes)
-        self._stems = _FreeStems()
+        super().__init__(out_dir)
+        self.classes = [writable(name) for name in classes]
 
     def add(self, name: str, labels: np.ndarray, overlay: np.ndarray) -> None:
         """Write one picture's label map and overlay.
@@ -119,7 +149,7 @@ class LabelWriter:
             labels: (H, W) uint8.
             overlay: (H', W', 3) RGB.
         """
-        stem = self._stems.of(name)
+        stem = self._names.of(file_stem(name))
         image = Image.fromarray(labels).convert('L')
         # Any colours that differ: viewers would show small numbers as black.
         colors = np.random.default_rng(0).integers(60, 256, (256, 3))
@@ -128,6 +158,7 @@ class LabelWriter:
         with write_atomically(self.out_dir / 'labels' / f'{stem}.png') as temporary:
             image.save(temporary)
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
+        self._num_added += 1
 
     def finish(self) -> Path:
         """Write the names and return the file's path."""
@@ -135,23 +166,6 @@ class LabelWriter:
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(self.classes, ensure_ascii=False), encoding='utf-8')
         return path
-
-
-class _FreeStems:
-    """File names for pictures, no two the same: ``a.jpg`` and ``b/a.png`` become ``a`` and ``a_2``."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-
-    def of(self, name: str) -> str:
-        # An address may hold letters that a file name may not.
-        stem = re.sub(r'[^\w.,()+=@ -]', '_', Path(name).stem).strip('. ')[:100] or 'image'
-        free, count = stem, 1
-        while free.lower() in self._taken:  # Some file systems take a.jpg and A.jpg for the same.
-            count += 1
-            free = f'{stem}_{count}'
-        self._taken.add(free.lower())
-        return free
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from mmengine.registry import init_default_scope
 from mmetris.benchmark.counters import time_in_turns
 from mmetris.benchmark.tasks import SENTENCES, Setting
 from mmetris.registry import DATASETS
+from mmetris.utils.config_types import type_name
 
 PHOTO_HW = (480, 640)  # what most of COCO's images have
 
@@ -34,8 +35,9 @@ def load_seconds(cfg: Config, setting: Setting, repeats: int) -> list[float]:
         ValueError: If the training data is no :class:`RefCocoDataset`.
     """
     dataset_cfg = cfg.train_dataloader.dataset.copy()
-    if not dataset_cfg.type.endswith('RefCocoDataset'):
-        raise ValueError(f"task 'data' reads a RefCocoDataset, but the config's training data is a {dataset_cfg.type}")
+    kind = type_name(dataset_cfg)
+    if not kind.endswith('RefCocoDataset'):
+        raise ValueError(f"task 'data' reads a RefCocoDataset, but the config's training data is a {kind}")
     init_default_scope(cfg.get('default_scope', 'mmetris'))
     with ExitStack() as stack:
         threads = cv2.getNumThreads(), torch.get_num_threads()

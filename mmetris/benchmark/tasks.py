@@ -21,9 +21,11 @@ from torch import Tensor
 from mmetris.benchmark.plain_path import plain_path
 from mmetris.engine.activation_checkpointing import checkpoint_activations
 from mmetris.engine.compiling import eager
+from mmetris.models.segmentors import ClassNameSegmentor
 from mmetris.models.trunk.prefix_cache import PrefixCache
 from mmetris.registry import MODELS
 from mmetris.structures import RefDataSample
+from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.quiet import quieted
 from mmetris.utils.tokenizer import tokenize
 
@@ -156,11 +158,10 @@ def build_model(cfg: Config, setting: Setting) -> Any:
         ValueError: If it is no model for the task.
     """
     init_default_scope(cfg.get('default_scope', 'mmetris'))
-    kind = cfg.model.type
-    if (kind == 'ClassNameSegmentor') != (setting.task == 'semseg'):
+    if is_kind_of(cfg.model, ClassNameSegmentor, MODELS) != (setting.task == 'semseg'):
         raise ValueError(
-            f'task {setting.task!r} cannot be measured on a {kind}: "semseg" takes a ClassNameSegmentor, '
-            'the other tasks a ReferringSegmentor'
+            f'task {setting.task!r} cannot be measured on a {type_name(cfg.model)}: '
+            '"semseg" takes a ClassNameSegmentor, the other tasks a ReferringSegmentor'
         )
     model_cfg = cfg.model.copy()
     model_cfg.pop('prefix_cache', None)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmetris.utils.config_types import type_name
+
 NAMES = ('train_pipeline', 'test_pipeline', 'tta_pipeline')
 
 
@@ -40,13 +42,14 @@ def adapted(
     def change(step: Any) -> Any:
         if isinstance(step, (list, tuple)):
             return [change(part) for part in step]
-        if step['type'] == 'TokenizeExpression' and context_length is not None:
+        kind = type_name(step)
+        if kind == 'TokenizeExpression' and context_length is not None:
             return dict(step, context_length=context_length)
         if input_size is None:
             return step
-        if step['type'] == 'Letterbox':
+        if kind == 'Letterbox':
             return dict(step, size=tuple(input_size))
-        if step['type'] == 'TestTimeAug':
+        if kind == 'TestTimeAug':
             letterboxes = [
                 dict(type='Letterbox', size=tuple(side + more for side in input_size))
                 for more in (-tta_step, 0, tta_step)

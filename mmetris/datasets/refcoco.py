@@ -17,6 +17,7 @@ from mmengine.utils import is_abs
 from pycocotools import mask as coco_mask
 
 from ..registry import DATASETS
+from ..utils.file_names import FreeNames, sample_name
 from ..utils.tokenizer import count_tokens
 from .refer import (
     REFER_URL,
@@ -168,9 +169,15 @@ class RefCocoDataset(BaseDataset):
             self._draw_masks(objects)
             self._held_out_images = self._find_held_out_images(refs, instances)
         self._check_images(objects)
+        return self._samples_of(objects)
+
+    def _samples_of(self, objects: list[dict]) -> list[dict]:
+        """The records that ``text_mode`` makes of objects with drawn masks."""
         objects = self._without_empty_masks(objects)
         records = list(itertools.chain.from_iterable(map(self._to_records, objects)))
         self._report_cut_sentences(records)
+        if self.test_mode:
+            _name_sentences(records)
         return records
 
     def _load_refs(self) -> list[dict]:
@@ -360,6 +367,8 @@ class RefCocoDataset(BaseDataset):
         chosen = self._draw(epoch, int(record['sample_idx']), len(record['expressions']))
         record['expression'] = record['expressions'][chosen]
         record['sent_id'] = record['sent_ids'][chosen]
+        if 'sample_names' in record:
+            record['sample_name'] = record['sample_names'][chosen]
         return self.pipeline(record)
 
     def _draw(self, epoch: int, sample_idx: int, num_expressions: int) -> int:
@@ -409,6 +418,22 @@ class RefCocoDataset(BaseDataset):
             for image_id in image_ids
             if 'file_name' in instances.images.get(image_id, ())
         )
+
+
+def _name_sentences(records: list[dict]) -> None:
+    """Give each sentence a file name of its own where image and ``sent_id`` repeat: in home-made files ids may start
+    anew in each object, and images of two folders may have one name."""
+    sentences = [
+        (record, dict(img_path=record['img_path'], sent_id=sent_id, sample_idx=index))
+        for index, record in enumerate(records)
+        for sent_id in record['sent_ids']
+    ]
+    names = [sample_name(sentence) for _, sentence in sentences]
+    if len({name.casefold() for name in names}) == len(names):
+        return
+    free = FreeNames(reserved=names)
+    for (record, _), name in zip(sentences, names):
+        record.setdefault('sample_names', []).append(free.of(name))
 
 
 def _context_length(pipeline: Compose) -> int | None:

@@ -139,10 +139,7 @@ class TableRefDataset(RefCocoDataset):
             objects[key]['expressions'].append(sentence)
             objects[key]['sent_ids'].append(row['row'])
         self._held_out_images = self._held_out(rows)
-        kept = self._without_empty_masks(list(objects.values()))
-        records = [sample for record in kept for sample in self._to_records(record)]
-        self._report_cut_sentences(records)
-        return records
+        return self._samples_of(list(objects.values()))
 
     def _rows_of_split(self, rows: list[dict]) -> list[dict]:
         if not self.split:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from mmetris.utils.text_files import read_text
+
 from .functional import mean_iou, overall_iou
 
 WORD_TYPES_FILE = Path(__file__).with_name('word_types.json')
@@ -29,6 +31,7 @@ class SentenceScore(NamedTuple):
         intersection: Pixels.
         union: Pixels.
         target_share: Part of the picture that the true mask covers, 0..1; None if unknown.
+        image: File name of the picture; '' if unknown.
     """
 
     name: str
@@ -36,6 +39,7 @@ class SentenceScore(NamedTuple):
     intersection: int
     union: int
     target_share: float | None = None
+    image: str = ''
 
     @property
     def iou(self) -> float:
@@ -73,7 +77,7 @@ def load_word_types(path: str | Path = WORD_TYPES_FILE) -> dict[str, tuple[str, 
         ValueError: If the file is something else, or a phrase stands in two lists.
     """
     try:
-        lists = json.loads(Path(path).read_text(encoding='utf-8'))
+        lists = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f'{path} is no JSON: {error}') from error
     if not isinstance(lists, dict) or not lists:

@@ -16,6 +16,8 @@ class RefDataSample(SegDataSample):
       pipeline does not tokenize.
     - ``sample_idx``, ``img_id``, ``ref_id``, ``ann_id``, ``sent_id``: where the sample comes from (meta
       information).
+    - ``sample_name``: name of files that are written for it, where image and ``sent_id`` alone would repeat (meta
+      information).
     - ``letterbox``: (scale, left, top) if the image was letterboxed (meta information).
 
     ``gt_sem_seg.data`` is (1, H, W) with 1 on the object, 0 elsewhere and 255 where the truth is not known;

@@ -5,12 +5,16 @@ No tensor and no parameter is here: a vocabulary is data, and may be exchanged b
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmseg.utils import get_classes, get_predefined_templates
 from mmseg.utils.class_names import dataset_aliases
+
+from mmetris.utils.text_files import read_text, writable
 
 PLAIN_TEMPLATE = '{}'
 
@@ -35,7 +39,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
-            raise ValueError(f'a vocabulary needs at least two classes (one may be the background), not {self.classes}')
+            raise ValueError(
+                f'a vocabulary needs at least two classes (one may be the background), not {list(self.classes)}'
+            )
         seen: dict[str, int] = {}
         for index, names in enumerate(self.classes):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
@@ -62,14 +68,16 @@ class Vocabulary:
 
         Args:
             classes: One name for each class, or a list of synonyms; or a data set whose names MMSeg knows
-                (``'ade20k'``); or a text file with a line for each class, its synonyms separated by commas.
+                (``'ade20k'``); or a text file with a line for each class, its synonyms separated by commas. Blank lines
+                and a comma at the end of a line say nothing. UTF-8, or UTF-16 as Windows calls Unicode.
             templates: Sentences with ``{}`` where the name goes, or the name of a set that MMSeg has (``'vild'``,
                 ``'imagenet'``). Defaults to None: the name by itself.
             background: Index of the class that no text describes, such as 0 in Pascal VOC. Defaults to None: there is
                 none.
 
         Raises:
-            ValueError: If a list or a file is unknown, or what it holds is no vocabulary (see the class).
+            ValueError: If a list or a file is unknown, or what it holds is no vocabulary (see the class); of a file the
+                message says which line.
         """
         if isinstance(classes, (str, Path)):
             classes = _read_classes(str(classes))
@@ -80,7 +88,7 @@ class Vocabulary:
                 raise ValueError(
                     f"templates={templates!r} is no set of MMSeg ('vild', 'imagenet'); a single template goes in a list"
                 ) from error
-        names = tuple((entry,) if isinstance(entry, str) else tuple(entry) for entry in classes)
+        names = tuple(tuple(map(_clean, [entry] if isinstance(entry, str) else entry)) for entry in classes)
         return cls(names, (PLAIN_TEMPLATE,) if templates is None else tuple(templates), background)
 
     def __len__(self) -> int:
@@ -155,9 +163,42 @@ def _read_classes(name: str) -> list[str | list[str]]:
     known = {alias for aliases in dataset_aliases.values() for alias in aliases}
     if name in known:
         return get_classes(name)
-    if Path(name).is_file():
-        lines = Path(name).read_text(encoding='utf-8').strip().split('\n')
-        return [[word.strip() for word in line.split(',')] for line in lines]
+    if os.path.isfile(name):  # Not Path.is_file, which fails on a sentence too long for a file name.
+        return _read_lines(name)
+    close = difflib.get_close_matches(name.lower(), known, n=3)
+    hint = f'did you mean {" or ".join(close)}?' if close else 'such as ade20k, cityscapes or voc'
+    shown = name if len(name) <= 80 else f'{name[:80]}…'
     raise ValueError(
-        f'classes={name!r} is neither a text file nor a list that MMSeg knows; those are {", ".join(sorted(known))}'
+        f'classes={shown!r} is neither a text file nor a data set that MMSeg knows ({hint}); as a name it is one '
+        'class, and at least two classes are needed, with commas between them'
     )
+
+
+def _read_lines(path: str) -> list[str | list[str]]:
+    """Class names of a text file, checked here, where the lines are known."""
+    classes: list[str | list[str]] = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(read_text(path).split('\n'), 1):
+        words = [word.strip() for word in line.split(',')]
+        if len(words) > 1 and not words[-1]:
+            words.pop()
+        if words == ['']:
+            if ',' in line:
+                raise ValueError(f'{path}, line {number}: a comma and no name')
+            continue
+        if '' in words:
+            raise ValueError(f'{path}, line {number}: an empty name between commas')
+        for word in words:
+            first = seen.setdefault(word.lower(), number)
+            if first != number or words.count(word) > 1:
+                where = 'twice in it' if first == number else f'in line {first} too'
+                raise ValueError(f'{path}, line {number}: the name {word!r} is {where}')
+        classes.append(words)
+    if len(classes) < 2:
+        raise ValueError(f'{path} has {len(classes)} line(s) with a class; at least two classes are needed')
+    return classes
+
+
+def _clean(name: str) -> str:
+    """A name that files and CLIP's tokens take; what is no string is refused by the class."""
+    return writable(name) if isinstance(name, str) else name

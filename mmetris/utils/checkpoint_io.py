@@ -155,7 +155,8 @@ def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem}_', suffix=path.suffix)
+    # A part of the name, since a file system takes no more than 255 bytes.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem[:40]}_', suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:

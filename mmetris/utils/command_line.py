@@ -25,6 +25,7 @@ from torch import nn
 
 from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 
 CFG_OPTIONS_HELP = (
@@ -149,10 +150,10 @@ def prepare_mixed_precision(parser: argparse.ArgumentParser, cfg: Config, args: 
         args: ``config`` and ``amp_dtype``, which may be None: float16, unless the config has bfloat16 already.
     """
     wrapper = cfg.optim_wrapper
-    kind = wrapper.type.rpartition('.')[2]
+    kind = type_name(wrapper)
     if kind not in ('OptimWrapper', 'AmpOptimWrapper', 'BFloat16OptimWrapper'):
         own = ', whose type is set in strategy.bf16 or strategy.fp16' if kind == 'DeepSpeedOptimWrapper' else ''
-        parser.error(f'--amp replaces an OptimWrapper, and {args.config} has a {wrapper.type}{own}')
+        parser.error(f'--amp replaces an OptimWrapper, and {args.config} has a {kind}{own}')
     if (args.amp_dtype or ('bfloat16' if kind == 'BFloat16OptimWrapper' else 'float16')) == 'float16':
         if not has_accelerator():
             parser.error('--amp in float16 needs a GPU, and none is visible; --amp-dtype bfloat16 runs on CPUs too')
@@ -176,7 +177,7 @@ def has_bridged_model(cfg: Config) -> bool:
     from mmetris.models.trunk import BridgedModel  # Models take seconds to import, and few commands ask.
 
     init_default_scope(cfg.get('default_scope', 'mmetris'))
-    return issubclass(MODELS.get(cfg.model.type), BridgedModel)
+    return is_kind_of(cfg.model, BridgedModel, MODELS)
 
 
 def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
@@ -190,12 +191,12 @@ def add_compile_hook(parser: argparse.ArgumentParser, cfg: Config, args: argpars
     if not has_bridged_model(cfg):
         parser.error(
             f'--compile is for a ReferringSegmentor or ClassNameSegmentor, and {args.config} has a '
-            f'{cfg.model.type}; compile=True of MMEngine is for any model'
+            f'{type_name(cfg.model)}; compile=True of MMEngine is for any model'
         )
     if 'strategy' in cfg:
         parser.error(f'--compile does not go with the strategy of {args.config}; train with DDP, or leave it out')
     hooks = list(cfg.get('custom_hooks') or [])
-    if all(hook['type'].rpartition('.')[2] != 'CompileHook' for hook in hooks):
+    if all(type_name(hook) != 'CompileHook' for hook in hooks):
         cfg.custom_hooks = [*hooks, dict(type='mmetris.CompileHook')]
 
 
@@ -208,7 +209,7 @@ def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argpars
             is refused then: its optimizer's wrapper cannot train without its strategy.
         args: ``config``, and the parsed arguments of :func:`add_launcher_arguments`.
     """
-    kind = str((cfg.get('strategy') or {}).get('type', ''))
+    kind = type_name(cfg.get('strategy'))
     if uses_deepspeed(cfg):
         if problem := _deepspeed_problem():
             parser.error(
@@ -227,7 +228,7 @@ def prepare_strategy(parser: argparse.ArgumentParser, cfg: Config, args: argpars
 
 def uses_deepspeed(cfg: Config) -> bool:
     """Whether a config's ``strategy`` is MMEngine's ``DeepSpeedStrategy``."""
-    return str((cfg.get('strategy') or {}).get('type', '')).endswith('DeepSpeedStrategy')
+    return type_name(cfg.get('strategy')).endswith('DeepSpeedStrategy')
 
 
 def _deepspeed_problem() -> str | None:

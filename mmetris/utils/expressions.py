@@ -6,6 +6,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 
+from .text_files import writable
 from .tokenizer import count_tokens
 
 # More than CLIP's 77 tokens can hold; what lies beyond is not even looked at.
@@ -40,7 +41,7 @@ def check_expressions(texts: str | Sequence[str], max_tokens: int = 77) -> list[
     for index, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f'a sentence must be a string, but sentence {index + 1} is {text!r}')
-        words = ' '.join(text.split())
+        words = writable(' '.join(text.split()))
         if not words:
             raise ValueError(f'sentence {index + 1} is empty: {EXAMPLE}')
         if len(words) > MAX_CHARACTERS:

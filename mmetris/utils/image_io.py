@@ -1,7 +1,8 @@
 """Pictures from anywhere to one form: (H, W, 3) uint8, BGR as MMCV has them, turned upright.
 
 Pillow reads the header first, so that a picture is refused for its size before it is decoded. Ordinary JPEG files are
-then decoded by MMCV, as data pipelines do: a mask is the same whether a picture came this way or through a data set.
+then decoded by MMCV. Data pipelines call :func:`decode_image`, which knows ordinary files by their first bytes and
+decodes the others in the same way: a mask is the same whether a picture came this way or through a data set.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
 import numpy as np
 from PIL import Image, ImageOps
@@ -72,6 +75,37 @@ def read_image(
             f'not {type(source).__name__}'
         )
     return _from_bytes(content, max_pixels, background, name)
+
+
+def decode_image(
+    content: bytes, name: str = 'the image', background: Sequence[int] = WHITE, backend: str | None = None
+) -> np.ndarray:
+    """The pixels that :func:`read_image` makes of a file's content, in the time of MMCV's decoder where that is enough.
+
+    MMCV alone decodes JPEG in grey or three colours, and PNG of 8 bits without transparency; what it would decode in
+    another way (opacity, CMYK, 16 bits, other formats) goes through Pillow. No size is refused.
+
+    Args:
+        content: Content of the file.
+        name: What error messages call the picture. Defaults to 'the image'.
+        background: RGB colour behind transparent parts, 0..255. Defaults to white.
+        backend: MMCV's decoder for ordinary files. Defaults to None: MMCV's own choice.
+
+    Returns:
+        (H, W, 3) uint8, BGR, 0..255.
+
+    Raises:
+        ValueError: If it cannot be read as a picture.
+    """
+    if _is_ordinary(content):
+        try:
+            pixels = mmcv.imfrombytes(content, backend=backend)
+        except (AssertionError, cv2.error, AttributeError) as error:  # AttributeError: the decoder gave None.
+            raise ValueError(f'{name} cannot be read as an image; is it complete?') from error
+        if pixels is None:
+            raise ValueError(f'{name} cannot be read as an image; is it complete?')
+        return pixels
+    return _from_bytes(content, sys.maxsize, background, name)
 
 
 def image_name(source: ImageSource, default: str = 'the image') -> str:
@@ -147,6 +181,41 @@ def _download(address: str) -> bytes:
     return content
 
 
+def _is_ordinary(content: bytes) -> bool:
+    """Whether MMCV's decoder and ours give the same pixels, as far as a file's first bytes tell; if in doubt, no."""
+    if content.startswith(b'\xff\xd8'):
+        return _jpeg_components(content) in (1, 3)
+    if content.startswith(b'\x89PNG\r\n\x1a\n'):
+        depth, color_type = content[24:25], content[25:26]
+        # Grey, RGB or palette; no transparency, no orientation, no animation.
+        plain = depth <= b'\x08' and color_type in (b'\0', b'\2', b'\3')
+        return plain and _png_chunks(content).isdisjoint((b'tRNS', b'eXIf', b'acTL'))
+    return False
+
+
+def _png_chunks(content: bytes) -> set[bytes]:
+    """Kinds of a PNG file's chunks, by their headers."""
+    kinds, place = set(), 8
+    while place + 8 <= len(content):
+        kinds.add(content[place + 4 : place + 8])
+        place += 12 + int.from_bytes(content[place : place + 4], 'big')  # length, kind and check sum are 12 bytes
+    return kinds
+
+
+def _jpeg_components(content: bytes) -> int | None:
+    """Colours of a JPEG file by the header of its frame; None if it is not found."""
+    place = 2
+    while place + 10 <= len(content) and content[place] == 0xFF:
+        marker = content[place + 1]
+        if marker == 0xFF:  # fills up
+            place += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, not tables
+            return content[place + 9]
+        else:
+            place += 2 + int.from_bytes(content[place + 2 : place + 4], 'big')
+    return None
+
+
 def _check_size(size_wh: tuple[int, int], max_pixels: int, name: str) -> None:
     width, height = size_wh
     if width < 1 or height < 1:
@@ -172,7 +241,7 @@ def _from_bytes(content: bytes, max_pixels: int, background: Sequence[int], name
     with image:
         _check_size(image.size, max_pixels, name)
         pixels = _from_pil(image, background, name)
-        if image.format == 'JPEG' and image.mode in ('RGB', 'L'):
+        if image.format in ('JPEG', 'MPO') and _is_ordinary(content):
             decoded = mmcv.imfrombytes(content)
             # Another version of libjpeg may round otherwise than Pillow's; what a data pipeline would see counts.
             if decoded is not None and decoded.shape == pixels.shape:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .text_files import writable
+
 SOS_TOKEN = 49406
 EOS_TOKEN = 49407
 PAD_TOKEN = 0
@@ -173,7 +175,7 @@ def _checked(texts: str | Sequence[str], context_length: int) -> Sequence[str]:
     for row, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f'Only strings can be tokenized, but texts[{row}] is {text!r}')
-    return texts
+    return [writable(text) for text in texts]
 
 
 @functools.lru_cache(maxsize=8)

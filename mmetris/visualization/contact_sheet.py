@@ -10,6 +10,8 @@ import numpy as np
 from mmengine.utils import mkdir_or_exist
 from PIL import Image
 
+from mmetris.utils.image_io import read_image
+
 
 def make_contact_sheet(
     images: Sequence[str | Path | np.ndarray],
@@ -55,7 +57,7 @@ def make_contact_sheet(
 
 
 def _load(image: str | Path | np.ndarray, cell_width: int | None) -> Image.Image:
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else Image.open(image).convert('RGB')
+    picture = Image.fromarray(image if isinstance(image, np.ndarray) else read_image(image)[..., ::-1])
     if cell_width is not None and picture.width > cell_width:
         height = max(1, math.floor(picture.height * cell_width / picture.width))
         picture = picture.resize((cell_width, height), Image.Resampling.LANCZOS)

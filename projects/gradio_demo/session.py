@@ -21,6 +21,7 @@ from mmetris.apis import RefSegPredictor
 from mmetris.apis.asking import NO_CLASS, read_answer
 from mmetris.apis.result_files import LabelWriter, ResultWriter, write_image
 from mmetris.utils.image_io import read_image
+from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_expressions
 from mmetris.visualization.expression_overlay import color_of
 
@@ -286,7 +287,8 @@ class Session:
 
 def split_entries(text: str | None, mode: str) -> list[str]:
     """Sentences of a text box, one a line; class names also by commas, each once. White space is tidied."""
-    pieces = (text or '').replace(',', '\n').split('\n') if mode == CLASSES else (text or '').split('\n')
+    text = writable(text or '')
+    pieces = text.replace(',', '\n').split('\n') if mode == CLASSES else text.split('\n')
     entries = [' '.join(piece.split()) for piece in pieces]
     return list(dict.fromkeys(entry for entry in entries if entry))
 

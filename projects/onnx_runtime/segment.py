@@ -65,6 +65,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a sentence, without start, end and cut."""
+        # A command line hands over bytes that are no UTF-8 as halves of letters; each becomes a replacement character.
+        text = regex.sub(r'\p{Cs}', '\N{REPLACEMENT CHARACTER}', text)
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
         text = ' '.join(text.split()).lower()
         return [one for word in self.words.findall(text) for one in self._encode_word(word)]
@@ -312,12 +314,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     args.out_dir.mkdir(parents=True, exist_ok=True)
+    stem = args.image.stem[:60]  # A file's name has 255 bytes, and some are needed behind it.
     for number, answer in enumerate(answers, 1):
-        file = args.out_dir / f'{args.image.stem}_{number}.png'
+        file = args.out_dir / f'{stem}_{number}.png'
         Image.fromarray(answer.mask.astype(np.uint8) * 255).save(file)
         found = f'{answer.mask.mean():.1%} of the picture, score {answer.score:.2f}'
         print(f'{file}: "{answer.text}": {found if answer.mask.any() else "nothing found"}')
-    file = args.out_dir / f'{args.image.stem}_overlay.png'
+    file = args.out_dir / f'{stem}_overlay.png'
     draw(picture, answers).save(file)
     print(file)
 

@@ -3,6 +3,7 @@
 import copy
 import multiprocessing
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from mmetris.datasets import RefCocoDataset, refcoco
+from mmetris.datasets.transforms import PackSegInputs
 from mmetris.registry import DATASETS
+from mmetris.utils.file_names import sample_name
 from tests.toy_refer import IMAGES, REFS, decode, file_name, segmentations, write_toy_refer
 
 MANY_SENTENCES = [f'sentence {index}' for index in range(40)]
@@ -70,6 +73,33 @@ class TestSamples:
         expected = [text for name, _, _, texts in REFS.values() if name == split for text in texts]
         assert [dataset[idx]['expression'] for idx in range(len(dataset))] == expected
         assert len(dataset) == num_sentences
+
+    def test_sentences_have_names_of_their_own_where_ids_start_anew_in_each_object(self, tmp_path):
+        """Home-made split files count the sentences of each object from 0; files are named by image and sent_id."""
+
+        def restart(instances, refs):
+            for ref in refs:
+                ref['split'] = 'val'
+                for number, sentence in enumerate(ref['sentences']):
+                    sentence['sent_id'] = number
+
+        dataset = RefCocoDataset(spoilt(tmp_path, restart), split='val', test_mode=True)
+        names = [sample_name(dataset[index]) for index in range(len(dataset))]
+        assert len({name.casefold() for name in names}) == len(names) == 14
+        first, second = Path(file_name(11)).stem, Path(file_name(12)).stem
+        assert names[:6] == [
+            *(f'{first}_{number}' for number in range(3)),
+            f'{first}_0_2',
+            f'{first}_1_2',
+            f'{second}_0',
+        ]
+        dataset.pipeline = PackSegInputs()
+        sample = dict(dataset.get_data_info(3), img=np.zeros((2, 2, 3), np.uint8), expression='x', sample_name=names[3])
+        assert sample_name(dataset.pipeline(sample)['data_samples']) == names[3]
+
+    def test_ids_that_do_not_repeat_name_the_sentences_by_themselves(self, root):
+        dataset = RefCocoDataset(root, split='val', test_mode=True)
+        assert all('sample_name' not in dataset[index] for index in range(len(dataset)))
 
     def test_first_and_joined_sentences_on_request(self, root):
         assert drawn(RefCocoDataset(root, text_mode='select_first')) == 'the left square'

@@ -226,6 +226,24 @@ def test_masks_and_a_table_of_sentences_are_written(tmp_path):
     )
 
 
+def test_a_mask_whose_name_repeats_is_told_and_the_table_names_the_image(tmp_path, log):
+    evaluate([make_sample(0, sent_id=0), make_sample(1, sent_id=0)], 2, output_dir=str(tmp_path))
+    assert any('1 names of masks belong to several sentences' in text and 'first is 0_0' in text for _, text in log)
+    with open(tmp_path / 'sentences.csv', encoding='utf-8') as file:
+        assert {row['image'] for row in csv.DictReader(file)} == {'0.jpg'}
+
+
+def test_names_that_are_no_unicode_are_written_with_a_replacement(tmp_path):
+    """A file name in Latin-1, and half of a pair of UTF-16 in a sentence; the name is longer than a file's may be."""
+    name = 'caf\udce9' + 'x' * 300
+    sample = make_sample(0, img_path=f'images/{name}.jpg', expression='the \ud83d')
+    evaluate([sample], 1, output_dir=str(tmp_path))
+    with open(tmp_path / 'sentences.csv', encoding='utf-8') as file:
+        (row,) = csv.DictReader(file)
+    assert row['image'] == 'caf\ufffd' + 'x' * 300 + '.jpg' and row['expression'] == 'the \ufffd'
+    assert row['name'].startswith('caf_xxx') and (tmp_path / f'{row["name"]}.png').is_file()
+
+
 def test_tables_of_several_splits_are_kept_apart_by_the_prefix(tmp_path):
     for split in ('testA', 'testB'):
         evaluate([make_sample(0)], 1, output_dir=str(tmp_path), prefix=split)

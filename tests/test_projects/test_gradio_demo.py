@@ -168,6 +168,16 @@ def test_downloads_hold_masks_at_the_threshold_and_at_the_pictures_size(folder, 
     assert np.array_equal(labels, answers.labels_at(0.4))
 
 
+def test_letters_and_names_that_are_no_unicode_can_be_shown_and_written(folder, visit, tmp_path):
+    path = tmp_path / ('caf\udce9' + 'x' * 200 + '.png')
+    path.write_bytes((folder / 'picture.png').read_bytes())
+    for mode, text in ((session.SENTENCES, 'the \ud83d'), (session.CLASSES, 'dog, \ud83d')):
+        answers = visit.ask(str(path), mode, text)
+        assert answers.texts[-1] in ('the \ufffd', '\ufffd')
+        picture, archive = answers.write_files(0.4, tmp_path / 'out')
+        assert Path(picture).is_file() and zipfile.is_zipfile(archive)
+
+
 # The page in a browser
 
 

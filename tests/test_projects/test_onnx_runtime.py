@@ -55,6 +55,7 @@ ODD = [
     '<\u017ftart_of_text>',
     '١٢٣ ½ Ⅷ',
     '\u2028a\ufeffb',
+    'caf\udce9',
     'ﬁne ﬂag',
     '“quoted” — dash…',
 ]

@@ -52,10 +52,43 @@ def test_what_is_no_vocabulary_is_refused_with_the_reason(wrong, message):
         Vocabulary.build(**wrong)
 
 
-def test_an_empty_line_of_a_file_is_an_empty_name(tmp_path):
-    (tmp_path / 'mine.txt').write_text('sky\n\nsofa\n')
-    with pytest.raises(ValueError, match='class 1 .* empty name'):
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be'])
+def test_a_file_of_any_editor_has_the_same_names(tmp_path, encoding):
+    """A byte order mark belongs to no name; blank lines and a comma at the end of a line are none."""
+    text = 'sky,the clouds\r\n\r\ncafé, \r\n \r\nsofa'
+    mark = '\ufeff'.encode('utf-16-be') if encoding == 'utf-16-be' else b''
+    (tmp_path / 'mine.txt').write_bytes(mark + text.encode(encoding))
+    vocabulary = Vocabulary.build(tmp_path / 'mine.txt')
+    assert vocabulary.classes == (('sky', 'the clouds'), ('café',), ('sofa',))
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'sky\nsofa,,couch\n', 'mine.txt, line 2: an empty name between commas'),
+        (b'\nsky\n,\nsofa\n', 'mine.txt, line 3: a comma and no name'),
+        (b'sky\n\nsofa\nSky\n', "mine.txt, line 4: the name 'Sky' is in line 1 too"),
+        (b'sky\nsofa, sofa\n', "mine.txt, line 2: the name 'sofa' is twice in it"),
+        (b'sky\ncaf\xe9\n', 'mine.txt, line 2: this is no UTF-8'),
+        (b'\xef\xbb\xbfsky\r\n\r\n', r'mine.txt has 1 line\(s\) with a class; at least two'),
+        (b'', r'mine.txt has 0 line\(s\) with a class; at least two'),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_named_with_the_line(tmp_path, content, message):
+    (tmp_path / 'mine.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=message):
         Vocabulary.build(tmp_path / 'mine.txt')
+
+
+@pytest.mark.parametrize('name', ['red circle', 'a very long name ' * 100])
+def test_one_class_alone_is_too_few(name):
+    with pytest.raises(ValueError, match='at least two classes are needed'):
+        Vocabulary.build(name)
+
+
+def test_names_that_are_no_unicode_can_be_written_and_read():
+    """The command line hands over what is no UTF-8 as surrogates."""
+    assert Vocabulary.build(['caf\udce9', 'dog']).class_names == ('caf\ufffd', 'dog')
 
 
 def test_labels_of_another_order_or_number_do_not_fit_and_other_wordings_do():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
+import pickle
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
+from mmetris.apis import RefSegInferencer
 from mmetris.datasets.shapes import write_shapes
 from tests.test_tools.test_tools import CONFIG, SPEC, TOOLS, run
 from tests.toy_inference import undecided_model
@@ -86,6 +90,76 @@ def test_the_worst_are_sorted_and_shown_and_the_parts_make_up_the_whole(folder, 
         # Two rows of two pictures with three panels each.
         assert Image.open(out / split / 'worst.png').width > 1400
         assert Image.open(out / split / 'breakdown.png').height > 400
+
+
+PURE = """
+from mmengine.config import read_base
+
+with read_base():
+    from .toy_shapes import *
+from mmetris.datasets import RefCocoDataset
+from mmetris.datasets.transforms import Letterbox, LoadAnnotations, LoadImageFromFile, PackSegInputs, TokenizeExpression
+from mmetris.engine import SplitTestLoop
+from mmetris.engine.hooks import RefSegVisualizationHook
+from mmetris.models import ReferringSegmentor
+
+model.update(type=ReferringSegmentor)
+default_hooks.update(visualization=dict(type=RefSegVisualizationHook))
+test_cfg.update(type=SplitTestLoop)
+test_dataloader['dataset'].update(type=RefCocoDataset, pipeline=[
+    dict(type=LoadImageFromFile), dict(type=Letterbox, size=(64, 64)), dict(type=LoadAnnotations),
+    dict(type=TokenizeExpression, context_length=17), dict(type=PackSegInputs)])
+"""
+
+
+def test_types_may_be_classes_from_the_test_to_the_worst_cases(folder, tmp_path):
+    """A config in MMEngine's pure Python form, whose types are the classes themselves, goes through every flag."""
+    base = Config.fromfile(folder / 'toy_shapes.py')
+    (tmp_path / 'toy_shapes.py').write_text(base.pretty_text)
+    pure = tmp_path / 'pure.py'
+    pure.write_text(PURE)
+    options = ['--split', 'testA', '--split', 'val', '--dtype', 'bfloat16', '--show-dir', 'pictures']
+    work = ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'masks']
+    output = run(TOOLS / 'test.py', pure, folder / 'toy.pth', *work, *options)
+    assert 'testA: oIoU' in output and 'val: oIoU' in output
+    assert list((tmp_path / 'work').glob('*/pictures/*.png'))
+    run(FAILURES, tmp_path / 'masks', '--config', pure, '--out-dir', tmp_path / 'worst', '--split', 'val')
+    assert (tmp_path / 'worst' / 'val' / 'worst.png').is_file()
+    inferencer = RefSegInferencer(str(pure), str(folder / 'toy.pth'), device='cpu', show_progress=False)
+    assert inferencer.asker.context_length == 17
+    assert inferencer(np.zeros((30, 40, 3), np.uint8), 'a cat')['masks'][0].shape == (30, 40)
+
+
+def test_each_sentence_has_its_own_mask_where_ids_start_anew_in_each_object(folder, tmp_path):
+    """Of home-made split files; the table says which mask is whose, and the tool reads the right one."""
+    shutil.copytree(folder / 'shapes', tmp_path / 'shapes')
+    split_file = tmp_path / 'shapes' / 'refcoco' / 'refs(unc).p'
+    refs = pickle.loads(split_file.read_bytes())
+    for ref in refs:
+        for number, sentence in enumerate(ref['sentences']):
+            sentence['sent_id'] = number
+    split_file.write_bytes(pickle.dumps(refs, protocol=2))
+    config = tmp_path / 'toy_shapes.py'
+    config.write_text(CONFIG.replace('DATA_ROOT', repr(f'{tmp_path / "shapes"}/')))
+    masks = tmp_path / 'masks'
+    options = ['--work-dir', tmp_path / 'work', '--out', masks, '--show-dir', 'pictures', '--split', 'val']
+    run(TOOLS / 'test.py', config, folder / 'toy.pth', *options)
+    rows = rows_of(masks / 'sentences_val.csv')
+    names = {row['name'] for row in rows}
+    assert len(names) == len(rows) == sum(len(ref['sentences']) for ref in refs if ref['split'] == 'val')
+    assert names == {path.stem for path in masks.glob('*.png')}
+    assert names == {path.stem for path in (tmp_path / 'work').glob('*/pictures/*.png')}
+    spec = importlib.util.spec_from_file_location('failures', FAILURES)
+    failures = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(failures)
+    samples = failures.Samples(Config.fromfile(config), 'val')
+    for score in failures.read_scores(masks / 'sentences_val.csv'):
+        target = samples(score)[1] != 0
+        mask = np.asarray(Image.open(masks / f'{score.name}.png')) != 0
+        assert ((mask & target).sum(), (mask | target).sum()) == (score.intersection, score.union)
+        assert samples.records[score.name]['expression'] == score.expression
+    run(FAILURES, masks, '--images', tmp_path / 'shapes' / 'train2014', '--out-dir', tmp_path / 'worst')
+    assert (tmp_path / 'worst' / 'val' / 'worst.png').is_file()
 
 
 def test_sizes_of_the_true_masks_follow_from_the_table(folder, tested):

@@ -8,6 +8,7 @@ from pathlib import Path
 import mmseg
 import pytest
 import torch
+from PIL import Image
 
 from mmetris.datasets.shapes import SEMSEG_CLASSES, ShapesSpec, write_shapes
 from tests import toy
@@ -25,6 +26,13 @@ val_dataloader = dict(batch_size=2, dataset=source)
 test_dataloader = dict(batch_size=2, dataset=source)
 train_cfg = dict(max_iters=4, val_interval=4)
 default_hooks = dict(checkpoint=dict(interval=4), logger=dict(interval=2))
+"""
+
+ENLARGED = """
+pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(200, 200), keep_ratio=False),
+            dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+val_dataloader['dataset'].update(pipeline=pipeline)
+test_dataloader['dataset'].update(pipeline=pipeline)
 """
 
 # A SegFormer of a few thousand parameters, in MMSegmentation's scope, as the tutorial has it.
@@ -70,6 +78,17 @@ def train(data: Path, folder: Path, text: str) -> tuple[Path, str]:
 
 def class_mean(output: str) -> float:
     return float(re.findall(r'Iter\(test\).*mIoU: ([\d.]+)', output)[-1])
+
+
+@pytest.mark.parametrize('phase', ['train', 'val', 'test'])
+def test_labels_of_every_phase_can_be_looked_at(data, tmp_path, phase):
+    """In testing images are resized and labels are not; a pixel of them belongs to each of the image."""
+    path = tmp_path / 'names.py'
+    path.write_text(NAMES.replace('DATA_ROOT', repr(f'{data}/')) + ENLARGED)
+    run(TOOLS / 'misc' / 'browse_dataset.py', path, '--phase', phase, '--output-dir', tmp_path / 'out', '--number', 2)
+    pictures = [Image.open(file) for file in (tmp_path / 'out').iterdir()]
+    assert len(pictures) == 2
+    assert phase == 'train' or {picture.size[0] % 200 for picture in pictures} == {0}
 
 
 def test_class_names_train_on_two_processes_and_mmsegs_own_tool_tests_them(data, tmp_path):

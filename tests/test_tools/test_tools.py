@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -292,6 +293,20 @@ def test_browse_dataset_writes_one_picture_for_each_sample(config):
     assert len(pictures) == 3
     run(TOOLS / 'misc' / 'contact_sheet.py', folder, config.parent / 'sheet.png', '--columns', 2)
     assert Image.open(config.parent / 'sheet.png').width > Image.open(pictures[0]).width
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize('phase', ['val', 'test'])
+def test_browse_dataset_shows_the_truth_of_evaluation_on_the_image_of_the_network(config, phase):
+    """In testing masks are loaded after the resizing, at their own size."""
+    folder = config.parent / f'browse_{phase}'
+    options = ['--phase', phase, '--split', 'val', '--number', 2]
+    run(TOOLS / 'misc' / 'browse_dataset.py', config, '--output-dir', folder, *options)
+    for path in sorted(folder.glob('*.png')):
+        picture = np.asarray(Image.open(path)).astype(int)
+        orange = (abs(picture - (230, 159, 0)).sum(-1) < 30).any()  # the contour of a true mask
+        assert orange, f'{path} has no mask'
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.processes

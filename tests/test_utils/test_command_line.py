@@ -7,7 +7,12 @@ import argparse
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import AmpOptimWrapper, ApexOptimWrapper, OptimWrapper
+from mmseg.models import EncoderDecoder
 
+from mmetris.engine import BFloat16OptimWrapper
+from mmetris.engine.hooks import CompileHook
+from mmetris.models import ReferringSegmentor
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
@@ -132,6 +137,7 @@ BFLOAT16 = dict(type='mmetris.BFloat16OptimWrapper', accumulative_counts=2)
 
 def test_mixed_precision_is_float16_unless_told_otherwise(parser, monkeypatch):
     assert mixed(parser, monkeypatch, None, gpu=True) == FLOAT16
+    assert mixed(parser, monkeypatch, None, gpu=True, type=OptimWrapper) == FLOAT16
     assert mixed(parser, monkeypatch, 'float16', gpu=True) == FLOAT16 | dict(dtype='float16')
     assert mixed(parser, monkeypatch, None, gpu=True, type='AmpOptimWrapper', dtype='bfloat16')['dtype'] == 'bfloat16'
     assert mixed(parser, monkeypatch, 'float16', gpu=True, **BFLOAT16)['type'] == 'AmpOptimWrapper'
@@ -142,6 +148,8 @@ def test_bfloat16_is_for_any_machine_and_keeps_the_wrappers_other_settings(parse
     assert mixed(parser, monkeypatch, 'bfloat16', gpu) == BFLOAT16
     assert mixed(parser, monkeypatch, 'bfloat16', gpu, **FLOAT16 | dict(dtype='float16')) == BFLOAT16
     assert mixed(parser, monkeypatch, None, gpu, **BFLOAT16) == BFLOAT16
+    for kind in (OptimWrapper, AmpOptimWrapper, BFloat16OptimWrapper):  # as pure Python configs name them
+        assert mixed(parser, monkeypatch, 'bfloat16', gpu, type=kind) == BFLOAT16
 
 
 @pytest.mark.parametrize(
@@ -151,6 +159,7 @@ def test_bfloat16_is_for_any_machine_and_keeps_the_wrappers_other_settings(parse
         (dict(amp_dtype='bfloat16', gpu=True, has_bfloat16=False), 'Old GPU does not compute in bfloat16; take'),
         (dict(amp_dtype='bfloat16', gpu=True, type='DeepSpeedOptimWrapper'), 'is set in strategy.bf16'),
         (dict(amp_dtype='bfloat16', gpu=False, type='ApexOptimWrapper'), 'some.py has a ApexOptimWrapper'),
+        (dict(amp_dtype='bfloat16', gpu=False, type=ApexOptimWrapper), 'some.py has a ApexOptimWrapper'),
     ],
 )
 def test_mixed_precision_that_cannot_be_is_one_line(parser, monkeypatch, capsys, arguments, message):
@@ -169,7 +178,7 @@ def test_the_pytorch_launcher_needs_a_launcher_around_it(parser, path, capsys, m
 
 def compiled(parser, path, **settings) -> list[str]:
     """Types of the hooks that a config has after ``--compile``."""
-    cfg = Config(dict(model=dict(type='ClassNameSegmentor'), **settings))
+    cfg = Config(dict(dict(model=dict(type='ClassNameSegmentor')), **settings))
     add_compile_hook(parser, cfg, argparse.Namespace(config=path))
     return [hook['type'] for hook in cfg.custom_hooks]
 
@@ -179,12 +188,15 @@ def test_compiling_adds_one_hook_and_keeps_the_others(parser, path):
     assert compiled(parser, path, custom_hooks=[dict(type='EMAHook')]) == ['EMAHook', 'mmetris.CompileHook']
     own = [dict(type='CompileHook', options=dict(dynamic=True))]
     assert compiled(parser, path, custom_hooks=own) == ['CompileHook']
+    of_classes = dict(model=dict(type=ReferringSegmentor), custom_hooks=[dict(type=CompileHook)])
+    assert compiled(parser, path, **of_classes) == [CompileHook]
 
 
 @pytest.mark.parametrize(
     'settings, message',
     [
         (dict(model=dict(type='EncoderDecoder')), 'has a EncoderDecoder; compile=True of MMEngine'),
+        (dict(model=dict(type=EncoderDecoder)), 'has a EncoderDecoder; compile=True of MMEngine'),
         (
             dict(model=dict(type='ReferringSegmentor'), strategy=dict(type='mmetris.RefSegFSDPStrategy')),
             'does not go with the strategy',

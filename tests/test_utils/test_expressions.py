@@ -58,3 +58,7 @@ def test_one_warning_speaks_for_many_sentences():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         check_expressions('dog ' * 15, 17)
+
+
+def test_what_is_no_unicode_is_replaced_so_that_it_can_be_written():
+    assert check_expressions('the caf\udce9') == ['the caf\ufffd']

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmetris.datasets.transforms import LoadImageFromFile
 from mmetris.utils import image_io
-from mmetris.utils.image_io import image_name, list_images, read_image
+from mmetris.utils.image_io import decode_image, image_name, list_images, read_image
 from tests.toy_inference import picture
 
 RGB = picture()
@@ -236,3 +237,85 @@ def test_a_folder_lists_its_pictures_by_name(tmp_path):
     (tmp_path / 'empty').mkdir()
     with pytest.raises(FileNotFoundError, match='no images in .*empty'):
         list_images(tmp_path / 'empty')
+
+
+def kinds_of_files() -> dict[str, bytes]:
+    """Files of every kind that decoders treat in their own ways."""
+    image = Image.fromarray(RGB)
+    opacity = Image.fromarray(np.linspace(0, 255, RGB.shape[1], dtype=np.uint8)[None].repeat(RGB.shape[0], 0))
+    partial = image.copy()
+    partial.putalpha(opacity)
+    grey = image.convert('L')
+    grey_partial = grey.copy()
+    grey_partial.putalpha(opacity)
+    palette = image.quantize(16)
+    exif = Image.Exif()
+    exif[274] = 6  # A camera held on its side.
+    # Pillow writes CMYK as Photoshop does: inverted, with a mark that says so. Some files lack that mark.
+    adobe = encoded(image.convert('CMYK'), 'JPEG', quality=95)
+    place = adobe.index(b'Adobe') - 4
+    plain_cmyk = adobe[:place] + adobe[place + 2 + int.from_bytes(adobe[place + 2 : place + 4], 'big') :]
+    return dict(
+        jpeg=encoded(image, 'JPEG'),
+        grey_jpeg=encoded(grey, 'JPEG'),
+        progressive=encoded(image, 'JPEG', progressive=True, icc_profile=b'x' * 70000),
+        turned=encoded(image, 'JPEG', exif=exif),
+        cmyk=adobe,
+        plain_cmyk=plain_cmyk,
+        png=encoded(image, 'PNG'),
+        grey_png=encoded(grey, 'PNG'),
+        bits=encoded(grey.convert('1'), 'PNG'),
+        palette=encoded(palette, 'PNG'),
+        turned_png=encoded(image, 'PNG', exif=exif),
+        partial=encoded(partial, 'PNG'),
+        grey_partial=encoded(grey_partial, 'PNG'),
+        clear_palette=encoded(palette, 'PNG', transparency=3),
+        partial_palette=encoded(palette, 'PNG', transparency=bytes(range(0, 256, 16))),
+        clear_colour=encoded(image, 'PNG', transparency=tuple(int(value) for value in RGB[0, 0])),
+        deep=encoded(Image.fromarray(grey_16_bit()), 'PNG'),
+        deep_colour=png_of(2, 1, 16, b'\0' + bytes(range(12))),
+        webp=encoded(partial, 'WEBP', lossless=True),
+        lossy_webp=encoded(image, 'WEBP'),
+        gif=encoded(palette, 'GIF', transparency=3),
+        bmp=encoded(image, 'BMP'),
+        tiff=encoded(image.convert('CMYK'), 'TIFF'),
+    )
+
+
+def grey_16_bit() -> np.ndarray:
+    return np.linspace(0, 65535, RGB[..., 0].size).reshape(RGB.shape[:2]).astype(np.uint16)
+
+
+@pytest.mark.parametrize('kind', list(kinds_of_files()))
+def test_data_sets_and_inference_see_the_same_pixels(tmp_path, kind):
+    content = kinds_of_files()[kind]
+    (tmp_path / 'a').write_bytes(content)
+    expected = read_image(tmp_path / 'a')
+    assert np.array_equal(decode_image(content), expected)
+    loaded = LoadImageFromFile()(dict(img_path=str(tmp_path / 'a')))
+    assert np.array_equal(loaded['img'], expected)
+    assert loaded['img_shape'] == loaded['ori_shape'] == expected.shape[:2]
+    as_float = LoadImageFromFile(to_float32=True)(dict(img_path=str(tmp_path / 'a')))['img']
+    assert as_float.dtype == np.float32 and np.array_equal(as_float, expected)
+
+
+def test_ordinary_files_go_straight_to_mmcvs_decoder(monkeypatch):
+    files = kinds_of_files()
+    monkeypatch.setattr(image_io, '_from_bytes', lambda *args: None)
+    ordinary = {kind for kind, content in files.items() if decode_image(content) is not None}
+    assert ordinary == {'jpeg', 'grey_jpeg', 'progressive', 'turned', 'png', 'grey_png', 'bits', 'palette'}
+
+
+def test_what_is_transparent_is_white_and_what_shines_through_is_mixed_with_it():
+    pixels = Image.new('RGBA', (3, 1))
+    for place, opacity in enumerate((0, 51, 255)):
+        pixels.putpixel((place, 0), (200, 0, 100, opacity))
+    # A fifth of (200, 0, 100), four fifths of white; BGR.
+    expected = [[[255, 255, 255], [224, 204, 244], [100, 0, 200]]]
+    assert decode_image(encoded(pixels, 'PNG')).tolist() == expected
+
+
+def test_cmyk_as_photoshop_writes_it_is_not_turned_into_its_negative():
+    """Its values are stored inverted, which a mark in the file says."""
+    pixels = decode_image(kinds_of_files()['cmyk']).astype(int)
+    assert abs(pixels - BGR).mean() < 15 < 60 < abs(255 - pixels - BGR).mean()

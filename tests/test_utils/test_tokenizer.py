@@ -148,3 +148,8 @@ def test_a_hugging_face_tokenizer_of_a_folder(bert):
     assert tokenizer.count('the left dog cat') == 6 and tokenizer([], 6).shape == (0, 6)
     bare = HuggingFaceTokenizer(source=bert, options=(('strip_sep_token', True),))
     assert bare.eos is None and bare('dog', 4).tolist() == [[2, 7, 0, 0]]
+
+
+def test_what_is_no_unicode_becomes_tokens_too():
+    """A command line hands over bytes that are no UTF-8 as surrogates, and JSON may hold such."""
+    assert tokenize('caf\udce9', 9).equal(tokenize('caf\ufffd', 9))

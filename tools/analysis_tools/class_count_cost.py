@@ -16,8 +16,10 @@ import torch
 from mmengine.registry import init_default_scope
 from mmseg.utils import get_classes
 
+from mmetris.models import ClassNameSegmentor
 from mmetris.registry import MODELS
 from mmetris.utils.command_line import add_config_arguments, load_config
+from mmetris.utils.config_types import is_kind_of, type_name
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -68,11 +70,11 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
-    if cfg.model.type != 'ClassNameSegmentor':
-        parser.error(f'{args.config} has a {cfg.model.type}, not a ClassNameSegmentor')
+    init_default_scope('mmetris')
+    if not is_kind_of(cfg.model, ClassNameSegmentor, MODELS):
+        parser.error(f'{args.config} has a {type_name(cfg.model)}, not a ClassNameSegmentor')
     if not all(2 <= count <= 150 for count in args.classes):
         parser.error(f'--classes {args.classes}: 2 to 150 each')
-    init_default_scope('mmetris')
     cfg.model.vocabulary = dict(classes='ade20k')
     cfg.model.test_cfg = dict(mode='whole')
     model = MODELS.build(cfg.model).to(args.device).eval()

@@ -79,7 +79,7 @@ def read_ious(folder: Path) -> list[dict]:
     """The rows of the table that ``tools/test.py --out`` wrote."""
     rows = []
     for path in sorted(folder.glob('sentences*.csv')):
-        with open(path, newline='', encoding='utf-8') as file:
+        with open(path, newline='', encoding='utf-8-sig') as file:
             rows.extend(csv.DictReader(file))
     return rows
 

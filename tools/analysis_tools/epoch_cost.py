@@ -13,12 +13,16 @@ import json
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from prettytable import PrettyTable
 
 from mmetris.benchmark.counters import count_flops
 from mmetris.benchmark.epoch_cost import TRAIN_OBJECTS, Assumptions, EpochCost, epoch_cost
 from mmetris.benchmark.tasks import Setting, build_task
+from mmetris.models import ReferringSegmentor
+from mmetris.registry import MODELS
 from mmetris.utils.command_line import add_config_arguments, build_without_weights, load_config
+from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.param_count import count_parameters
 
 DEFAULTS = Assumptions(samples=1, batch=1, samples_per_s=1, gradient_bytes=1)
@@ -58,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
 def flops_of_a_sample(cfg: Config) -> int:
     """FLOPs of losses and gradients on one sample at the config's input size, by torch's counter, as on a GPU."""
     MMLogger.get_current_instance().setLevel('ERROR')  # not a line for each parameter of the optimizer
-    size = next(step.size for step in cfg.train_dataloader.dataset.pipeline if step.type == 'Letterbox')
+    size = next(step.size for step in cfg.train_dataloader.dataset.pipeline if type_name(step) == 'Letterbox')
     return count_flops(build_task(cfg, Setting('train', hw=tuple(size), device='meta')).call)
 
 
@@ -75,8 +79,9 @@ def samples_of(parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: C
 def assumptions_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[Assumptions, dict]:
     """What is assumed, and where the two computed numbers come from."""
     cfg = load_config(parser, args)
-    if cfg.model.type != 'ReferringSegmentor':
-        parser.error(f'{args.config} has a {cfg.model.type}: only a ReferringSegmentor has a training step here')
+    init_default_scope(cfg.get('default_scope', 'mmetris'))
+    if not is_kind_of(cfg.model, ReferringSegmentor, MODELS):
+        parser.error(f'{args.config} has a {type_name(cfg.model)}: only a ReferringSegmentor has a training step here')
     counts = count_parameters(build_without_weights(cfg))
     tunable = counts['total'] - counts['frozen']
     all_bytes = counts['total'] * args.bytes_per_gradient

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
@@ -40,10 +39,12 @@ from mmetris.evaluation.breakdown import (
     load_word_types,
     word_types,
 )
-from mmetris.evaluation.metrics.referring_iou import sample_name
 from mmetris.registry import DATASETS, TRANSFORMS
 from mmetris.utils.command_line import CFG_OPTIONS_HELP, load_config
-from mmetris.utils.image_io import IMAGE_SUFFIXES
+from mmetris.utils.config_types import type_name
+from mmetris.utils.file_names import file_stem, sample_name
+from mmetris.utils.image_io import IMAGE_SUFFIXES, read_image
+from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_referring_picture, make_contact_sheet
 
 COLUMNS = ('name', 'expression', 'intersection', 'union', 'iou')
@@ -139,9 +140,9 @@ def read_scores(table: Path) -> list[SentenceScore]:
     Raises:
         ValueError: If it is no table of tools/test.py.
     """
-    with table.open(newline='', encoding='utf-8') as file:
+    with table.open(newline='', encoding='utf-8-sig') as file:  # A spreadsheet adds a byte order mark.
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ())[: len(COLUMNS)] != COLUMNS:  # Another, the picture's name, may follow.
             raise ValueError(f'{table} has columns {reader.fieldnames}, but tools/test.py writes {list(COLUMNS)}')
         rows = list(reader)
     scores = []
@@ -152,7 +153,8 @@ def read_scores(table: Path) -> list[SentenceScore]:
             predicted = np.asarray(Image.open(mask_file)) != 0
             # |truth| = |union| + |intersection| - |prediction|; pixels that are not scored may make it too small.
             share = max(union + intersection - int(predicted.sum()), 0) / predicted.size
-        scores.append(SentenceScore(row['name'], row['expression'], intersection, union, share))
+        image = row.get('image') or ''
+        scores.append(SentenceScore(row['name'], row['expression'], intersection, union, share, image))
     return scores
 
 
@@ -169,7 +171,7 @@ class Samples:
         dataset_cfg = cfg.test_dataloader.dataset
         if split:
             dataset_cfg.split = split
-        steps = [step for step in dataset_cfg.pipeline if step['type'].rpartition('.')[2].startswith('LoadAnnotations')]
+        steps = [step for step in dataset_cfg.pipeline if type_name(step).startswith('LoadAnnotations')]
         self.load_mask = TRANSFORMS.build(steps[0]) if steps else None
         self.dataset = DATASETS.build(dict(dataset_cfg, pipeline=[]))
         self.records = {}
@@ -177,14 +179,15 @@ class Samples:
             record = self.dataset[index]
             self.records[sample_name(record)] = record
 
-    def __call__(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    def __call__(self, score: SentenceScore) -> tuple[np.ndarray, np.ndarray | None]:
         """Picture (H, W, 3) RGB and true mask (H, W)."""
+        name = score.name
         if name not in self.records:
             raise ValueError(
                 f'the test data of the config has no sentence called {name}; do config and results belong together?'
             )
         record = self.records[name]
-        image = mmcv.imread(record['img_path'], channel_order='rgb')
+        image = _read_rgb(record['img_path'])
         if self.load_mask is None:
             return image, None
         shape = image.shape[:2]
@@ -192,29 +195,37 @@ class Samples:
 
 
 class ImageFolder:
-    """Pictures in a folder, by the names of their sentences (picture, underscore, number).
+    """Pictures in a folder, by the names that a table has of them; an older one has names of sentences alone (picture,
+    underscore, number).
 
     Args:
         folder: The folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.paths = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES}
+        paths = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.by_stem = {file_stem(path.name): path for path in paths}
+        self.by_name = {writable(path.name): path for path in paths}
         self.folder = folder
 
-    def __call__(self, name: str) -> tuple[np.ndarray, None]:
+    def __call__(self, score: SentenceScore) -> tuple[np.ndarray, None]:
         """Picture (H, W, 3) RGB; no mask."""
-        path = self.paths.get(name.rpartition('_')[0]) or self.paths.get(name)
+        path = self.by_name.get(score.image)
+        path = path or self.by_stem.get(score.name.rpartition('_')[0]) or self.by_stem.get(score.name)
         if path is None:
-            raise ValueError(f'{self.folder} has no picture for {name}')
-        return mmcv.imread(str(path), channel_order='rgb'), None
+            raise ValueError(f'{self.folder} has no picture for {score.name}')
+        return _read_rgb(path), None
+
+
+def _read_rgb(path: str | Path) -> np.ndarray:
+    return np.ascontiguousarray(read_image(path)[..., ::-1])
 
 
 def draw_worst(worst: Sequence[SentenceScore], results: Path, samples: Any, out_file: Path) -> None:
     """Put cases on a sheet, in their order."""
     pictures = []
     for rank, score in enumerate(worst, 1):
-        image, target = samples(score.name)
+        image, target = samples(score)
         mask_file = results / f'{score.name}.png'
         predicted = np.asarray(Image.open(mask_file)) if mask_file.is_file() else None
         pictures.append(

@@ -8,12 +8,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 from mmengine.utils import ProgressBar
+from mmseg.structures import SegDataSample
 
 from mmetris.registry import DATASETS, VISUALIZERS
 from mmetris.utils.command_line import add_config_arguments, load_config
+from mmetris.utils.file_names import FreeNames, sample_name
+from mmetris.utils.letterbox import letterbox_mask
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,6 +48,27 @@ def build_dataset(cfg: Config, phase: str, split: str | None, epoch: int) -> DAT
     return dataset
 
 
+def at_size_of_image(data_sample: SegDataSample, image_hw: tuple[int, int]) -> SegDataSample:
+    """A sample whose labels have the image's size: in testing they are loaded after the resizing, at their own.
+
+    Args:
+        data_sample: With ``gt_sem_seg``, or without.
+        image_hw: Height and width of the image as it leaves the pipeline.
+    """
+    if 'gt_sem_seg' not in data_sample:
+        return data_sample
+    labels = data_sample.gt_sem_seg.data[0].numpy().astype(np.uint8)
+    if labels.shape == image_hw:
+        return data_sample
+    if 'letterbox' in data_sample:
+        labels = letterbox_mask(labels, image_hw, interpolation='nearest')
+    else:
+        labels = cv2.resize(labels, image_hw[::-1], interpolation=cv2.INTER_NEAREST)
+    data_sample = data_sample.clone()
+    data_sample.gt_sem_seg = PixelData(data=torch.from_numpy(labels[None]))
+    return data_sample
+
+
 def main() -> None:
     """Draw the samples one by one."""
     parser = build_parser()
@@ -56,13 +84,14 @@ def main() -> None:
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo
 
+    names = FreeNames()
     number = min(args.number or len(dataset), len(dataset))
     progress = ProgressBar(number)
     for count in range(number):
         sample = dataset[count * len(dataset) // number]
         image = sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
-        data_sample = sample['data_samples']
-        name = f'{Path(data_sample.img_path).stem}_{data_sample.get("sent_id", data_sample.get("sample_idx", count))}'
+        data_sample = at_size_of_image(sample['data_samples'], image.shape[:2])
+        name = names.of(sample_name(data_sample))
         out_file = None if args.output_dir is None else str(Path(args.output_dir) / f'{name}.png')
         visualizer.add_datasample(
             name,

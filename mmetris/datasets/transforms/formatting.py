@@ -21,7 +21,17 @@ MMSEG_META_KEYS = (
     'flip_direction',
     'reduce_zero_label',
 )
-REF_META_KEYS = ('sample_idx', 'img_id', 'ref_id', 'ann_id', 'sent_id', 'expression', 'no_target', 'letterbox')
+REF_META_KEYS = (
+    'sample_idx',
+    'sample_name',
+    'img_id',
+    'ref_id',
+    'ann_id',
+    'sent_id',
+    'expression',
+    'no_target',
+    'letterbox',
+)
 
 
 @TRANSFORMS.register_module()

@@ -10,18 +10,22 @@ import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
+from mmengine.fileio import get
 from mmseg.datasets.transforms import LoadImageFromNDArray
 from pycocotools import mask as coco_mask
 
 from ...registry import TRANSFORMS
+from ...utils.image_io import decode_image
 from ..segmentation import segmentation_to_rle
 
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(MMCVLoadImageFromFile):
-    """MMCV's transform, whose failure on a file that is no image says which file.
+    """MMCV's transform, which sees the pixels that inference sees, and whose failure on a file that is no image says
+    which file.
 
-    Keys are MMCV's.
+    Pictures with transparent parts, in CMYK or of 16 bits are decoded as by :func:`mmetris.utils.image_io.read_image`;
+    so they are for ``color_type='color'``, MMCV's default, and any other is MMCV's. Keys are MMCV's.
 
     Args:
         keep_last: Whether to keep the last image, decoded, for the case that the next sample wants it too. In
@@ -51,12 +55,28 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         return loaded
 
     def _load(self, results: dict) -> dict | None:
+        if self.color_type == 'color' and self.file_client_args is None:
+            return self._load_color(results)
         try:
             return super().transform(results)
         except (AssertionError, cv2.error, AttributeError) as error:
             raise ValueError(
                 f'{results["img_path"]} (img_id {results.get("img_id")}) cannot be read as an image; is it complete?'
             ) from error
+
+    def _load_color(self, results: dict) -> dict | None:
+        path = results['img_path']
+        name = f'{path} (img_id {results.get("img_id")})'
+        try:
+            image = decode_image(get(path, backend_args=self.backend_args), name, backend=self.imdecode_backend)
+        except (ValueError, OSError):
+            if self.ignore_empty:
+                return None
+            raise
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
+        return results
 
 
 @TRANSFORMS.register_module()

@@ -6,7 +6,6 @@ import os.path as osp
 import warnings
 from collections.abc import Sequence
 
-import mmcv
 import numpy as np
 from mmengine.dist import get_rank
 from mmengine.fileio import get
@@ -15,8 +14,9 @@ from mmengine.visualization import LocalVisBackend, Visualizer
 from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.structures import SegDataSample
 
-from mmetris.evaluation.metrics.referring_iou import sample_name
 from mmetris.registry import HOOKS
+from mmetris.utils.file_names import sample_name
+from mmetris.utils.image_io import decode_image
 from mmetris.visualization.local_visualizer import RefSegLocalVisualizer, write_picture
 
 
@@ -160,7 +160,8 @@ class RefSegVisualizationHook(SegVisualizationHook):
         return chosen
 
     def _image_of(self, data_sample: SegDataSample) -> np.ndarray:
-        return mmcv.imfrombytes(get(data_sample.img_path, backend_args=self.backend_args), channel_order='rgb')
+        content = get(data_sample.img_path, backend_args=self.backend_args)
+        return np.ascontiguousarray(decode_image(content, data_sample.img_path)[..., ::-1])
 
     def _test_dir(self, runner: Runner) -> str:
         out_dir = self.out_dir or getattr(runner.visualizer, 'save_dir', None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import logging
 import os.path as osp
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from PIL import Image
 from prettytable import PrettyTable
 
 from mmetris.registry import METRICS
+from mmetris.utils.file_names import sample_name
+from mmetris.utils.text_files import writable
 
 from ..functional import intersection_and_union, mean_of, overall_iou, sample_iou, share_of
 
@@ -38,6 +41,8 @@ class SampleOverlap(NamedTuple):
     union: int
     has_target: bool
     has_prediction: bool
+    # File name of the picture.
+    image: str = ''
 
 
 def sample_key(data_sample: Mapping[str, Any]) -> tuple | None:
@@ -57,25 +62,6 @@ def sample_key(data_sample: Mapping[str, Any]) -> tuple | None:
     fields = ('sample_idx', 'sent_id', 'ref_id', 'ann_id', 'img_path')
     # As text, because ids may come as Python or NumPy integers or (several sentences joined) as lists.
     return tuple(str(data_sample.get(field)) for field in fields)
-
-
-def sample_name(data_sample: Mapping[str, Any]) -> str:
-    """A file name (no folder, no ending) for one sentence of one image: ``COCO_train2014_000000000009_1234``.
-
-    Args:
-        data_sample: A data sample as a dict, or any object with ``get`` for its meta information.
-
-    Returns:
-        The image's stem, followed by ``sent_id`` or else ``sample_idx`` where the sample carries one of them,
-        so that several sentences of one image get different names.
-    """
-    stem = osp.splitext(osp.basename(str(data_sample.get('img_path') or 'image')))[0]
-    for field in ('sent_id', 'sample_idx'):
-        number = data_sample.get(field)
-        # Joined sentences have a list of ids; their sample_idx serves better in a file's name.
-        if number is not None and not isinstance(number, (list, tuple)):
-            return f'{stem}_{number}'
-    return stem
 
 
 @METRICS.register_module()
@@ -109,7 +95,8 @@ class RefSegMetric(BaseMetric):
         ignore_index: Value of the ground truth that marks pixels left out. Defaults to 255, as in
             MMSegmentation.
         output_dir: Folder for the predicted masks, one PNG of 0 and 1 for each sentence, and
-            ``sentences.csv`` (``sentences_<prefix>.csv``) with each one's IoU. Nothing is written if None.
+            ``sentences.csv`` (``sentences_<prefix>.csv``) with the name of each one's mask, its IoU and the file name
+            of its image. Nothing is written if None.
             Defaults to None.
         format_only: Write the masks and compute no scores, for data without ground truth. Defaults to False.
         keep_results: Has no effect; MMSegmentation's test tool passes it beside ``output_dir``. Defaults to
@@ -198,9 +185,9 @@ class RefSegMetric(BaseMetric):
                 has_target = bool(((target != 0) & counted).any())
                 has_prediction = bool(((pred != 0) & counted.to(pred.device)).any())
             expression = str(data_sample.get('expression') or '')
-            self.results.append(
-                (sample_key(data_sample), name, expression, intersection, union, has_target, has_prediction)
-            )
+            image = osp.basename(str(data_sample.get('img_path') or ''))
+            counts = intersection, union, has_target, has_prediction
+            self.results.append((sample_key(data_sample), name, writable(expression), *counts, writable(image)))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Collect the results of all processes and compute the scores.
@@ -234,6 +221,8 @@ class RefSegMetric(BaseMetric):
             Scores in percent by name, and under 'samples' how many sentences they are computed from.
         """
         overlaps = self._drop_copies([SampleOverlap(*result) for result in results])
+        if self.output_dir is not None:
+            _report_repeated_names(overlaps)
         if self.format_only:
             print_log(f'{len(overlaps)} predicted masks are in {self.output_dir}', logger='current')
             return {}
@@ -323,11 +312,10 @@ class RefSegMetric(BaseMetric):
         path = osp.join(folder, f'sentences{ending}.csv')
         with open(path, 'w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
-            writer.writerow(['name', 'expression', 'intersection', 'union', 'iou'])
+            writer.writerow(['name', 'expression', 'intersection', 'union', 'iou', 'image'])
             for overlap, iou in zip(overlaps, ious):
-                writer.writerow(
-                    [overlap.name, overlap.expression, overlap.intersection, overlap.union, f'{100 * iou:.2f}']
-                )
+                numbers = overlap.intersection, overlap.union, f'{100 * iou:.2f}'
+                writer.writerow([overlap.name, overlap.expression, *numbers, overlap.image])
 
     @staticmethod
     def _mask_of(data_sample: Mapping[str, Any], field: str, remedy: str) -> torch.Tensor:
@@ -345,6 +333,18 @@ def _counts(overlaps: Sequence[SampleOverlap]) -> tuple[torch.Tensor, torch.Tens
         torch.tensor([overlap.intersection for overlap in overlaps], dtype=torch.long),
         torch.tensor([overlap.union for overlap in overlaps], dtype=torch.long),
     )
+
+
+def _report_repeated_names(overlaps: Sequence[SampleOverlap]) -> None:
+    """Warn of masks that took each other's place; :class:`RefCocoDataset` gives names that do not repeat."""
+    repeated = [name for name, count in Counter(overlap.name for overlap in overlaps).items() if count > 1]
+    if repeated:
+        print_log(
+            f'{len(repeated)} names of masks belong to several sentences, of which the last written is there. The '
+            f'first is {repeated[0]}. Let the data set give each record a "sample_name".',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _describe(data_sample: Mapping[str, Any]) -> str:

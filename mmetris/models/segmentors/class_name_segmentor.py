@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures, Vocabulary
 from mmetris.utils.autocast import autocast_to, is_lowered
+from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.shapes import hw_of
 
 from ..decode_heads.etris_head import ETRISHead
@@ -84,9 +85,8 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         test_cfg: Mapping | None = None,
         **kwargs: Any,
     ) -> None:
-        kind = text_encoder['type']
-        if not issubclass(MODELS.get(kind) if isinstance(kind, str) else kind, ClassText):
-            raise ValueError(f'text_encoder.type={kind!r}: class names need a ClassText')
+        if not is_kind_of(text_encoder, ClassText, MODELS):
+            raise ValueError(f'text_encoder.type={type_name(text_encoder)!r}: class names need a ClassText')
         if kwargs.get('prefix_cache') is not None:
             raise ValueError(
                 'prefix_cache is for a ReferringSegmentor: images with labels are cropped at random, so '

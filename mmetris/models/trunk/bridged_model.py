@@ -15,6 +15,7 @@ from torch import Tensor
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to, check_dtype
+from mmetris.utils.config_types import class_of
 from mmetris.utils.tokenizer import CLIP_TOKENIZER
 
 from ..necks.bridger import ImagePrefix
@@ -323,6 +324,5 @@ def share_between(image_tuning: Mapping[str, Any], text_tuning: Mapping[str, Any
 
 def _with_defaults(cfg: Mapping, defaults: Mapping) -> dict:
     """A config with those of the defaults that its class takes and it does not give."""
-    kind = cfg['type']
-    taken = getattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'shared_arguments', ())
+    taken = getattr(class_of(cfg, MODELS), 'shared_arguments', ())
     return {key: value for key, value in defaults.items() if key in taken} | dict(cfg)

@@ -33,7 +33,7 @@ from mmetris.models.layers import coord_conv, position_encoding
 from mmetris.models.layers.attention import Attention
 from mmetris.models.layers.enlarged_conv import EnlargedConvNormReLU
 from mmetris.models.layers.folded_norm import FoldedBottleneck
-from mmetris.models.layers.position_embedding import ResizedPositions, resize_position_embedding
+from mmetris.models.layers.position_embedding import ResizedPositions
 from mmetris.models.layers.quick_gelu import FusedQuickGELU
 from mmetris.models.necks.bridger import Bridger, ImagePrefix
 from mmetris.models.text_encoders.class_text import ClassText
@@ -77,8 +77,8 @@ def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
         literal['image_prefix'] = _nothing_shared
     if getattr(module, 'prefix_cache', None) is not None:
         literal['prefix_cache'] = None
-    if isinstance(getattr(module, '_positions', None), ResizedPositions):
-        literal['_positions'] = _NoCache()
+    if isinstance(positions := getattr(module, '_positions', None), ResizedPositions):
+        literal['_positions'] = _NoCache(positions)
     if isinstance(module, ClassText):
         literal['stage_features'] = module._encode
     if isinstance(module, FusedQuickGELU):
@@ -140,7 +140,8 @@ def _nothing_shared(image_encoder: StagedImageEncoder, images: Tensor) -> Tensor
 class _NoCache:
     """In the place of :class:`ResizedPositions`: keeps nothing."""
 
-    get = staticmethod(resize_position_embedding)
+    def __init__(self, positions: ResizedPositions) -> None:
+        self.get = positions.resize
 
 
 def _with_graph(step: Callable) -> Callable:

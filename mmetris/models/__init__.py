@@ -2,7 +2,7 @@
 
 import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
 
-from .backbones import CLIPResNet, CLIPViT
+from .backbones import CLIPResNet, CLIPViT, DINOv2ViT
 from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
@@ -27,6 +27,7 @@ __all__ = [
     'Compacter',
     'ConvAdapter',
     'ClassText',
+    'DINOv2ViT',
     'ETRISHead',
     'FrozenEncoder',
     'LoRA',

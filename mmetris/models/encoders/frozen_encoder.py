@@ -74,6 +74,8 @@ class FrozenEncoder(BaseModule):
 
     roles: Mapping[str, Role] = MappingProxyType({})
     passed_by: tuple[str, ...] = ('',)
+    # What the argument for ``source`` is called in configs, for messages.
+    source_argument = 'clip_checkpoint'
 
     def __init__(
         self,
@@ -290,7 +292,7 @@ class FrozenEncoder(BaseModule):
         if expected.sha256 != own.sha256:
             raise ValueError(
                 f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
-                f'Let clip_checkpoint of that encoder name the weights that it was tuned on.'
+                f'Let {self.source_argument} of that encoder name the weights that it was tuned on.'
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:

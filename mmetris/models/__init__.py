@@ -7,11 +7,22 @@ from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
-from .necks import Bridger
+from .necks import Bridger, TextFirst
 from .segmentors import ClassNameSegmentor, ReferringSegmentor
 from .text_encoders import ClassText, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
-from .tuning import Adapter, BitFit, Compacter, ConvAdapter, LoRA, PromptTokens, TuningMethod, merge_tuning
+from .tuning import (
+    Adapter,
+    BitFit,
+    Compacter,
+    ConvAdapter,
+    DenseAligner,
+    DenseTextAdapter,
+    LoRA,
+    PromptTokens,
+    TuningMethod,
+    merge_tuning,
+)
 
 __all__ = [
     'Adapter',
@@ -28,6 +39,8 @@ __all__ = [
     'ConvAdapter',
     'ClassText',
     'DINOv2ViT',
+    'DenseAligner',
+    'DenseTextAdapter',
     'ETRISHead',
     'FrozenEncoder',
     'LoRA',
@@ -37,6 +50,7 @@ __all__ = [
     'StageSpec',
     'StagedImageEncoder',
     'StagedTextEncoder',
+    'TextFirst',
     'TextToPixelContrastiveLoss',
     'TuningMethod',
     'merge_tuning',

@@ -62,8 +62,8 @@ class DINOv2ViT(StagedImageEncoder, FrozenEncoder):
         interpolate_offset: Cells added to the wanted grid when the scale of the positions' resizing is computed.
             Defaults to 0.1, as DINOv2 has it without registers, and DETRIS with them; DINOv2's own towers with
             registers have 0.
-        interpolate_antialias: Whether positions are smoothed where the grid is made smaller. Defaults to False, likewise;
-            DINOv2's own towers with registers have True.
+        interpolate_antialias: Whether positions are smoothed where the grid is made smaller. Defaults to False,
+            likewise; DINOv2's own towers with registers have True.
         **kwargs: ``frozen``, ``tunable_parameters``, ``tuning`` of :class:`FrozenEncoder`.
 
     Shape:
@@ -77,6 +77,7 @@ class DINOv2ViT(StagedImageEncoder, FrozenEncoder):
 
     passed_by = ('', 'blocks')
     source_argument = 'checkpoint'
+    hands_words = True
     tower: DINOv2Tower
     prompts: PromptedTokens
 
@@ -142,8 +143,8 @@ class DINOv2ViT(StagedImageEncoder, FrozenEncoder):
     def stage(self, index: int, state: ReadingTokens) -> ReadingTokens:
         tokens = state.tokens
         for block in self._stages[index - 1]:
-            # Words are handed from call to call, and kept nowhere: threads, a graph that is exported and a block that is
-            # run a second time for its gradients all see the ones that belong to their tokens.
+            # Words are handed from call to call, and kept nowhere: threads, a graph that is exported and a block that
+            # is run a second time for its gradients all see the ones that belong to their tokens.
             tokens = self.tower.blocks[block](tokens, state.words, state.grid_hw)
         return ReadingTokens(tokens, state.grid_hw, state.words)
 

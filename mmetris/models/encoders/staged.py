@@ -77,8 +77,10 @@ class StagedImageEncoder(ABC):
         out_stages: Stages (1-based) that take part in Bridger and decoder; the last one always does.
         tail_spec: :class:`StageSpec` of what :meth:`tail` returns.
         size_divisor: Height and width of the input must be multiples of this.
+        hands_words: Whether tuning methods in its stages can read words (:meth:`hand_words`). Defaults to False.
     """
 
+    hands_words = False
     num_stages: int
     stage_specs: tuple[StageSpec, ...]
     out_stages: tuple[int, ...]

@@ -1,8 +1,8 @@
 """Published checkpoints give the numbers that the published codes gave (tolerance 1e-4, relative, single precision).
 
 ``tests/data/golden/{etris_rn,etris_vit,cris,detris}.ckpt.pth`` are checkpoints of tiny random models as the released
-ETRIS code, CRIS's and DETRIS's save them, ``*.io.pth`` what they computed from them, in eval mode. Tokens and letterboxing are compared
-in ``test_utils/test_tokenizer.py`` and ``test_utils/test_letterbox.py``.
+ETRIS code, CRIS's and DETRIS's save them, ``*.io.pth`` what they computed from them, in eval mode. Tokens and
+letterboxing are compared in ``test_utils/test_tokenizer.py`` and ``test_utils/test_letterbox.py``.
 """
 
 from __future__ import annotations
@@ -114,7 +114,11 @@ def test_every_intermediate_has_the_recorded_value(kind, model, recorded):
         logits = model.forward_logits(recorded['image'], recorded['tokens'])
     ours = dict(zip(('vis2', 'vis3', 'vis4'), features.maps), words=features.words, sentence=features.sentence)
     # CRIS's and DETRIS's decoders were recorded as they hand their pixels on, in one axis.
-    ours |= {FUSED[kind]: fused, ALIGNED[kind]: aligned if kind.startswith('etris') else aligned.flatten(2), 'logits': logits}
+    ours |= {
+        FUSED[kind]: fused,
+        ALIGNED[kind]: aligned if kind.startswith('etris') else aligned.flatten(2),
+        'logits': logits,
+    }
     inputs = {'config', 'image', 'tokens', 'mask', 'loss', 'grad_norms', 'trainable'}
     assert recorded.keys() - inputs == ours.keys() & recorded.keys()
     errors = {name: error(value, recorded[name]) for name, value in ours.items()}

@@ -262,6 +262,7 @@ def shrunken_detris(model: dict) -> dict:
     model.text_encoder.tuning.adapter.channels = 16
     model.dual_encoder = dict(arch=arch)
     model.decode_head.channels = 32
+    model.data_preprocessor.size_divisor = toy.DINOV2['patch_size']
     return model
 
 

@@ -99,9 +99,10 @@ class DINOv2ViT(StagedImageEncoder, FrozenEncoder):
             ffn=Role(tuple(f'{block}.mlp' for block in blocks)),
             block=Role(tuple(blocks)),
         )
-        super().__init__(
-            DINOv2Tower(self.sizes), f'image encoder {name}', checkpoint, token_channels=self.sizes.width, **kwargs
-        )
+        architecture = f'image encoder {name}'
+        if (interpolate_offset, interpolate_antialias) != (0.1, False):  # Features kept by name must not be mixed up.
+            architecture += f' (positions: offset {interpolate_offset}, antialias {interpolate_antialias})'
+        super().__init__(DINOv2Tower(self.sizes), architecture, checkpoint, token_channels=self.sizes.width, **kwargs)
         self._stages = _cut(self.sizes.depth, num_stages, stage_ends)
         self.num_stages = len(self._stages)
         self.out_stages = check_out_stages(out_stages, self.num_stages)

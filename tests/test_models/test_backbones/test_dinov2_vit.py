@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from mmetris import tokenize
 from mmetris.models.backbones.dinov2_tower import ARCHS
 from mmetris.models.backbones.dinov2_weights import from_timm, to_timm
 from mmetris.models.layers.position_embedding import resize_dinov2_positions
 from mmetris.models.trunk.prefix_cache import what_moves
 from mmetris.structures import map_tensors
-from tests.toy import build, randn
+from tests.toy import build, randn, text_first_cfg
 
 SIZES = dict(width=32, depth=6, num_heads=4, image_size=70)
 REGISTERS = (0, 4)
@@ -236,3 +237,27 @@ def test_copies_and_slim_keys():
     with torch.no_grad():
         twin.tower.cls_token += 1
     assert twin.fingerprint() != encoder.fingerprint()
+
+
+def test_it_stands_under_a_bridger_like_any_image_encoder():
+    """A Bridger that starts at zero leaves its maps as they are; gradients reach all of it."""
+    bridger = dict(type='Bridger', embed_dims=8, num_heads=2, ffn_dims=16, zero_init=True)
+    model = build(text_first_cfg(backbone=dict(tuning={})) | dict(neck=bridger)).eval()
+    images, tokens = randn(2, 3, 64, 48), tokenize(['the left dog', 'a cat'], 17)
+    for one, other in zip(model.bridge(images, tokens).maps, model.backbone(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    model.forward_logits(images, tokens).square().mean().backward()
+    assert all(value.grad is not None for value in model.neck.parameters())
+
+
+def test_what_no_weight_tells_is_told_to_the_prefix_cache(tmp_path):
+    """Features of one way to resize positions, or of one number of heads, are never taken for another's."""
+    images = randn(1, 3, 64, 48)
+    folders = []
+    for change in ({}, dict(interpolate_offset=0.0), dict(interpolate_antialias=True)):
+        cache = dict(prefix_cache=dict(dir=str(tmp_path), max_gb=1))
+        model = build(text_first_cfg(backbone=change) | cache).eval()
+        model.image_prefix(images)
+        folders.append(len(list(tmp_path.iterdir())))
+    assert folders == [1, 2, 3]
+    assert 'num_heads=4' in repr(model.backbone.tower.blocks[0].attn)

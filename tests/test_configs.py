@@ -23,7 +23,9 @@ ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))
 # Referring models; other folders have tests of their own (test_bridger_configs.py).
 CONFIGS = [
-    path for path in ALL_CONFIGS if path.parent.name in ('ablation', 'cris', 'etris', 'etris_released', 'tuning')
+    path
+    for path in ALL_CONFIGS
+    if path.parent.name in ('ablation', 'cris', 'detris', 'etris', 'etris_released', 'tuning')
 ]
 NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in CONFIGS]
 METAFILE = {
@@ -37,7 +39,9 @@ VARIABLES = {
     'arch',
     'batch_size',
     'clip_checkpoint',
+    'clip_mean',
     'clip_rate',
+    'clip_std',
     'context_length',
     'data_root',
     'input_size',
@@ -59,6 +63,9 @@ ENCODERS = dict(
     vitb16=('CLIPViT', 'ViT-B-16', 'ViT-B-16.pt'),
     vitl14=('CLIPViT', 'ViT-L-14', 'ViT-L-14.pt'),
     tiny=('CLIPResNet', None, 'tiny_clip_resnet.safetensors'),
+    # DETRIS's, whose text encoder is that of a CLIP.
+    base=('DINOv2ViT', 'ViT-B-16', 'ViT-B-16.pt'),
+    large=('DINOv2ViT', 'ViT-B-16', 'ViT-B-16.pt'),
 )
 # data set -> annotations, splits, split of validation, splits of testing, token length
 DATA = dict(
@@ -68,6 +75,7 @@ DATA = dict(
     refcocog_google=('refcocog/instances.json', 'refcocog/refs(google).p', 'val', ['val'], 22),
     grefcoco=('grefcoco/instances.json', 'grefcoco/grefs(unc).json', 'val', ['testA', 'testB'], 17),
     shapes=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val', 'testA', 'testB'], 17),
+    mixed=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),
 )
 
 
@@ -87,7 +95,7 @@ def parts_of(name: str) -> tuple[str, str, str]:
         assert match, f'{name}.py is not named <method>_<encoder>_<data>'
     else:
         match = re.fullmatch(
-            rf'[a-z_]+/(?:etris|etris_released|cris)_(?P<encoder>{encoders})(?:_(?P<departure>[a-z0-9-]+))?_(?P<data>{data})',
+            rf'[a-z_]+/(?:etris|etris_released|cris|detris)_(?P<encoder>{encoders})(?:_(?P<departure>[a-z0-9-]+))?_(?P<data>{data})',
             name,
         )
         assert match, f'{name}.py is not named <method>_<encoder>[_<departure>]_<data>'
@@ -100,7 +108,7 @@ def has_bridger(name: str) -> bool:
     return (
         departure.endswith('-etris')
         if name.startswith('tuning/')
-        else departure != 'no-bridger' and not name.startswith('cris/')
+        else departure != 'no-bridger' and not name.startswith(('cris/', 'detris/'))
     )
 
 
@@ -116,6 +124,12 @@ def sizes_of(arch: str | dict) -> list:
     return [resolved.embed_dim, *vision, *(resolved.text[key] for key in ('layers', 'width', 'heads'))]
 
 
+def train_sets(cfg: Config) -> list[dict]:
+    """Data sets that are trained on, of a mixture each."""
+    dataset = cfg.train_dataloader.dataset
+    return dataset.get('datasets', [dataset])
+
+
 def walk(node, key: str = ''):
     """Every (key, value) inside a config."""
     yield key, node
@@ -129,14 +143,17 @@ def walk(node, key: str = ''):
 
 def steps_of(cfg: Config, kind: str, pipelines: tuple[str, ...] = ('train', 'val', 'test')) -> list[dict]:
     """All steps of one type in the pipelines of the data loaders."""
-    steps = [step for phase in pipelines for step in cfg[f'{phase}_dataloader'].dataset.pipeline]
+    datasets = dict(train=train_sets(cfg)[0], val=cfg.val_dataloader.dataset, test=cfg.test_dataloader.dataset)
+    steps = [step for phase in pipelines for step in datasets[phase].pipeline]
     return [step for step in steps if step.type == kind]
 
 
 def test_there_is_a_config_for_every_encoder_and_data_set_of_the_paper():
-    published = set(DATA) - {'shapes', 'grefcoco'}
+    published = set(DATA) - {'grefcoco', 'mixed', 'shapes'}
     wanted = {f'etris/etris_{encoder}_{data}' for encoder in ('r50', 'r101', 'vitb16') for data in published}
-    assert wanted | {'etris/etris_vitl14_refcoco', 'etris/etris_tiny_shapes'} <= set(NAMES)
+    wanted |= {f'detris/detris_{encoder}_{data}' for encoder in ('base', 'large') for data in published}
+    wanted |= {'etris/etris_vitl14_refcoco', 'etris/etris_tiny_shapes', 'detris/detris_large_mixed'}
+    assert wanted <= set(NAMES)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -150,20 +167,21 @@ def test_the_name_agrees_with_the_content(name):
     cfg = load(name)
     kind, arch, checkpoint = ENCODERS[encoder]
     assert cfg.model.backbone.type == kind
-    for part in (cfg.model.backbone, cfg.model.text_encoder):
+    for part in (cfg.model.backbone, cfg.model.text_encoder)[name.startswith('detris/') :]:
         assert not {'arch', 'clip_checkpoint', 'quick_gelu'} & set(part), 'both sides have what dual_encoder says'
     assert arch is None or sizes_of(cfg.model.dual_encoder.arch) == sizes_of(arch)
     assert cfg.model.dual_encoder.clip_checkpoint == f'pretrained/{checkpoint}'
     ann_file, split_file, val_split, test_splits, length = DATA[data]
     for phase, split in (('train', 'train'), ('val', val_split), ('test', None)):
-        dataset = cfg[f'{phase}_dataloader'].dataset
+        dataset = train_sets(cfg)[0] if phase == 'train' else cfg[f'{phase}_dataloader'].dataset
         assert (dataset.ann_file, dataset.split_file) == (ann_file, split_file)
         assert split is None or dataset.split == split
         assert ('shapes' in dataset.data_root) == (data == 'shapes')
     assert cfg.test_cfg.splits == test_splits
     assert cfg.test_dataloader.dataset.split in test_splits
-    assert cfg.context_length == length
-    assert (cfg.model.neck.get('stages') != ()) == has_bridger(name)
+    assert cfg.context_length == (17 if name.startswith('detris/') and data == 'refcocog_google' else length)
+    assert (cfg.model.neck.type == 'TextFirst') == name.startswith('detris/')
+    assert name.startswith('detris/') or (cfg.model.neck.get('stages') != ()) == has_bridger(name)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -212,13 +230,16 @@ def test_the_recipe_is_the_papers(name):
     if name.startswith('tuning/full_'):
         expected.update(backbone=dict(lr_mult=0.1), text_encoder=dict(lr_mult=0.1))
     assert multiples == expected
-    assert cfg.train_cfg.max_epochs == 50
-    assert cfg.param_scheduler[0].milestones == [35] and cfg.param_scheduler[0].gamma == 0.1
+    is_long = name in ('detris/detris_base_refcoco', 'detris/detris_base_refcocog_umd')
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler[0].end == (65 if is_long else 50)
+    assert cfg.param_scheduler[0].milestones == ([35, 55] if is_long else [35])
+    assert cfg.param_scheduler[0].gamma == 0.1
     assert cfg.train_dataloader.batch_size * gpus_of(name) == cfg.auto_scale_lr.base_batch_size
     assert cfg.auto_scale_lr.base_batch_size == (64 if name.startswith('cris/') else 32)
-    assert cfg.train_dataloader.dataset.text_mode == ('original' if name.endswith('_grefcoco') else 'random')
+    text_mode = 'original' if name.endswith('_grefcoco') else 'random'
+    assert {dataset.text_mode for dataset in train_sets(cfg)} == {text_mode}
     assert cfg.model.decode_head.threshold == 0.35
-    assert cfg.input_size == (416, 416) or 'vitl14' in name
+    assert cfg.input_size == ((448, 448) if name.startswith('detris/') else (416, 416)) or 'vitl14' in name
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
@@ -262,9 +283,25 @@ def test_the_metafile_has_the_models_counts(model):
     assert facts.get('Bridger Parameters (M)') == printed.get(parts_of(f'etris/{model["Name"]}')[0])
 
 
+def shrunken_detris(model: dict) -> dict:
+    """DETRIS with as many blocks, but narrow ones."""
+    depth = model.backbone.stage_ends[-1]
+    model.backbone.update(arch=toy.DINOV2 | dict(depth=depth), checkpoint=None)
+    model.backbone.tuning.aligner.update(channels=16, word_channels=16, align_dims=16)
+    arch = copy.deepcopy(toy.VIT)
+    arch['text_cfg']['layers'] = 12
+    model.text_encoder.tuning.adapter.channels = 16
+    model.dual_encoder = dict(arch=arch)
+    model.decode_head.channels = 32
+    model.data_preprocessor.size_divisor = toy.DINOV2['patch_size']
+    return model
+
+
 def shrunken(cfg: Config, input_hw: tuple[int, int]) -> dict:
     """The config's model on a tiny CLIP of the same family, with random weights, for small images."""
     model = copy.deepcopy(cfg.model)
+    if model.backbone.type == 'DINOv2ViT':
+        return shrunken_detris(model)
     kind = 'vit' if model.backbone.type == 'CLIPViT' else 'resnet'
     arch = copy.deepcopy(toy.ARCHS[kind])
     for part, sizes in ((model.backbone, arch['vision_cfg']), (model.text_encoder, arch['text_cfg'])):
@@ -329,6 +366,10 @@ def test_one_training_step_moves_the_tuned_weights_and_no_other(name):
         assert parts == {'backbone.tower', 'backbone.pool_shortcut', 'text_encoder.tower'}
     elif not cfg.model.backbone.get('frozen', True):
         assert inside and all(key.startswith('backbone') for key in inside)
+    elif name.startswith('detris/'):
+        parts = {'.'.join(key.split('.')[:3]) for key in inside}
+        assert parts == {'backbone.tuning.aligner', 'text_encoder.tuning.adapter'}
     else:
         assert not inside
-    assert any(key.startswith('neck') for key in moved) == (cfg.model.neck.get('stages') != ())
+    has_bridger = cfg.model.neck.type == 'Bridger' and cfg.model.neck.get('stages') != ()
+    assert any(key.startswith('neck') for key in moved) == has_bridger

@@ -1,8 +1,8 @@
 """Published checkpoints give the numbers that the published codes gave (tolerance 1e-4, relative, single precision).
 
-``tests/data/golden/{etris_rn,etris_vit,cris}.ckpt.pth`` are checkpoints of tiny random models as the released ETRIS
-code and CRIS's save them, ``*.io.pth`` what they computed from them, in eval mode. Tokens and letterboxing are compared
-in ``test_utils/test_tokenizer.py`` and ``test_utils/test_letterbox.py``.
+``tests/data/golden/{etris_rn,etris_vit,cris,detris}.ckpt.pth`` are checkpoints of tiny random models as the released
+ETRIS code, CRIS's and DETRIS's save them, ``*.io.pth`` what they computed from them, in eval mode. Tokens and
+letterboxing are compared in ``test_utils/test_tokenizer.py`` and ``test_utils/test_letterbox.py``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from mmetris.apis import init_model
-from mmetris.models.converters import CRIS, ETRIS, PublishedCode
+from mmetris.models.converters import CRIS, DETRIS, ETRIS, PublishedCode
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
@@ -37,10 +37,11 @@ KINDS = dict(
     etris_rn=Kind(ETRIS, 'etris', 'resnet', ('--bridger-heads', 4, '--head-heads', 4)),
     etris_vit=Kind(ETRIS, 'etris', 'vit', ('--bridger-heads', 4, '--head-heads', 4)),
     cris=Kind(CRIS, 'cris', 'resnet', ('--head-heads', 4)),
+    detris=Kind(DETRIS, 'detris', 'dinov2', ('--head-heads', 4, '--align-heads', 4, '--image-heads', 4)),
 )
-# Intermediate values that the two codes' records call otherwise: the map after each of the decoder's first two steps.
-FUSED = dict(etris_rn='hierarchical', etris_vit='hierarchical', cris='aligned')
-ALIGNED = dict(etris_rn='global_aligned', etris_vit='global_aligned', cris='decoded')
+# Intermediate values that the codes' records call otherwise: the map after each of the decoder's first two steps.
+FUSED = dict(etris_rn='hierarchical', etris_vit='hierarchical', cris='aligned', detris='aligned')
+ALIGNED = dict(etris_rn='global_aligned', etris_vit='global_aligned', cris='decoded', detris='decoded')
 
 
 def run_tool(name, *args):
@@ -94,7 +95,8 @@ def test_every_published_key_is_reported_once(kind, converted):
 def test_the_config_needs_no_other_file_and_holds_the_inferred_sizes(kind, converted, recorded):
     assert '_base_' not in (converted[0] / 'config.py').read_text()
     cfg, sizes = init_model(converted[0] / 'config.py', device='cpu').cfg, recorded['config']
-    assert not {'arch', 'clip_checkpoint'} & {*cfg.model.backbone, *cfg.model.text_encoder}
+    said = {*cfg.model.text_encoder, *(() if kind == 'detris' else cfg.model.backbone)}
+    assert not {'arch', 'clip_checkpoint'} & said, 'both sides have what dual_encoder says, but for a DINOv2'
     text = cfg.model.dual_encoder.arch.text_cfg
     assert (text.vocab_size, text.width, text.heads) == (sizes['vocab'], sizes['text_width'], sizes['text_heads'])
     assert cfg.model.neck.get('embed_dims') == sizes.get('bridger_dim')
@@ -111,8 +113,12 @@ def test_every_intermediate_has_the_recorded_value(kind, model, recorded):
         aligned = head.align_globally(fused, features)
         logits = model.forward_logits(recorded['image'], recorded['tokens'])
     ours = dict(zip(('vis2', 'vis3', 'vis4'), features.maps), words=features.words, sentence=features.sentence)
-    # CRIS's decoder was recorded as it hands its pixels on, in one axis.
-    ours |= {FUSED[kind]: fused, ALIGNED[kind]: aligned.flatten(2) if kind == 'cris' else aligned, 'logits': logits}
+    # CRIS's and DETRIS's decoders were recorded as they hand their pixels on, in one axis.
+    ours |= {
+        FUSED[kind]: fused,
+        ALIGNED[kind]: aligned if kind.startswith('etris') else aligned.flatten(2),
+        'logits': logits,
+    }
     inputs = {'config', 'image', 'tokens', 'mask', 'loss', 'grad_norms', 'trainable'}
     assert recorded.keys() - inputs == ours.keys() & recorded.keys()
     errors = {name: error(value, recorded[name]) for name, value in ours.items()}
@@ -132,15 +138,15 @@ def test_the_loss_and_every_gradient_have_the_recorded_values(kind, model, recor
     # The bias of an attention's keys shifts all weights alike: its gradient is 0 but for rounding, 4e-9 here.
     assert norms == pytest.approx(recorded['grad_norms'], rel=TOLERANCE, abs=1e-8)
     others = {name for name in set(parameters) - set(names.values()) if parameters[name].requires_grad}
-    assert {name.split('.')[-1] for name in others} == (set() if kind == 'cris' else {'positional_embedding'})
+    assert {name.split('.')[-1] for name in others} == ({'positional_embedding'} if kind.startswith('etris') else set())
 
 
 def test_as_much_is_tuned_as_there(kind, model, recorded):
-    """All but the temperature of CLIP's pre-training, one number, which nothing reads."""
-    if kind != 'cris':
-        return  # Of ETRIS's it was not recorded.
+    """But for the temperature of CLIP's pre-training, one number, which nothing reads and CRIS's code tunes."""
+    if kind.startswith('etris'):
+        return  # It was not recorded.
     tuned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert tuned + 1 == recorded['trainable']
+    assert tuned + (kind == 'cris') == recorded['trainable']
 
 
 def test_converting_back_gives_the_published_file_bit_by_bit(kind, converted, tmp_path):

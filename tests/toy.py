@@ -15,6 +15,8 @@ RESNET = dict(
     embed_dim=24, vision_cfg=dict(image_size=64, width=8, layers=[1, 1, 1, 1], head_width=64), text_cfg=TEXT_CFG
 )
 ARCHS = dict(vit=VIT, resnet=RESNET)
+# A DINOv2, which has no text side: beside it stands that of VIT.
+DINOV2 = dict(width=32, depth=4, num_heads=4, num_registers=2, patch_size=8, image_size=48)
 
 
 def encoder_cfgs(kind: str = 'vit', **kwargs) -> tuple[dict, dict]:
@@ -39,6 +41,23 @@ def model_cfg(
         neck=bridger | (neck or {}),
         decode_head=head | (decode_head or {}),
     )
+
+
+def text_first_cfg(aligner: dict | None = None, adapter: dict | None = None, backbone: dict | None = None) -> dict:
+    """Config of a tiny DETRIS for images of multiples of 8; the dicts change single arguments. Its stages are its
+    blocks, of which those that are not the first have an aligner, 1 and 3."""
+    cfg = model_cfg('vit')
+    narrow = dict(channels=16)
+    cfg['data_preprocessor'].update(mean=[120.0] * 3, std=[60.0] * 3)
+    cfg['backbone'] = dict(
+        type='DINOv2ViT',
+        arch=DINOV2,
+        tuning=dict(
+            aligner=dict(type='DenseAligner', word_channels=16, align_dims=12, num_heads=3, **narrow) | (aligner or {})
+        ),
+    ) | (backbone or {})
+    cfg['text_encoder']['tuning'] = dict(adapter=dict(type='DenseTextAdapter', **narrow) | (adapter or {}))
+    return cfg | dict(context_length=17, neck=dict(type='TextFirst'))
 
 
 def build(cfg: dict, seed: int = 0) -> torch.nn.Module:

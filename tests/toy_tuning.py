@@ -62,6 +62,18 @@ def _compacters(width: int, hidden: int) -> int:
     return 2 * LAYERS * (2 * (width + hidden) + hidden + width)
 
 
+def _dense(width: int, d: int) -> int:
+    """Down and up; then for each convolution its weights, and bias and normalisation of each channel."""
+    units = (
+        (d, d // 2, 1),
+        (3 * d // 2, d // 16, 1),
+        (d // 16, d // 4, 3),
+        (7 * d // 4, d // 16, 1),
+        (d // 16, d // 4, 5),
+    )
+    return 2 * width * d + width + d + sum(one * other * side + 3 * other for one, other, side in units)
+
+
 CASES = dict(
     full_vit=Case('vit', {}, {}, 0, frozen=False, first_tuned=0),
     full_resnet=Case('resnet', {}, {}, 0, frozen=False, first_tuned=0),
@@ -127,6 +139,9 @@ CASES = dict(
         dict(own=dict(type='ScaledAdapter', channels=4)),
         LAYERS * (2 * IMAGE * 16 + 16 + IMAGE + 2 * TEXT * 4 + 4 + TEXT),
         first_tuned=1,
+    ),
+    dense_text=Case(
+        'vit', {}, dict(dense=dict(type='DenseTextAdapter', channels=16)), 2 * _dense(TEXT, 16), starts_at_zero=False
     ),
     coop=Case('resnet', {}, dict(prompt=dict(type='PromptTokens')), 8 * TEXT, starts_at_zero=False),
     prompts=Case(

@@ -23,7 +23,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from mmetris.models.necks.bridger import ImagePrefix
+from mmetris.models.necks import ImagePrefix
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
 from mmetris.structures.vocabulary import Vocabulary

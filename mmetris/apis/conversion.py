@@ -40,7 +40,7 @@ def conversion_parser(code: PublishedCode) -> argparse.ArgumentParser:
         help="attention heads of CLIP's text encoder; default width / 64, below width 128 width / 16",
     )
     parser.add_argument(
-        '--image-heads', type=int, metavar='N', help="attention heads of CLIP's image encoder; default width / 64"
+        '--image-heads', type=int, metavar='N', help='attention heads of the image encoder; default width / 64'
     )
     parser.add_argument(
         '--context-length',
@@ -120,6 +120,7 @@ def convert_published(
     model = converted.model_cfg
     heads = {
         'Bridger': model['neck'].get('num_heads'),
+        'adapters': getattr(args, 'align_heads', None),
         'decoder': model['decode_head']['num_heads'],
         'text encoder': converted.sizes.arch['text_cfg']['heads'],
     }

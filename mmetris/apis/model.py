@@ -14,18 +14,13 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmetris.datasets import RefCocoDataset
+from mmetris.models.converters.shared_keys import PUBLISHED_PARTS
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import read_checkpoint
 from mmetris.utils.quiet import quieted
 
 from .model_zoo import SHIPPED, shipped_file
-
-# Keys that only a published code's checkpoints have begin so (mmetris.models.converters): the code, its converter.
-PUBLISHED_PARTS = {
-    'bridger.': ('the released ETRIS code', 'tools/model_converters/etris_to_mmetris.py'),
-    'neck.f1_v_proj.': ("CRIS's code", 'tools/model_converters/cris_to_mmetris.py'),
-}
 
 
 def init_model(

@@ -33,9 +33,9 @@ from mmetris.models.layers import coord_conv, position_encoding
 from mmetris.models.layers.attention import Attention
 from mmetris.models.layers.enlarged_conv import EnlargedConvNormReLU
 from mmetris.models.layers.folded_norm import FoldedBottleneck
-from mmetris.models.layers.position_embedding import ResizedPositions, resize_position_embedding
+from mmetris.models.layers.position_embedding import ResizedPositions
 from mmetris.models.layers.quick_gelu import FusedQuickGELU
-from mmetris.models.necks.bridger import Bridger, ImagePrefix
+from mmetris.models.necks import ImagePrefix, StagedNeck
 from mmetris.models.text_encoders.class_text import ClassText
 from mmetris.structures import BridgedFeatures
 
@@ -72,13 +72,13 @@ def _literal(module: nn.Module, graph_from_stem: bool) -> dict[str, Any]:
     literal: dict[str, Any] = {}
     if isinstance(module, nn.MultiheadAttention):
         literal['forward'] = partial(_attend_with_weights, module)
-    if isinstance(module, Bridger):
+    if isinstance(module, StagedNeck):
         literal['forward'] = partial(_encode_each_anew, module)
         literal['image_prefix'] = _nothing_shared
     if getattr(module, 'prefix_cache', None) is not None:
         literal['prefix_cache'] = None
-    if isinstance(getattr(module, '_positions', None), ResizedPositions):
-        literal['_positions'] = _NoCache()
+    if isinstance(positions := getattr(module, '_positions', None), ResizedPositions):
+        literal['_positions'] = _NoCache(positions)
     if isinstance(module, ClassText):
         literal['stage_features'] = module._encode
     if isinstance(module, FusedQuickGELU):
@@ -116,31 +116,32 @@ def _attend_with_weights(
 
 
 def _encode_each_anew(
-    bridger: Bridger,
+    neck: StagedNeck,
     image_encoder: StagedImageEncoder,
     text_encoder: StagedTextEncoder,
     images: Tensor,
     tokens: Tensor,
     image_index: Tensor | None = None,
 ) -> BridgedFeatures:
-    """:meth:`Bridger.forward` with one image for each sentence, from the pixels on."""
+    """:meth:`StagedNeck.forward` with one image for each sentence, from the pixels on."""
     if isinstance(images, ImagePrefix):
         raise TypeError('on the plain path nothing is encoded beforehand: call encode_images inside of the block')
     if image_index is not None:
         images = images[image_index]
-    prefix = type(bridger).image_prefix(bridger, image_encoder, images)
-    return type(bridger).forward(bridger, image_encoder, text_encoder, prefix, tokens)
+    prefix = type(neck).image_prefix(neck, image_encoder, images)
+    return type(neck).forward(neck, image_encoder, text_encoder, prefix, tokens)
 
 
 def _nothing_shared(image_encoder: StagedImageEncoder, images: Tensor) -> Tensor:
-    """In the place of :meth:`Bridger.image_prefix`: the images, which are encoded with each sentence."""
+    """In the place of :meth:`StagedNeck.image_prefix`: the images, which are encoded with each sentence."""
     return images
 
 
 class _NoCache:
     """In the place of :class:`ResizedPositions`: keeps nothing."""
 
-    get = staticmethod(resize_position_embedding)
+    def __init__(self, positions: ResizedPositions) -> None:
+        self.get = positions.resize
 
 
 def _with_graph(step: Callable) -> Callable:

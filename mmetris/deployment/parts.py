@@ -4,8 +4,8 @@
     image:   images -------------------> features                                      (once for each image)
     text:    tokens, image_index, features -----------------> probabilities, logits    (as often as you ask)
 
-The cut is where :meth:`ReferringSegmentor.encode_images` makes it: right before the first Bridger. Axes: I images, B
-sentences, L tokens, H W the network's input, h w the grid of the logits.
+The cut is where :meth:`ReferringSegmentor.encode_images` makes it: right before the sentence comes in. Axes: I
+images, B sentences, L tokens, H W the network's input, h w the grid of the logits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmetris.models import ReferringSegmentor
 from mmetris.models.decode_heads.mask_prediction import at_input_size
-from mmetris.models.necks.bridger import ImagePrefix
+from mmetris.models.necks import ImagePrefix
 from mmetris.structures import TreeForm, tensors_of
 
 
@@ -145,5 +145,5 @@ def _ids(tokens: Tensor) -> Tensor:
 
 
 def _needed(model: ReferringSegmentor, prefix: ImagePrefix) -> ImagePrefix:
-    """Without a Bridger the sentence never reaches the image encoder: its maps are all that counts."""
-    return prefix if model.neck.stages else prefix._replace(state=None)
+    """Where the sentence never reaches the image encoder, its maps are all that counts."""
+    return prefix if model.neck.reads_text(model.backbone) else prefix._replace(state=None)

@@ -2,16 +2,27 @@
 
 import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
 
-from .backbones import CLIPResNet, CLIPViT
+from .backbones import CLIPResNet, CLIPViT, DINOv2ViT
 from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
-from .necks import Bridger
+from .necks import Bridger, TextFirst
 from .segmentors import ClassNameSegmentor, ReferringSegmentor
 from .text_encoders import ClassText, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
-from .tuning import Adapter, BitFit, Compacter, ConvAdapter, LoRA, PromptTokens, TuningMethod, merge_tuning
+from .tuning import (
+    Adapter,
+    BitFit,
+    Compacter,
+    ConvAdapter,
+    DenseAligner,
+    DenseTextAdapter,
+    LoRA,
+    PromptTokens,
+    TuningMethod,
+    merge_tuning,
+)
 
 __all__ = [
     'Adapter',
@@ -27,6 +38,9 @@ __all__ = [
     'Compacter',
     'ConvAdapter',
     'ClassText',
+    'DINOv2ViT',
+    'DenseAligner',
+    'DenseTextAdapter',
     'ETRISHead',
     'FrozenEncoder',
     'LoRA',
@@ -36,6 +50,7 @@ __all__ = [
     'StageSpec',
     'StagedImageEncoder',
     'StagedTextEncoder',
+    'TextFirst',
     'TextToPixelContrastiveLoss',
     'TuningMethod',
     'merge_tuning',

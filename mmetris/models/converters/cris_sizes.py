@@ -17,8 +17,8 @@ from .published_sizes import (
     decoder_sizes,
     family_of,
 )
+from .shared_keys import CRIS_CODE
 
-CODE = "CRIS's code"
 NUM_MAPS = 3  # That its FPN reads. The text encoder is cut as often, since both sides have as many stages.
 
 
@@ -36,9 +36,11 @@ def infer_cris_sizes(
         ValueError: If a key is missing, the image encoder is no ResNet, or the shapes contradict each other; the
             message names the key.
     """
-    shapes = Shapes(state, CODE)
+    shapes = Shapes(state, CRIS_CODE)
     if family_of(shapes) != 'resnet':
-        raise ValueError(f'the checkpoint is not one of {CODE}: its image encoder is a ViT, but CRIS has ResNets only')
+        raise ValueError(
+            f'the checkpoint is not one of {CRIS_CODE}: its image encoder is a ViT, but CRIS has ResNets only'
+        )
     return PublishedSizes(
         family='resnet',
         arch=clip_arch(shapes, text_heads, image_heads),

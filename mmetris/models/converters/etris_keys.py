@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
-from torch import Tensor
-
 from .key_map import KeyMap, Numbers, Row
-from .shared_keys import ALIGNMENT_ROWS, CLIP_ROWS, FUSION_ROWS, PROJECTOR_ROWS, unit_rows
+from .shared_keys import ALIGNMENT_ROWS, CLIP_ROWS, FUSION_ROWS, LEVEL_NUMBERS, LEVEL_ROWS, PROJECTOR_ROWS
 
 NUM_STAGES = 3  # Of its encoders; a ResNet's first stage is none of them.
 FIRST_STAGE = dict(resnet=2, vit=1)  # Our number of what it calls stage 0.
@@ -26,11 +23,6 @@ _INTERACTOR = (
 _ZOOM = dict(
     resnet=(('.weight', '.project.weight'),), vit=(('.0.weight', '.project.weight'), ('.1.{rest}', '.norm.0.{rest}'))
 )
-_ALIGNMENT = 'decode_head.hierarchical_alignment'
-
-# Layers that are deconvolutions in the published code. With a 1x1 kernel ours is the convolution that does the same,
-# whose weight has its first two axes exchanged.
-_DECONVOLUTIONS = re.compile(r'bridger\.(zoom_in\.2|zoom_out\.[01])(\.0)?\.weight|neck\.f5_proj\.0\.weight')
 
 
 def _rows(family: str) -> tuple[Row, ...]:
@@ -52,9 +44,7 @@ def _rows(family: str) -> tuple[Row, ...]:
             for part, our_part in _INTERACTOR
         ),
         # Hierarchical alignment.
-        ('neck.txt_proj.{rest}', 'decode_head.text_projection.{rest}'),
-        *unit_rows('neck.f{level}_proj', _ALIGNMENT + '.projections.{level}'),
-        ('neck.fusion{level}.multihead_attn.{rest}', _ALIGNMENT + '.gates.{level}.attention.{rest}'),
+        *LEVEL_ROWS,
         *FUSION_ROWS,
         *ALIGNMENT_ROWS,
         *PROJECTOR_ROWS,
@@ -73,13 +63,6 @@ def etris_keys(family: str) -> KeyMap:
         stage=Numbers(range(NUM_STAGES), range(first, first + NUM_STAGES)),
         # What stands from the second stage on is counted from there.
         after=Numbers(range(NUM_STAGES - 1), range(first + 1, first + NUM_STAGES)),
-        level=Numbers(range(3, 3 + NUM_STAGES), range(NUM_STAGES)),
+        level=LEVEL_NUMBERS,
     )
     return KeyMap(_rows(family), numbers)
-
-
-def exchange_layout(published: str, weight: Tensor) -> Tensor:
-    """A published key's weight in our layout, or ours in the published one: the same but for 1x1 deconvolutions."""
-    if _DECONVOLUTIONS.fullmatch(published) and tuple(weight.shape[2:]) == (1, 1):
-        return weight.transpose(0, 1).contiguous()
-    return weight

@@ -21,9 +21,8 @@ from .published_sizes import (
     divide,
     family_of,
 )
-from .shared_keys import PREFIX
+from .shared_keys import ETRIS_CODE, PREFIX
 
-CODE = 'the released ETRIS code'
 # Heads of the Bridger in the released configs, whose widths are 64 throughout.
 BRIDGER_HEADS = dict(resnet=4, vit=8)
 
@@ -65,7 +64,7 @@ def infer_etris_sizes(
     Raises:
         ValueError: If a key is missing, or the shapes contradict each other; the message names the key.
     """
-    shapes = Shapes(state, CODE)
+    shapes = Shapes(state, ETRIS_CODE)
     family = family_of(shapes)
     arch = clip_arch(shapes, text_heads, image_heads)
     first = FIRST_STAGE[family]

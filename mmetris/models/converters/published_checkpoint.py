@@ -20,10 +20,10 @@ from torch import Tensor
 from mmetris.registry import MODELS
 from mmetris.version import __version__
 
-from ..encoders.frozen_encoder import FINGERPRINT_KEY
+from ..encoders.frozen_encoder import FINGERPRINT_KEY, TUNED_BY_KEY, FrozenEncoder
 from .key_map import KeyMap
 from .published_sizes import PublishedSizes
-from .shared_keys import PREFIX
+from .shared_keys import PREFIX, PUBLISHED_PARTS
 
 Sizes = TypeVar('Sizes', bound=PublishedSizes)
 
@@ -69,6 +69,8 @@ class PublishedCode(Generic[Sizes]):
             shapes are compared.
         exchange_layout: Called with a published key and a weight, in either direction. Defaults to
             ``same_layout``.
+        unused_parts: Beginnings of further published keys that no module of ours has. They may be missing, and are
+            missing where a checkpoint did not come from a published one. Defaults to none.
     """
 
     name: str
@@ -80,6 +82,7 @@ class PublishedCode(Generic[Sizes]):
     model_cfg: Callable[..., dict]
     any_heads: Mapping[str, int]
     exchange_layout: Callable[[str, Tensor], Tensor] = same_layout
+    unused_parts: tuple[str, ...] = ()
 
     def from_published(
         self,
@@ -102,6 +105,7 @@ class PublishedCode(Generic[Sizes]):
         published = _checked_state(checkpoint)
         prefix = PREFIX if all(key.startswith(PREFIX) for key in published) else ''
         plain = {key.removeprefix(prefix): value for key, value in published.items()}
+        self._check_whose(plain)
         sizes = self.infer_sizes(plain, text_heads, image_heads)
         model_cfg = self.model_cfg(sizes, **options)
         keys = self.keys(sizes.family)
@@ -111,7 +115,7 @@ class PublishedCode(Generic[Sizes]):
         homeless = []
         for key, value in plain.items():
             ours = keys.ours(key)
-            if key in self.unused:
+            if key in self.unused or key.startswith(self.unused_parts):
                 unused[key], names[prefix + key] = value, None
             elif ours is None:
                 homeless.append(prefix + key)
@@ -120,7 +124,8 @@ class PublishedCode(Generic[Sizes]):
                 state[ours] = self.exchange_layout(key, value)
         missing = [PREFIX + key for key in self.unused if key not in unused]
         origin = {ours: key for key, ours in names.items() if ours is not None}
-        self._check_against_model(sizes, model_cfg, state, origin, homeless, missing)
+        told = self._check_against_model(sizes, model_cfg, state, origin, homeless, missing)
+        state.update(told)
         kept = dict(
             prefix=prefix,
             keys=list(published),
@@ -144,7 +149,7 @@ class PublishedCode(Generic[Sizes]):
         Raises:
             ValueError: If it is slim, or holds a model that is none of this code's.
         """
-        state = _checked_state(checkpoint, slim_remedy=True)
+        state = _checked_state(checkpoint, is_ours=True)
         family = 'resnet' if any(key.startswith('backbone.tower.layer1.') for key in state) else 'vit'
         keys = self.keys(family)
         names = {key: keys.published(key) for key in state}
@@ -169,7 +174,8 @@ class PublishedCode(Generic[Sizes]):
             )
         try:
             everything = {origin['prefix'] + key: value for key, value in {**plain, **origin['unused']}.items()}
-            if set(origin['unused']) != set(self.unused) or set(origin['keys']) != set(everything):
+            kept = {key for key in origin['unused'] if not key.startswith(self.unused_parts)}
+            if kept != set(self.unused) or set(origin['keys']) != set(everything):
                 raise ValueError('keys are not those of the state dict')
             return dict(origin['entries'], state_dict={key: everything[key] for key in origin['keys']})
         except (KeyError, TypeError, ValueError) as error:
@@ -186,7 +192,7 @@ class PublishedCode(Generic[Sizes]):
         names: Mapping[str, str],
         homeless: Sequence[str] = (),
         missing: Sequence[str] = (),
-    ) -> None:
+    ) -> dict[str, Tensor]:
         """Raise ValueError unless the state dict fits the config's model exactly.
 
         Args:
@@ -195,9 +201,13 @@ class PublishedCode(Generic[Sizes]):
             state: State dict in our layout.
             names: Our key -> the name to complain about.
             homeless, missing: Further names to complain about.
+
+        Returns:
+            What the model's own state dict has besides: by which tuning methods it is tuned.
         """
         with DefaultScope.overwrite_default_scope('mmetris'), torch.device('meta'):
-            own = MODELS.build(model_cfg).state_dict()
+            model = MODELS.build(model_cfg)
+        own = {key: value for key, value in model.state_dict().items() if not key.endswith(f'.{TUNED_BY_KEY}')}
         keys = self.keys(sizes.family)
         homeless = [*homeless, *(names[key] for key in state if key not in own)]
         missing = [*missing, *(f'{PREFIX}{keys.published(key)}' for key in own if key not in state)]
@@ -217,9 +227,18 @@ class PublishedCode(Generic[Sizes]):
         ]
         if faults:
             raise ValueError(f'the checkpoint is not one of {self.name}; ' + '; '.join(faults))
+        encoders = ((name, part) for name, part in model.named_children() if isinstance(part, FrozenEncoder))
+        return {f'{name}.{TUNED_BY_KEY}': told for name, part in encoders if (told := part.told_tuning()) is not None}
+
+    def _check_whose(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError if keys tell of another published code, and none of this one."""
+        found = dict(whose for part, whose in PUBLISHED_PARTS.items() if any(key.startswith(part) for key in state))
+        if found and self.name not in found:
+            name, converter = next(iter(found.items()))
+            raise ValueError(f'the checkpoint is not one of {self.name}, but of {name}: convert it by {converter}')
 
 
-def _checked_state(checkpoint: Mapping[str, Any], slim_remedy: bool = False) -> dict[str, Tensor]:
+def _checked_state(checkpoint: Mapping[str, Any], is_ours: bool = False) -> dict[str, Tensor]:
     """The state dict of a checkpoint, if it is one of dense tensors of the usual types."""
     state = checkpoint.get('state_dict')
     if not isinstance(state, Mapping) or not state:
@@ -227,7 +246,9 @@ def _checked_state(checkpoint: Mapping[str, Any], slim_remedy: bool = False) -> 
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f'state_dict[{key!r}] is no tensor with a name')
-        if slim_remedy and key.endswith(f'.{FINGERPRINT_KEY}'):
+        if is_ours and key.endswith(f'.{TUNED_BY_KEY}'):
+            continue
+        if is_ours and key.endswith(f'.{FINGERPRINT_KEY}'):
             raise ValueError(
                 "the checkpoint is slim: it lacks the frozen CLIP's weights. Merge it with its CLIP first "
                 '(tools/misc/merge_checkpoint.py)'
@@ -238,7 +259,7 @@ def _checked_state(checkpoint: Mapping[str, Any], slim_remedy: bool = False) -> 
         if value.is_floating_point() == counter:
             kind = 'an integer' if counter else 'a floating-point'
             raise ValueError(f'{key} has type {value.dtype}; {kind} type is expected')
-    return dict(state)
+    return {key: value for key, value in state.items() if not is_ours or not key.endswith(f'.{TUNED_BY_KEY}')}
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from . import cris_sizes, etris_sizes
+from . import cris_sizes, detris_sizes, etris_sizes
 from .cris_keys import CRIS_KEYS
-from .etris_keys import etris_keys, exchange_layout
+from .detris_keys import DETRIS_KEYS, DETRIS_UNUSED_PARTS
+from .detris_sizes import DETRISSizes
+from .etris_keys import etris_keys
 from .etris_sizes import ETRISSizes
 from .published_checkpoint import PublishedCode
 from .published_sizes import PublishedSizes
-from .shared_keys import CLIP_UNUSED
+from .shared_keys import CLIP_UNUSED, CRIS_CODE, DETRIS_CODE, ETRIS_CODE, TEMPERATURE, exchange_layout
 
 ETRIS: PublishedCode[ETRISSizes] = PublishedCode(
-    name=etris_sizes.CODE,
+    name=ETRIS_CODE,
     variant='models of the released variant (configs/etris_released)',
     meta_key='published_etris',
     keys=etris_keys,
@@ -24,7 +26,7 @@ ETRIS: PublishedCode[ETRISSizes] = PublishedCode(
 """ETRIS (ICCV 2023), https://github.com/kkakkkka/ETRIS."""
 
 CRIS: PublishedCode[PublishedSizes] = PublishedCode(
-    name=cris_sizes.CODE,
+    name=CRIS_CODE,
     variant='models of configs/cris',
     meta_key='published_cris',
     keys=lambda family: CRIS_KEYS,
@@ -34,3 +36,17 @@ CRIS: PublishedCode[PublishedSizes] = PublishedCode(
     any_heads=dict(head_heads=1),
 )
 """CRIS (CVPR 2022), https://github.com/DerrickWang005/CRIS.pytorch."""
+
+DETRIS: PublishedCode[DETRISSizes] = PublishedCode(
+    name=DETRIS_CODE,
+    variant='models of configs/detris',
+    meta_key='published_detris',
+    keys=lambda family: DETRIS_KEYS,
+    unused={'txt_backbone.logit_scale': TEMPERATURE},
+    unused_parts=DETRIS_UNUSED_PARTS,
+    infer_sizes=detris_sizes.infer_detris_sizes,
+    model_cfg=detris_sizes.detris_model_cfg,
+    any_heads=dict(align_heads=1, head_heads=1),
+    exchange_layout=exchange_layout,
+)
+"""DETRIS (AAAI 2025), https://github.com/jiaqihuang01/DETRIS."""

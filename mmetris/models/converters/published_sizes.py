@@ -89,16 +89,17 @@ class Shapes:
             )
         return len(found)
 
-    def side(self, key: str) -> int:
+    def side(self, key: str, ndim: int = 2) -> int:
         """Side of the square grid whose positions, and one for the class, are the rows of an embedding.
 
         Args:
             key: Key of the embedding.
+            ndim: Its axes; rows and channels are the last two. Defaults to 2.
 
         Raises:
             ValueError: If they form no square.
         """
-        positions = self.of(key, 2)[0] - 1
+        positions = self.of(key, ndim)[-2] - 1
         side = math.isqrt(max(positions, 0))
         if side < 1 or side * side != positions:
             raise ValueError(f'{PREFIX}{key} has {positions} positions besides the class, which form no square')
@@ -167,7 +168,7 @@ def clip_arch(shapes: Shapes, text_heads: int | None, image_heads: int | None) -
         embed_dim=shapes.of('backbone.text_projection', 2)[1],
         quick_gelu=True,
         vision_cfg=vision_cfg(shapes, image_heads),
-        text_cfg=_text_cfg(shapes, text_heads),
+        text_cfg=text_cfg(shapes, text_heads),
     )
 
 
@@ -197,18 +198,28 @@ def _resnet_cfg(shapes: Shapes, heads: int | None) -> dict:
     )
 
 
-def _text_cfg(shapes: Shapes, heads: int | None) -> dict:
-    vocab_size, width = shapes.of('backbone.token_embedding.weight', 2)
+def text_cfg(shapes: Shapes, heads: int | None, clip: str = 'backbone') -> dict:
+    """Sizes of CLIP's text tower.
+
+    Args:
+        shapes: Shapes of the published weights.
+        heads: Its attention heads, see :func:`clip_arch`.
+        clip: What the CLIP is called in the published code. Defaults to ``'backbone'``.
+
+    Raises:
+        ValueError: If a key is missing, or its width does not divide into heads.
+    """
+    vocab_size, width = shapes.of(f'{clip}.token_embedding.weight', 2)
     if heads is None:
         heads = max(1, width // (CLIP_HEAD_WIDTH if width >= 2 * CLIP_HEAD_WIDTH else TINY_HEAD_WIDTH))
     divide(width, heads, "CLIP's text encoder", 'give --text-heads')
-    hidden = shapes.of('backbone.transformer.resblocks.0.mlp.c_fc.weight', 2)[0]
+    hidden = shapes.of(f'{clip}.transformer.resblocks.0.mlp.c_fc.weight', 2)[0]
     return dict(
-        context_length=shapes.of('backbone.positional_embedding', 2)[0],
+        context_length=shapes.of(f'{clip}.positional_embedding', 2)[0],
         vocab_size=vocab_size,
         width=width,
         heads=heads,
-        layers=shapes.count(r'backbone\.transformer\.resblocks\.(\d+)\.'),
+        layers=shapes.count(rf'{clip}\.transformer\.resblocks\.(\d+)\.'),
         mlp_ratio=hidden / width,
     )
 

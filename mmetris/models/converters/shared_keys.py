@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import math
+import re
 
-from .key_map import Row
+from torch import Tensor
+
+from .key_map import Numbers, Row
 
 PREFIX = 'module.'
 """What stands before each key: the codes save the model inside DistributedDataParallel."""
+
+ETRIS_CODE = 'the released ETRIS code'
+CRIS_CODE = "CRIS's code"
+DETRIS_CODE = "DETRIS's code"
+
+PUBLISHED_PARTS: dict[str, tuple[str, str]] = {
+    'bridger.': (ETRIS_CODE, 'tools/model_converters/etris_to_mmetris.py'),
+    'neck.f1_v_proj.': (CRIS_CODE, 'tools/model_converters/cris_to_mmetris.py'),
+    'dinov2.': (DETRIS_CODE, 'tools/model_converters/detris_to_mmetris.py'),
+}
+"""What only keys of one code's checkpoints begin with: the code, its converter."""
 
 CLIP_ROWS: tuple[Row, ...] = (
     ('backbone.visual.attnpool.connect.{rest}', 'backbone.pool_shortcut.{rest}'),
@@ -16,8 +30,11 @@ CLIP_ROWS: tuple[Row, ...] = (
 )
 """A CLIP model, but for its temperature."""
 
-CLIP_UNUSED: dict[str, float] = {'backbone.logit_scale': math.log(100)}
-"""The temperature of CLIP's pre-training, which no module of ours has; OpenAI's weights have it at its upper bound."""
+TEMPERATURE = math.log(100)
+"""CLIP's ``logit_scale`` of pre-training, which no module of ours has; OpenAI's weights have it at its upper bound."""
+
+CLIP_UNUSED: dict[str, float] = {'backbone.logit_scale': TEMPERATURE}
+"""What of a CLIP under ``backbone`` no module of ours has."""
 
 
 def unit_rows(published: str, ours: str) -> tuple[Row, ...]:
@@ -46,6 +63,16 @@ _LAYER = (
     ('norm3', 'ffn_norm'),
 )
 
+LEVEL_NUMBERS = Numbers(range(3, 6), range(3))
+"""The maps, which ETRIS and DETRIS number as a feature pyramid does."""
+
+LEVEL_ROWS: tuple[Row, ...] = (
+    ('neck.txt_proj.{rest}', 'decode_head.text_projection.{rest}'),
+    *unit_rows('neck.f{level}_proj', _FUSION + '.projections.{level}'),
+    ('neck.fusion{level}.multihead_attn.{rest}', _FUSION + '.gates.{level}.attention.{rest}'),
+)
+"""What each map goes through before they are fused."""
+
 FUSION_ROWS: tuple[Row, ...] = (
     *unit_rows('neck.aggr', f'{_FUSION}.fuse'),
     *unit_rows('neck.coordconv.0.conv1', f'{_FUSION}.coord_conv.conv'),
@@ -72,3 +99,19 @@ PROJECTOR_ROWS: tuple[Row, ...] = (
     ('proj.txt.{rest}', 'decode_head.projector.kernel_projection.{rest}'),
 )
 """Projector."""
+
+# Layers that are deconvolutions in the published codes. With a 1x1 kernel ours is the convolution that does the same,
+# whose weight has its first two axes exchanged.
+_DECONVOLUTIONS = re.compile(r'bridger\.(zoom_in\.2|zoom_out\.[01])(\.0)?\.weight|neck\.f5_proj\.0\.weight')
+
+
+def exchange_layout(published: str, weight: Tensor) -> Tensor:
+    """A weight of ETRIS or DETRIS in our layout, or ours in the published one: the same but for 1x1 deconvolutions.
+
+    Args:
+        published: Its published key.
+        weight: The weight, in either layout.
+    """
+    if _DECONVOLUTIONS.fullmatch(published) and tuple(weight.shape[2:]) == (1, 1):
+        return weight.transpose(0, 1).contiguous()
+    return weight

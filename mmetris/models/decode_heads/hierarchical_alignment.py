@@ -56,6 +56,8 @@ class HierarchicalAlignment(BaseModule):
         map_j -> MapProjection -> SentenceGate -+-> concatenate -> 1x1 conv -> append (x, y) -> two 3x3 convs
         map_k -> MapProjection -> SentenceGate -+
 
+    With ``residual`` what the two 3x3 convolutions make of the fused map is added to it.
+
     Args:
         in_channels: Widths of the maps.
         in_strides: Strides of the maps in input pixels.
@@ -65,6 +67,7 @@ class HierarchicalAlignment(BaseModule):
         stride: Stride of the result in input pixels. Defaults to 16, as in the paper.
         dropout: Dropout of the attention weights. Defaults to 0, as in the released code.
         norm_cfg: Normalisation after each convolution. Defaults to batch normalisation.
+        residual: Whether the result is added to the fused map, as in DETRIS. Defaults to False.
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
 
     Raises:
@@ -82,9 +85,11 @@ class HierarchicalAlignment(BaseModule):
         stride: int = 16,
         dropout: float = 0.0,
         norm_cfg: Mapping = BATCH_NORM,
+        residual: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.residual = residual
         check_maps(in_channels, in_strides)
         check_heads(channels, num_heads)
         # Where the projected maps' grids differ by rounding, the one that was projected least sets the grid.
@@ -112,7 +117,9 @@ class HierarchicalAlignment(BaseModule):
         levels = [project(feature_map) for project, feature_map in zip(self.projections, maps)]
         grid = levels[self.reference].shape[-2:]
         levels = [gate(resize_to(level, grid), sentence) for gate, level in zip(self.gates, levels)]
-        return self.refine(self.coord_conv(self.fuse(torch.cat(levels, dim=1))))
+        fused = self.fuse(torch.cat(levels, dim=1))
+        refined = self.refine(self.coord_conv(fused))
+        return fused + refined if self.residual else refined
 
 
 def check_maps(in_channels: Sequence[int], in_strides: Sequence[int]) -> None:

@@ -74,6 +74,8 @@ class FrozenEncoder(BaseModule):
 
     roles: Mapping[str, Role] = MappingProxyType({})
     passed_by: tuple[str, ...] = ('',)
+    # What the argument for ``source`` is called in configs, for messages.
+    source_argument = 'clip_checkpoint'
 
     def __init__(
         self,
@@ -115,10 +117,14 @@ class FrozenEncoder(BaseModule):
     def tuning_changed(self) -> None:
         """Have checkpoints say by which methods they are tuned; to be called after :attr:`tuning` was changed."""
         if self.tuning:
-            told = json.dumps(self._tuned_by()).encode()
-            self.register_buffer(TUNED_BY_KEY, torch.tensor(list(told), dtype=torch.uint8))
+            self.register_buffer(TUNED_BY_KEY, self.told_tuning())
         elif hasattr(self, TUNED_BY_KEY):
             delattr(self, TUNED_BY_KEY)
+
+    def told_tuning(self) -> Tensor | None:
+        """What checkpoints say of the tuning methods, as a tensor of bytes; None where there are none."""
+        told = json.dumps(self._tuned_by()).encode()
+        return torch.tensor(list(told), dtype=torch.uint8) if self.tuning else None
 
     def _tuned_by(self) -> dict[str, str]:
         return {name: method.describe() for name, method in self.tuning.items()}
@@ -290,7 +296,7 @@ class FrozenEncoder(BaseModule):
         if expected.sha256 != own.sha256:
             raise ValueError(
                 f'this checkpoint holds only what was tuned, on the {expected}, but the model has the {own}. '
-                f'Let clip_checkpoint of that encoder name the weights that it was tuned on.'
+                f'Let {self.source_argument} of that encoder name the weights that it was tuned on.'
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:

@@ -77,8 +77,10 @@ class StagedImageEncoder(ABC):
         out_stages: Stages (1-based) that take part in Bridger and decoder; the last one always does.
         tail_spec: :class:`StageSpec` of what :meth:`tail` returns.
         size_divisor: Height and width of the input must be multiples of this.
+        hands_words: Whether tuning methods in its stages can read words (:meth:`hand_words`). Defaults to False.
     """
 
+    hands_words = False
     num_stages: int
     stage_specs: tuple[StageSpec, ...]
     out_stages: tuple[int, ...]
@@ -113,6 +115,23 @@ class StagedImageEncoder(ABC):
     @abstractmethod
     def tail(self, state: Any) -> Tensor:
         """What follows the last stage, kept as a map (B, C', H / stride, W / stride)."""
+
+    @property
+    def reading_stages(self) -> tuple[int, ...]:
+        """Stages (1-based) in which something tuned reads words: they run after :meth:`hand_words`. By default none."""
+        return ()
+
+    def hand_words(self, state: Any, words: Tensor) -> Any:
+        """The state with the words that its :attr:`reading_stages` read.
+
+        Args:
+            state: The state after any stage before the first of them.
+            words: (B, L, C) word features.
+
+        Raises:
+            NotImplementedError: If no stage of such an encoder can read any.
+        """
+        raise NotImplementedError(f'no stage of {type(self).__name__} reads words')
 
     def parts(self, index: int) -> Sequence[Any]:
         """Modules and parameters that a stage computes with, so that what is tuned can be told stage by stage.

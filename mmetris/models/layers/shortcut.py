@@ -33,6 +33,15 @@ class TuningHook:
     """Base of the hooks by which tuning methods stand in a tower; what they do follows from tensors of its encoder."""
 
 
+class ReadingHook(TuningHook):
+    """Base of those that read words, so that what a module computes of an image depends on the sentence."""
+
+
+def reads_words(root: nn.Module) -> bool:
+    """Whether a tuning method that reads words stands at a module or at one in it."""
+    return any(isinstance(hook, ReadingHook) for module in root.modules() for hook in _own_hooks(module))
+
+
 def has_tuning_hooks(module: nn.Module) -> bool:
     """Whether a tuning method stands at a module itself."""
     return any(isinstance(hook, TuningHook) for hook in _own_hooks(module))

@@ -13,7 +13,7 @@ the Bridger's width, H W an encoder's grid, h w the Bridger's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from mmetris.structures import BridgedFeatures, map_tensors
 from ..encoders import StagedImageEncoder, StagedTextEncoder, StageSpec
 from ..layers.interactor import Interactor
 from ..layers.zoom import ZoomLayer, match_grid
+from .staged_neck import ImagePrefix, StagedNeck
 
 MEMORY = ('output', 'sum')
 CROSS_INPUTS = ('self_attended', 'input')
@@ -55,22 +56,6 @@ class TextState(NamedTuple):
     padding_mask: Tensor
     stage: int = 0
     memory: BridgerMemory | None = None
-
-
-class ImagePrefix(NamedTuple):
-    """What an image encoder has computed when it reaches the first Bridger: no text has been seen so far.
-
-    Args:
-        state: State of the image encoder after ``stage``, for I images.
-        stage: The last stage that has run.
-        maps: (I, C, H, W) feature maps of the ``out_stages`` up to there.
-        num_images: I.
-    """
-
-    state: Any
-    stage: int
-    maps: tuple[Tensor, ...]
-    num_images: int
 
 
 class BridgerStage(BaseModule):
@@ -189,7 +174,7 @@ class BridgerStage(BaseModule):
 
 
 @MODELS.register_module()
-class Bridger(BaseModule):
+class Bridger(StagedNeck):
     """All Bridger stages, and the walk of both encoders past them.
 
     It knows the encoders only by their contracts, :class:`StagedImageEncoder` and :class:`StagedTextEncoder`.
@@ -299,40 +284,9 @@ class Bridger(BaseModule):
         """The last stage that :meth:`image_prefix` runs: that of the first Bridger, without any the encoder's last."""
         return min(self.stages, default=image_encoder.out_stages[-1])
 
-    def image_prefix(
-        self,
-        image_encoder: StagedImageEncoder,
-        images: Tensor | ImagePrefix,
-        stage: int | None = None,
-        tail: bool = True,
-    ) -> ImagePrefix:
-        """Run the image encoder up to the first Bridger, or to its end where there is none.
-
-        Whoever asks many sentences about an image does this once and hands the result to :meth:`forward`.
-
-        Args:
-            image_encoder: Image encoder in stages.
-            images: (I, 3, H, W) normalised images, or a shorter prefix to go on from.
-            stage: Stop after this one, 0 being the stem. Defaults to None: as far as :meth:`prefix_stage`.
-            tail: Whether the tail, where it is reached, is run too. Defaults to True.
-
-        Raises:
-            ValueError: If the image size does not suit the encoder.
-        """
-        stage = self.prefix_stage(image_encoder) if stage is None else stage
-        if isinstance(images, ImagePrefix):
-            state, done, maps, num_images = images.state, images.stage, list(images.maps), images.num_images
-        else:
-            state, done, maps, num_images = image_encoder.stem(images), 0, [], images.shape[0]
-        unbridged = [index for index in image_encoder.out_stages if index not in self.stages]
-        for index in range(done, stage + 1):
-            if index > done:
-                state = image_encoder.stage(index, state)
-            # The map of the stage that a shorter prefix ended with may be missing: it had no tail.
-            is_wanted = index in unbridged[len(maps) :]
-            if is_wanted and (tail or index != image_encoder.out_stages[-1]):
-                maps.append(self._map_of(image_encoder, state, index))
-        return ImagePrefix(state, stage, tuple(maps), num_images)
+    def reads_text(self, image_encoder: StagedImageEncoder) -> bool:
+        """Whether there is a Bridger at all."""
+        return bool(self.stages)
 
     @staticmethod
     def start_text(text_encoder: StagedTextEncoder, tokens: Tensor) -> TextState:
@@ -364,11 +318,6 @@ class Bridger(BaseModule):
         words = text.words if words_update is None else text.words + words_update
         return image_update, TextState(words, text.padding_mask, text.stage, memory)
 
-    @staticmethod
-    def _map_of(image_encoder: StagedImageEncoder, state: Any, stage: int) -> Tensor:
-        """What the decoder gets of a stage: the tail's map after the last one."""
-        return image_encoder.tail(state) if stage == image_encoder.out_stages[-1] else image_encoder.feature_map(state)
-
     def forward(
         self,
         image_encoder: StagedImageEncoder,
@@ -395,13 +344,7 @@ class Bridger(BaseModule):
             ValueError: If the numbers of images and sentences do not match, or the image size does not suit the
                 encoder.
         """
-        # len() of a tensor would fix the size of the batch in an exported graph.
-        num_images = images.num_images if isinstance(images, ImagePrefix) else images.shape[0]
-        num_rows = num_images if image_index is None else image_index.shape[0]
-        if num_rows != tokens.shape[0]:
-            raise ValueError(
-                f'{tokens.shape[0]} sentences for {num_rows} images; give image_index to share images between sentences'
-            )
+        self._check_rows(images, tokens, image_index)
         prefix = self.image_prefix(image_encoder, images)
         image, image_done, maps = prefix.state, prefix.stage, list(prefix.maps)
         if image_index is not None:

@@ -14,7 +14,7 @@ from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to, is_lowered
 
 from ..decode_heads.etris_head import ETRISHead
-from ..necks.bridger import ImagePrefix
+from ..necks import ImagePrefix
 from ..trunk.bridged_model import BridgedModel
 from ..trunk.sharing import distinct_images
 

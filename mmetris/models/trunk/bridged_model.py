@@ -18,7 +18,7 @@ from mmetris.utils.autocast import autocast_to, check_dtype
 from mmetris.utils.config_types import class_of
 from mmetris.utils.tokenizer import CLIP_TOKENIZER
 
-from ..necks.bridger import ImagePrefix
+from ..necks import ImagePrefix
 from .prefix_cache import PrefixCache
 from .sharing import distinct_images
 
@@ -45,7 +45,7 @@ class BridgedModel(BaseModel):
         backbone: Config of the image encoder, e.g. :class:`CLIPViT`.
         text_encoder: Config of the text encoder, e.g. :class:`CLIPTextEncoder`. Without ``num_stages`` it is cut as the
             image encoder is told to be.
-        neck: Config of the :class:`Bridger`.
+        neck: Config of the :class:`Bridger`, or of another neck (:class:`TextFirst`).
         dual_encoder: What both sides have in common, written once: ``arch``, ``clip_checkpoint``, ``quick_gelu``. A
             side that says otherwise, or takes no such argument (an encoder of another family), keeps its own. Defaults
             to None: each side says it.

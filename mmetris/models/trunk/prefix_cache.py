@@ -25,7 +25,7 @@ from ..encoders import StagedImageEncoder
 from ..encoders.fingerprint import fingerprint
 from ..layers.attention import Attention
 from ..layers.shortcut import has_tuning_hooks, is_unaltered, structure_of
-from ..necks.bridger import Bridger, ImagePrefix
+from ..necks import ImagePrefix, StagedNeck
 
 FORMAT = 3  # Files of another number are not read.
 SUFFIX = '.safetensors'
@@ -37,8 +37,8 @@ LOOKS = 32  # How many times the folder's size is read anew while a process fill
 class PrefixCache:
     """A folder with the :class:`ImagePrefix` of images, one file for each.
 
-    It ends before the first Bridger, or before the first stage with something tuned in it, whatever comes first; what
-    is left up to the Bridger is computed each time.
+    It ends before the first stage that depends on the sentence, or that has something tuned in it; what lies between
+    the two is computed each time.
 
     A file is found by the pixels as the encoder gets them, by the weights that take part, and by the stage and type of
     the computation. So nothing stale is ever read, and an image that is flipped or cropped is another one: with random
@@ -69,11 +69,11 @@ class PrefixCache:
         self._forms: dict[str, TreeForm] = {}
         self._told_of_hooks = False
 
-    def image_prefix(self, bridger: Bridger, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
-        """:meth:`Bridger.image_prefix`, of which only what is not there yet is computed.
+    def image_prefix(self, neck: StagedNeck, image_encoder: StagedImageEncoder, images: Tensor) -> ImagePrefix:
+        """:meth:`StagedNeck.image_prefix`, of which only what is not there yet is computed.
 
         Args:
-            bridger: The Bridger.
+            neck: The neck.
             image_encoder: Frozen image encoder in stages.
             images: (I, 3, H, W) normalised images.
 
@@ -81,15 +81,15 @@ class PrefixCache:
             ValueError: If something tuned takes part from the start, or the encoder's weights are spread over
                 processes.
         """
-        stage, tail = self._end(bridger, image_encoder)
+        stage, tail = self._end(neck, image_encoder)
         parts = [part for index in range(stage + 1) for part in image_encoder.parts(index)]
         parts += image_encoder.parts(image_encoder.num_stages + 1) if tail else ()
         if not all(is_unaltered(part) for part in parts if isinstance(part, nn.Module)):
             if not self._told_of_hooks:
                 _warn('hooks are on the image encoder: nothing that it computes is kept in, or read from, the cache')
             self._told_of_hooks = True
-            return bridger.image_prefix(image_encoder, images)
-        about = self._about(bridger, image_encoder, images, stage, tail, parts)
+            return neck.image_prefix(image_encoder, images)
+        about = self._about(neck, image_encoder, images, stage, tail, parts)
         folder = self.dir / hashlib.sha256(about.encode()).hexdigest()[:16]
         paths = [folder / key[:2] / (key + SUFFIX) for key in map(_key_of, images.detach().cpu())]
         kept = [self._read(path) for path in paths]
@@ -100,25 +100,25 @@ class PrefixCache:
         rows = missing or ([] if size in self._forms else [0])
         if rows:
             everything = len(rows) == len(kept)
-            computed = bridger.image_prefix(image_encoder, images if everything else images[rows], stage, tail)
+            computed = neck.image_prefix(image_encoder, images if everything else images[rows], stage, tail)
             self._forms[size] = TreeForm(computed)
             if missing:
                 for row, tensors in zip(rows, _rows(computed)):
                     kept[row] = tensors
                     self._write(paths[row], tensors, folder / 'about.json', about)
             if everything:
-                return bridger.image_prefix(image_encoder, computed)
+                return neck.image_prefix(image_encoder, computed)
         full = cast('list[dict[str, Tensor]]', kept)  # What was missing is there by now.
         names = sorted(full[0], key=int)
         stacked = [torch.stack([tensors[name].to(images.device) for tensors in full]) for name in names]
         prefix = self._forms[size].fill(stacked)._replace(num_images=len(kept))
-        return bridger.image_prefix(image_encoder, prefix)
+        return neck.image_prefix(image_encoder, prefix)
 
     @staticmethod
-    def _end(bridger: Bridger, image_encoder: StagedImageEncoder) -> tuple[int, bool]:
+    def _end(neck: StagedNeck, image_encoder: StagedImageEncoder) -> tuple[int, bool]:
         """The last stage whose result is kept, and whether that of the tail is."""
         check_whole(cast(nn.Module, image_encoder))  # The contract is mixed into one.
-        last = bridger.prefix_stage(image_encoder)
+        last = neck.prefix_stage(image_encoder)
         for index in range(last + 1):
             if (reason := what_moves(image_encoder, index)) is None:
                 continue
@@ -128,13 +128,13 @@ class PrefixCache:
                     'it to keep. Freeze that, or leave prefix_cache out'
                 )
             return index - 1, False
-        # Without any Bridger the prefix goes on to the end of the encoder.
+        # Where the sentence never reaches the image encoder the prefix goes on to the end of the encoder.
         tail = last == image_encoder.num_stages and what_moves(image_encoder, image_encoder.num_stages + 1) is None
-        return last, tail and not bridger.stages
+        return last, tail and not neck.reads_text(image_encoder)
 
     def _about(
         self,
-        bridger: Bridger,
+        neck: StagedNeck,
         image_encoder: StagedImageEncoder,
         images: Tensor,
         stage: int,
@@ -153,7 +153,7 @@ class PrefixCache:
                 num_stages=image_encoder.num_stages,
                 last_stage=stage,
                 with_tail=tail,
-                maps_of=[index for index in image_encoder.out_stages if index <= stage and index not in bridger.stages],
+                maps_of=[index for index in image_encoder.out_stages if index <= stage and index not in neck.stages],
                 dtype=str(dtype_of_products(images)),
             ),
             indent=1,

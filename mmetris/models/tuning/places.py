@@ -8,6 +8,7 @@ keys and weights stay what they are:
                               +-> branch ^
     parallel     x -> module -> (+) -> y            the branch reads what goes into the module; or into another one,
                  +--> branch ----^                  that runs before it: from `start` to `end`
+                                                   `x` may come with words that the encoder hands to the module
     projections  queries, keys or values of a packed attention (+) branch of the same input
     tokens       in front of the sequence, after its first token; or in the place of some that go into a block
 
@@ -30,7 +31,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..encoders.frozen_encoder import FrozenEncoder
 from ..encoders.roles import ROLES
 from ..layers.attention import Attention
-from ..layers.shortcut import TuningHook
+from ..layers.shortcut import ReadingHook, TuningHook
 
 Branch = Callable[[Tensor], Tensor]
 Module = TypeVar('Module', bound=nn.Module)
@@ -234,6 +235,17 @@ def add_parallel(start: nn.Module, branch: Branch, end: nn.Module | None = None)
     return _Both(reads, end.register_forward_hook(_Adds(passing)))
 
 
+def add_reader(module: nn.Module, branch: Callable[..., Tensor]) -> Handle:
+    """Add to what a module returns what a branch makes of all that the module is called with: its input, the words that
+    the encoder hands to it, the grid of the patches.
+
+    Args:
+        module: The module in the tower, called as ``module(x, words, grid_hw)``.
+        branch: Called likewise; from the shape of x to that of what the module returns.
+    """
+    return module.register_forward_hook(_AddsReading(branch))
+
+
 def exchange_tokens(block: nn.Module, first: int, tokens: Callable[[], Tensor]) -> Handle:
     """Put other tokens in the place of some that go into a block.
 
@@ -314,6 +326,14 @@ class _Parallel(TuningHook):
 
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         return _with_first(output, _first(output) + self.branch(args[0]))
+
+
+class _AddsReading(ReadingHook):
+    def __init__(self, branch: Callable[..., Tensor]) -> None:
+        self.branch = branch
+
+    def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        return _with_first(output, _first(output) + self.branch(*args))
 
 
 class _Passing:

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mmetris.models import ETRISHead
-from mmetris.models.converters.etris_keys import etris_keys, exchange_layout
+from mmetris.models.converters.etris_keys import etris_keys
+from mmetris.models.converters.shared_keys import exchange_layout
 from mmetris.structures.bridged_features import BridgedFeatures
 
 GOLDEN = Path(__file__).parents[2] / 'data' / 'golden'

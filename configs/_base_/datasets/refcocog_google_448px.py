@@ -1,0 +1,17 @@
+"""RefCOCOg (Google) at 448 x 448: 32 x 32 patches of 14 pixels, and 17 tokens, as DETRIS has it."""
+
+_base_ = './refcocog_google.py'
+
+from importlib import import_module
+
+pipelines = import_module('mmetris.datasets.pipelines')
+input_size = (32 * 14, 32 * 14)
+context_length = 17  # not the 22 of refcocog_google.py
+
+train_pipeline, test_pipeline, tta_pipeline = pipelines.adapted(
+    _base_, input_size=input_size, context_length=context_length, tta_step=2 * 14
+)
+
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -5,20 +5,22 @@ from __future__ import annotations
 import argparse
 
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
+from mmetris.utils.checkpoint_io import CheckpointNotSavedError
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
     build_runner,
     check_checkpoint,
+    checkpoint_to_resume,
     end_processes,
     load_config,
     prepare_mixed_precision,
     prepare_processes,
     prepare_strategy,
     set_work_dir,
+    use_atomic_checkpoints,
     uses_deepspeed,
 )
 
@@ -33,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a name, from the latest one in the work folder',
+        help='go on from this checkpoint; without a name, from the newest whole one in the work folder',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision; in float16, which needs a GPU'
@@ -57,13 +59,14 @@ def main() -> None:
     args = parser.parse_args()
     cfg = load_config(parser, args)
     set_work_dir(cfg, args)
+    use_atomic_checkpoints(cfg)
 
     if args.amp or args.amp_dtype:
         prepare_mixed_precision(parser, cfg, args)
 
     resume = args.resume or ('auto' if cfg.get('resume') and not cfg.get('load_from') else None)
     if resume is not None:
-        checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+        checkpoint = checkpoint_to_resume(parser, cfg) if resume == 'auto' else resume
         if checkpoint is None:
             # The first start of a job that restarts itself: the config's own load_from still counts.
             print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, training starts from the beginning')
@@ -83,7 +86,10 @@ def main() -> None:
         add_compile_hook(parser, cfg, args)
     prepare_processes(parser, cfg, args)
     runner = build_runner(cfg)
-    runner.train()
+    try:
+        runner.train()
+    except CheckpointNotSavedError as error:
+        parser.exit(1, f'error: {error}\n')
     end_processes()
 
 

@@ -15,8 +15,9 @@ import warnings
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import barrier, is_distributed
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -26,6 +27,7 @@ from torch import nn
 from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
 from mmetris.utils.quiet import hide_warnings, quiet_screen
+from mmetris.utils.work_folder import find_resumable
 
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
@@ -129,6 +131,38 @@ def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) ->
         read_checkpoint(path)
     except ValueError as error:
         parser.error(f'{option}: {error}')
+
+
+def use_atomic_checkpoints(cfg: Config) -> None:
+    """Have checkpoints saved by :class:`mmetris.engine.hooks.AtomicCheckpointHook` where a config has MMEngine's hook.
+
+    Args:
+        cfg: The config; ``default_hooks.checkpoint`` keeps its settings, and its type where it is another hook's.
+    """
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    if hooks is None:
+        hooks = cfg.default_hooks = ConfigDict()
+    hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))  # MMEngine's own default.
+    if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+        hook['type'] = 'mmetris.AtomicCheckpointHook'
+
+
+def checkpoint_to_resume(parser: argparse.ArgumentParser, cfg: Config) -> str | None:
+    """The newest whole checkpoint of the work folder, or None if there is none yet.
+
+    Args:
+        parser: Where it is reported that all of them are damaged.
+        cfg: The config, with its ``work_dir``.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
+    if out_dir is not None:
+        out_dir = Path(out_dir) / Path(cfg.work_dir).name
+    try:
+        found = find_resumable(cfg.work_dir, out_dir, say=print_log if is_main_process() else lambda line: None)
+    except ValueError as error:
+        parser.error(f'--resume: {error}')
+    return None if found is None else str(found)
 
 
 def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:

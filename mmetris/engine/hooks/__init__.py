@@ -1,5 +1,6 @@
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
 
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .compile_hook import CompileHook
 from .epoch_seed_hook import EpochSeedHook
 from .main_process_logger_hook import MainProcessLoggerHook
@@ -9,6 +10,7 @@ from .visualization_hook import RefSegVisualizationHook
 from .vocabulary_check_hook import VocabularyCheckHook
 
 __all__ = [
+    'AtomicCheckpointHook',
     'CompileHook',
     'EpochSeedHook',
     'MainProcessLoggerHook',

@@ -14,6 +14,7 @@ from mmetris.utils.command_line import (
     build_runner,
     check_checkpoint,
     checkpoint_to_resume,
+    end_on_signals,
     end_processes,
     load_config,
     prepare_mixed_precision,
@@ -57,6 +58,7 @@ def main() -> None:
     """Read the config, apply the flags, train."""
     parser = build_parser()
     args = parser.parse_args()
+    end_on_signals()
     cfg = load_config(parser, args)
     set_work_dir(cfg, args)
     use_atomic_checkpoints(cfg)

@@ -243,8 +243,9 @@ def write_atomically(path: str | os.PathLike, temporary: Path | None = None, syn
             put_in_place(temporary, path)
         else:
             temporary.replace(path)
-    finally:
+    except BaseException:  # A signal that ends the program, too.
         remove(temporary)
+        raise
 
 
 def save_checkpoint(

@@ -11,8 +11,11 @@ import difflib
 import importlib.util
 import inspect
 import os
+import signal
+import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -351,6 +354,28 @@ def build_without_weights(cfg: Config) -> nn.Module:
 def is_main_process() -> bool:
     """Whether this is the first of all processes, as the launchers' variables tell it before any group exists."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0
+
+
+def end_on_signals() -> None:
+    """Have SIGTERM, by which schedulers preempt, and SIGINT end the program by ``SystemExit``, with one line of text.
+
+    What is being written is dropped on the way out. A second signal ends the program at once. Of several processes the
+    first one says the line; the others have nothing to finish.
+    """
+    owner = os.getpid()
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:  # A loader's process has inherited this.
+            os.kill(os.getpid(), number)
+        if not is_main_process():
+            os._exit(128 + number)
+        name = signal.Signals(number).name
+        print(f'{name}: training ends; --resume goes on from the last checkpoint', file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
 
 
 def end_processes() -> None:

@@ -237,17 +237,19 @@ class AtomicCheckpointHook(CheckpointHook):
                 if then is not None:
                     then()
 
-        # Between the two each process knows of the others: a part that is missing gives no whole.
-        for step in (write, finish):
-            problem = _problem_in(step)
-            problems = [one for one in all_gather_object(problem) if one is not None]
-            if problems:
-                if is_main_process():
-                    remove(temporary)
-                raise CheckpointNotSavedError(
-                    f'{path} was not saved: {problems[0]}. {_free_space(path.parent)}The checkpoints before it are '
-                    'as they were: make room and go on with --resume'
-                )
+        try:
+            # Between the two each process knows of the others: a part that is missing gives no whole.
+            for step in (write, finish):
+                problems = [problem for problem in all_gather_object(_problem_in(step)) if problem is not None]
+                if problems:
+                    raise CheckpointNotSavedError(
+                        f'{path} was not saved: {problems[0]}. {_free_space(path.parent)}The checkpoints before it are '
+                        'as they were: make room and go on with --resume'
+                    )
+        except BaseException:  # A signal that ends the program, too.
+            if is_main_process():
+                remove(temporary)
+            raise
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):

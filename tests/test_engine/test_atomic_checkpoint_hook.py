@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import resource
+import runpy
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from torch import distributed
 
 from mmetris.engine.hooks import AtomicCheckpointHook
 from mmetris.utils.checkpoint_io import CheckpointNotSavedError, read_checkpoint
-from mmetris.utils.command_line import use_atomic_checkpoints
+from mmetris.utils.command_line import end_on_signals, use_atomic_checkpoints
 from mmetris.utils.work_folder import find_resumable
 from tests.toy_checkpoints import SCORES, STEPS, build_runner
 
@@ -265,6 +268,67 @@ def test_a_full_disk_is_one_clear_error_after_which_the_run_resumes(tmp_path):
     assert 'MiB are free' in error and 'are as they were: make room and go on with --resume' in error
     train(folder, resume=True, name='after_full_disk')
     assert_same_end(folder, expected)
+
+
+def signalled(work_dir, number, where):
+    """Train as tools/train.py does, and get a signal in the third epoch, in training or while a file is written."""
+    end_on_signals()
+    runner = build_runner(work_dir, name=f'{work_dir.name}_signalled')
+    fsync = os.fsync
+
+    def send(handle):
+        if '.epoch_3.pth' in os.readlink(f'/proc/self/fd/{handle}'):
+            os.kill(os.getpid(), number)
+        fsync(handle)
+
+    class SignalHook(Hook):
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            if runner.epoch == 2 and where == 'training':
+                os.kill(os.getpid(), number)
+
+    if where == 'saving':
+        os.fsync = send
+    runner.register_hook(SignalHook())
+    runner.train()
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize('where', ['training', 'saving'])
+def test_a_signal_ends_the_run_with_one_line_and_it_resumes(number, where, tmp_path):
+    folder, log = tmp_path / 'run', tmp_path / 'run.log'
+    assert not kill_test.wait(kill_test.start(lambda: signalled(folder, number, where), log))
+    after = log.read_text().rpartition('[3][' if where == 'training' else 'Saving checkpoint at 3 epochs')[2]
+    lines = [line for line in after.strip().splitlines()[-2:] if 'mmengine' not in line]
+    assert lines[-1:] == [f'{number.name}: training ends; --resume goes on from the last checkpoint']
+    assert 'Traceback' not in log.read_text() and not list(folder.glob('.*'))
+    assert find_resumable(folder) == folder / 'epoch_2.pth'
+
+
+def run_tool(monkeypatch, *arguments):
+    monkeypatch.setattr('sys.argv', ['train.py', *map(str, arguments)])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return stopped.value.code
+
+
+def test_the_train_tool_says_in_one_line_what_could_not_be_saved_or_resumed(monkeypatch, capsys, tmp_path):
+    class FullDisk:
+        def train(self):
+            raise CheckpointNotSavedError('epoch_3.pth was not saved: No space left on device')
+
+    config = ROOT / 'configs/etris/etris_tiny_shapes.py'
+    monkeypatch.setattr('mmetris.utils.command_line.build_runner', lambda cfg: FullDisk())
+    assert run_tool(monkeypatch, config, '--work-dir', tmp_path) == 1
+    assert capsys.readouterr().err == 'error: epoch_3.pth was not saved: No space left on device\n'
+    (tmp_path / 'last_checkpoint').write_text('gone/epoch_3.pth')
+    assert run_tool(monkeypatch, config, '--work-dir', tmp_path, '--resume') == 2
+    assert f'epoch_3.pth is not there; no other whole checkpoint is in {tmp_path}' in capsys.readouterr().err
 
 
 class SharedRunner:

@@ -54,11 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@end_on_signals()
 def main() -> None:
     """Read the config, apply the flags, train."""
     parser = build_parser()
     args = parser.parse_args()
-    end_on_signals()
     cfg = load_config(parser, args)
     set_work_dir(cfg, args)
     use_atomic_checkpoints(cfg)

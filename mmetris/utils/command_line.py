@@ -14,6 +14,8 @@ import os
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -356,13 +358,15 @@ def is_main_process() -> bool:
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0
 
 
-def end_on_signals() -> None:
-    """Have SIGTERM, by which schedulers preempt, and SIGINT end the program by ``SystemExit``, with one line of text.
+@contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Within it SIGTERM, by which schedulers preempt, and SIGINT end the program by ``SystemExit`` and one line.
 
     What is being written is dropped on the way out. A second signal ends the program at once. Of several processes the
     first one says the line; the others have nothing to finish.
     """
     owner = os.getpid()
+    received: list[int] = []
 
     def end(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -370,12 +374,21 @@ def end_on_signals() -> None:
             os.kill(os.getpid(), number)
         if not is_main_process():
             os._exit(128 + number)
+        received.append(number)
         name = signal.Signals(number).name
         print(f'{name}: training ends; --resume goes on from the last checkpoint', file=sys.stderr, flush=True)
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except BaseException:
+        if received:  # Some packages catch everything, and raise an error of theirs in its place.
+            raise SystemExit(128 + received[0]) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_processes() -> None:

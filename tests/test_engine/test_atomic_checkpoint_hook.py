@@ -9,6 +9,7 @@ import resource
 import runpy
 import shutil
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -270,9 +271,12 @@ def test_a_full_disk_is_one_clear_error_after_which_the_run_resumes(tmp_path):
     assert_same_end(folder, expected)
 
 
+@end_on_signals()
 def signalled(work_dir, number, where):
-    """Train as tools/train.py does, and get a signal in the third epoch, in training or while a file is written."""
-    end_on_signals()
+    """Train as tools/train.py does, and get a signal in the third epoch, in training or while a file is written.
+
+    Or where a package turns everything that is raised into an error of its own, as MMEngine does in ``pretty_text``.
+    """
     runner = build_runner(work_dir, name=f'{work_dir.name}_signalled')
     fsync = os.fsync
 
@@ -283,8 +287,14 @@ def signalled(work_dir, number, where):
 
     class SignalHook(Hook):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            if runner.epoch == 2 and where == 'training':
-                os.kill(os.getpid(), number)
+            if runner.epoch == 2 and where != 'saving':
+                try:
+                    os.kill(os.getpid(), number)
+                    time.sleep(1)
+                except BaseException:
+                    if where == 'caught':
+                        raise SyntaxError('a page of text') from None
+                    raise
 
     if where == 'saving':
         os.fsync = send
@@ -294,26 +304,21 @@ def signalled(work_dir, number, where):
 
 @pytest.mark.processes
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize('where', ['training', 'saving'])
+@pytest.mark.parametrize('where', ['training', 'caught', 'saving'])
 def test_a_signal_ends_the_run_with_one_line_and_it_resumes(number, where, tmp_path):
     folder, log = tmp_path / 'run', tmp_path / 'run.log'
     assert not kill_test.wait(kill_test.start(lambda: signalled(folder, number, where), log))
-    after = log.read_text().rpartition('[3][' if where == 'training' else 'Saving checkpoint at 3 epochs')[2]
+    after = log.read_text().rpartition('Saving checkpoint at 3 epochs' if where == 'saving' else '[3][')[2]
     lines = [line for line in after.strip().splitlines()[-2:] if 'mmengine' not in line]
     assert lines[-1:] == [f'{number.name}: training ends; --resume goes on from the last checkpoint']
-    assert 'Traceback' not in log.read_text() and not list(folder.glob('.*'))
+    assert 'Error' not in log.read_text() and 'Traceback' not in log.read_text() and not list(folder.glob('.*'))
     assert find_resumable(folder) == folder / 'epoch_2.pth'
 
 
 def run_tool(monkeypatch, *arguments):
     monkeypatch.setattr('sys.argv', ['train.py', *map(str, arguments)])
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
     return stopped.value.code
 
 

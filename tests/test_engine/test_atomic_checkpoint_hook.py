@@ -121,13 +121,16 @@ def test_a_kill_at_any_step_of_saving_loses_nothing(whole, half, tmp_path):
     """At some steps here, other ones for each kind of training; tools/dev/kill_test.py takes all."""
     by_epoch, weights, steps = whole
     numbers = [number for number, step in enumerate(steps) if not half or step.startswith('fsync .')]
-    for number in numbers[by_epoch :: len(numbers) // (3 if half else 6)]:
+    if os.environ.get('MMETRIS_ALL_KILLS') != '1':
+        numbers = numbers[by_epoch :: len(numbers) // (3 if half else 6)]
+    for number in numbers:
         work_dir = tmp_path / str(number)
         log = tmp_path / 'steps.txt'
         assert not train_in_child(work_dir, partial(kill_test.Victim, log, number, half), by_epoch=by_epoch)
         log.unlink(missing_ok=True)
         assert train_in_child(work_dir, by_epoch=by_epoch, resume=True), Path(f'{work_dir}.log').read_text()
         assert_same_end(work_dir, weights, by_epoch)
+    print(f'{len(numbers)} kills')
 
 
 def test_mmengines_own_hook_loses_all_by_such_a_kill(tmp_path):

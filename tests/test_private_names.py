@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ('mmetris', 'tools', 'demo', 'projects')
 PRIVATE = re.compile(r'_[a-zA-Z]\w*')
 PACKAGES = ('mmengine', 'mmcv', 'mmseg', 'torch', 'torchvision', 'open_clip', 'numpy')
-# Methods of named tuples that Python documents.
-DOCUMENTED = {'_asdict', '_replace', '_fields', '_make'}
+# Methods of named tuples, and a function of `os`, that Python documents.
+DOCUMENTED = {'_asdict', '_replace', '_fields', '_make', '_exit'}
 
 # (owner, name, why there is no public way). The owner is a module or a class; an attribute may be set by its instances.
 OPENMMLAB = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 
 from mmengine.logging import print_log
 
@@ -16,6 +17,7 @@ from mmetris.utils.command_line import (
     checkpoint_to_resume,
     end_on_signals,
     end_processes,
+    is_main_process,
     load_config,
     prepare_mixed_precision,
     prepare_processes,
@@ -67,6 +69,7 @@ def main() -> None:
         prepare_mixed_precision(parser, cfg, args)
 
     resume = args.resume or ('auto' if cfg.get('resume') and not cfg.get('load_from') else None)
+    was_read = False
     if resume is not None:
         checkpoint = checkpoint_to_resume(parser, cfg) if resume == 'auto' else resume
         if checkpoint is None:
@@ -75,7 +78,8 @@ def main() -> None:
         else:
             cfg.resume = True
             cfg.load_from = checkpoint
-    if cfg.get('load_from') and not uses_deepspeed(cfg):  # its checkpoints are folders, which DeepSpeed reads itself
+            was_read = resume == 'auto'
+    if cfg.get('load_from') and not was_read and not uses_deepspeed(cfg):  # its folders DeepSpeed reads itself
         check_checkpoint(parser, cfg.load_from, '--resume' if resume else f'load_from of {args.config}')
 
     if args.auto_scale_lr:
@@ -91,7 +95,12 @@ def main() -> None:
     try:
         runner.train()
     except CheckpointNotSavedError as error:
-        parser.exit(1, f'error: {error}\n')
+        parser.exit(1, f'error: {error}\n' if is_main_process() else None)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # The log is mostly what needs room next.
+        parser.exit(1, f'error: {error}. The checkpoints are as they were: make room and go on with --resume\n')
     end_processes()
 
 

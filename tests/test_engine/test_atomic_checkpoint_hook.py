@@ -65,7 +65,7 @@ def train_in_child(work_dir, victim=None, **kwargs):
 def assert_same_end(work_dir, expected, by_epoch=True):
     """The weights, and everything that is said about the best checkpoint."""
     names = {path.name for path in work_dir.iterdir() if path.is_file() and path.suffix != '.py'}
-    last, best = ('epoch_4.pth', 'best_mIoU_epoch_2.pth') if by_epoch else ('iter_8.pth', 'best_mIoU_iter_4.pth')
+    last, best = ('epoch_4.pth', 'best_mIoU_epoch_4.pth') if by_epoch else ('iter_8.pth', 'best_mIoU_iter_8.pth')
     assert names == {last, best, 'last_checkpoint', 'validation_scores.json'}
     saved = read_checkpoint(work_dir / last)
     assert all(torch.equal(value, expected[key]) for key, value in saved['state_dict'].items())
@@ -228,6 +228,7 @@ def test_a_best_score_without_its_file_is_given_up_and_its_validation_made_up(tm
     assert_same_end(folder, expected)
     log = sorted(folder.glob('*/*.log'))[-1].read_text()
     assert 'The best checkpoint, with 0.6400 mIoU, is lost' in log and 'made up for now' in log
+    assert 'The best checkpoint with 0.6400 mIoU at 2 epoch is saved to best_mIoU_epoch_2.pth' in log
 
 
 def test_a_best_checkpoint_that_no_other_knows_of_counts_by_its_own_score(half_way, tmp_path):
@@ -241,7 +242,11 @@ def test_a_best_checkpoint_that_no_other_knows_of_counts_by_its_own_score(half_w
     saved['meta'] |= dict(epoch=1, iter=STEPS)
     torch.save(saved, folder / 'best_mIoU_epoch_1.pth')
     expected = train(tmp_path / 'whole')
-    train(folder, resume=True, name='adopted')
+    train(folder, epochs=2, resume=True, name='adopted')
+    assert {path.name for path in folder.glob('*.pth')} == {'epoch_2.pth', 'best_mIoU_epoch_2.pth'}
+    info = read_checkpoint(folder / 'epoch_2.pth')['message_hub']['runtime_info']
+    assert (info['best_score'], Path(info['best_ckpt']).name) == (0.64, 'best_mIoU_epoch_2.pth')
+    train(folder, resume=True, name='after_adopted')
     assert_same_end(folder, expected)
 
 
@@ -325,15 +330,26 @@ def run_tool(monkeypatch, *arguments):
     return stopped.value.code
 
 
-def test_the_train_tool_says_in_one_line_what_could_not_be_saved_or_resumed(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    'error, line',
+    [
+        (CheckpointNotSavedError('epoch_3.pth was not saved'), 'error: epoch_3.pth was not saved\n'),
+        (
+            OSError(28, 'No space left on device'),
+            'error: [Errno 28] No space left on device. The checkpoints are as they',
+        ),
+    ],
+)
+def test_the_train_tool_says_in_one_line_what_could_not_be_saved_or_resumed(error, line, monkeypatch, capsys, tmp_path):
     class FullDisk:
         def train(self):
-            raise CheckpointNotSavedError('epoch_3.pth was not saved: No space left on device')
+            raise error
 
     config = ROOT / 'configs/etris/etris_tiny_shapes.py'
     monkeypatch.setattr('mmetris.utils.command_line.build_runner', lambda cfg: FullDisk())
     assert run_tool(monkeypatch, config, '--work-dir', tmp_path) == 1
-    assert capsys.readouterr().err == 'error: epoch_3.pth was not saved: No space left on device\n'
+    said = capsys.readouterr().err
+    assert said.startswith(line) and said.count('\n') == 1
     (tmp_path / 'last_checkpoint').write_text('gone/epoch_3.pth')
     assert run_tool(monkeypatch, config, '--work-dir', tmp_path, '--resume') == 2
     assert f'epoch_3.pth is not there; no other whole checkpoint is in {tmp_path}' in capsys.readouterr().err
@@ -413,13 +429,12 @@ def test_several_best_scores_each_keep_their_file(tmp_path):
     folder = tmp_path / 'run'
     settings = dict(save_best=['mIoU', 'lowest'], rule=['greater', 'less'], published_keys=['state_dict'])
     train(folder, epochs=2, **settings)
-    shutil.copy(folder / 'best_mIoU_epoch_2.pth', tmp_path / 'kept.pth')
     (folder / 'best_lowest_epoch_1.pth').unlink()
     train(folder, resume=True, name='several', **settings)
     info = read_checkpoint(folder / 'epoch_4.pth')['message_hub']['runtime_info']
     # Epoch 1 is gone with its file; of those from 2 on, which is validated once more, 3 is the lowest.
-    assert (info['best_score_mIoU'], info['best_score_lowest']) == (0.64, 0.2)
+    assert (info['best_score_mIoU'], info['best_score_lowest']) == (0.7, 0.2)
     bests = {path.name for path in folder.glob('best_*') if '-' not in path.name}
-    assert bests == {'best_mIoU_epoch_2.pth', 'best_lowest_epoch_3.pth'}
+    assert bests == {'best_mIoU_epoch_4.pth', 'best_lowest_epoch_3.pth'}
     (published,) = folder.glob('best_lowest_epoch_3-*.pth')
     assert set(read_checkpoint(published)) == {'state_dict'}

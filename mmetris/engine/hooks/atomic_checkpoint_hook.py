@@ -27,6 +27,7 @@ from mmetris.utils.checkpoint_io import (
 )
 from mmetris.utils.work_folder import (
     LAST_CHECKPOINT,
+    SCORES,
     find_resumable,
     problem_of,
     read_scores,
@@ -59,7 +60,7 @@ def validation_is_due(runner: Runner) -> bool:
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, whose checkpoints survive a kill at any moment.
+    """MMEngine's ``CheckpointHook``, with its arguments, whose checkpoints survive a kill at any moment.
 
     Each checkpoint is written under another name (``.epoch_3.pth.unfinished``), synced to the disk and renamed; then
     ``last_checkpoint`` is written the same way; then the older one is removed. So there is always one to resume from.
@@ -77,13 +78,11 @@ class AtomicCheckpointHook(CheckpointHook):
 
     Backends other than the local disk (``out_dir='s3://...'``) write as MMEngine does; the older checkpoint goes after
     the new one there too.
-
-    Args:
-        **kwargs: Arguments of MMEngine's ``CheckpointHook``.
     """
 
     keep_ckpt_ids: deque[int]
     _replaced: list[str]
+    _is_unsaved = False  # Whether the best scores are others than the checkpoint has that was resumed.
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint to resume from, where MMEngine would take whatever ``last_checkpoint`` names.
@@ -122,6 +121,10 @@ class AtomicCheckpointHook(CheckpointHook):
         if (lost or not is_over) and validation_is_due(runner):
             runner.logger.info(f'Iteration {runner.iter} was not validated to its end before the kill: made up for now')
             runner.val_loop.run()
+        if self._is_unsaved and self.last_ckpt is not None:
+            # There may be no other checkpoint to come: the training may be over but for this.
+            done = runner.epoch if self.by_epoch else runner.iter
+            self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Save the best checkpoint, then note that this validation is over.
@@ -131,8 +134,13 @@ class AtomicCheckpointHook(CheckpointHook):
             metrics: Scores by name.
         """
         super().after_val_epoch(runner, metrics)
-        if self._is_local and is_main_process() and runner.iter > 0:
-            write_scores(runner.work_dir, read_scores(runner.work_dir) | {runner.iter: metrics})
+
+        def note() -> None:
+            if is_main_process():
+                write_scores(runner.work_dir, read_scores(runner.work_dir) | {runner.iter: metrics})
+
+        if self._is_local and runner.iter > 0:
+            _all_or_error(note, Path(runner.work_dir) / SCORES)
 
     @property
     def _is_local(self) -> bool:
@@ -167,6 +175,7 @@ class AtomicCheckpointHook(CheckpointHook):
             for number in outdated:
                 self._remove(self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(number)))
         self._remove_replaced(runner)
+        self._is_unsaved = False
         if self.max_keep_ckpts > 0:
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
 
@@ -240,12 +249,7 @@ class AtomicCheckpointHook(CheckpointHook):
         try:
             # Between the two each process knows of the others: a part that is missing gives no whole.
             for step in (write, finish):
-                problems = [problem for problem in all_gather_object(_problem_in(step)) if problem is not None]
-                if problems:
-                    raise CheckpointNotSavedError(
-                        f'{path} was not saved: {problems[0]}. {_free_space(path.parent)}The checkpoints before it are '
-                        'as they were: make room and go on with --resume'
-                    )
+                _all_or_error(step, path)
         except BaseException:  # A signal that ends the program, too.
             if is_main_process():
                 remove(temporary)
@@ -316,11 +320,12 @@ class AtomicCheckpointHook(CheckpointHook):
             self._set_best_path(indicator, recorded)
             if found is not None:
                 score, path = found
+                self._is_unsaved = self._is_unsaved or path != recorded
                 self._replace_best(indicator, path)
                 hub.update_info(score_key, score)
                 hub.update_info(path_key, path)
             elif recorded is not None:
-                lost = True
+                lost = self._is_unsaved = True
                 self._set_best_path(indicator, None)
                 hub.runtime_info.pop(score_key, None)
                 hub.runtime_info.pop(path_key, None)
@@ -349,9 +354,10 @@ class AtomicCheckpointHook(CheckpointHook):
         found = None
         score_key = self._info_keys(indicator)[0]
         if recorded is not None and score is not None:
-            problem = problem_of(Path(recorded))
+            own = _saved_score(Path(recorded), score_key, since=0)
+            problem = problem_of(Path(recorded)) if own is None else None
             if problem is None:
-                found = (score, recorded)
+                found = (score if own is None else own, recorded)
             else:
                 said.append(f'The best checkpoint, with {score:0.4f} {indicator}, is lost: {problem}')
         if rule is None:
@@ -360,7 +366,7 @@ class AtomicCheckpointHook(CheckpointHook):
         since = 0 if found is None else iteration
         candidates = Path(str(self.out_dir)).glob(self._best_name(indicator, self.filename_tmpl.format('*')))
         for path in sorted(candidates):
-            saved = _saved_score(path, score_key, since)
+            saved = None if str(path) == recorded else _saved_score(path, score_key, since)
             if saved is not None and (found is None or self.is_better_than[indicator](saved, found[0])):
                 found = (saved, self.file_backend.join_path(self.out_dir, path.name))
         if found is not None and found[1] != recorded:
@@ -391,13 +397,19 @@ def broadcast(value: Any) -> Any:
     return values[0]
 
 
-def _problem_in(step: Callable[[], None]) -> str | None:
-    """What went wrong with the disk in a step, in words, or None."""
+def _all_or_error(step: Callable[[], None], path: Path) -> None:
+    """Take a step of saving in all processes; what goes wrong with the disk in one of them ends all."""
+    problem = None
     try:
         step()
     except OSError as error:
-        return f'{error.strerror or error} ({error.filename})' if error.filename else str(error.strerror or error)
-    return None
+        problem = error.strerror or str(error)
+    problems = [problem for problem in all_gather_object(problem) if problem is not None]
+    if problems:
+        raise CheckpointNotSavedError(
+            f'{path} was not saved: {problems[0]}. {_free_space(path.parent)}The checkpoints before it are as they '
+            'were: make room and go on with --resume'
+        )
 
 
 def _free_space(folder: Path) -> str:

@@ -24,14 +24,25 @@ ROOT = Path(__file__).parents[1]
 FOLDERS = ('mmetris', 'tools', 'demo', 'projects')
 PRIVATE = re.compile(r'_[a-zA-Z]\w*')
 PACKAGES = ('mmengine', 'mmcv', 'mmseg', 'torch', 'torchvision', 'open_clip', 'numpy')
-# Methods of named tuples that Python documents.
-DOCUMENTED = {'_asdict', '_replace', '_fields', '_make'}
+# Methods of named tuples, and a function of `os`, that Python documents.
+DOCUMENTED = {'_asdict', '_replace', '_fields', '_make', '_exit'}
 
 # (owner, name, why there is no public way). The owner is a module or a class; an attribute may be set by its instances.
 OPENMMLAB = [
     ('mmengine', '_strategy', 'strategies are exported nowhere else'),
     ('mmengine.runner', '_flexible_runner', 'the runner that reads strategies is exported nowhere else'),
     ('mmengine._strategy.FSDPStrategy', '_wrap_model', 'the only place between building a model and sharding it'),
+    ('mmengine.runner.Runner', '_resume', 'whether it goes on is told nowhere else'),
+    ('mmengine.runner.Runner', '_load_from', 'what it goes on from is told nowhere else'),
+    ('mmengine.runner.EpochBasedTrainLoop', '_decide_current_val_interval', 'dynamic_intervals have no other reader'),
+    (
+        'mmengine.hooks.CheckpointHook',
+        '_save_checkpoint_with_step',
+        'removes the old checkpoint before the new is whole',
+    ),
+    ('mmengine.hooks.CheckpointHook', '_save_best_checkpoint', 'removes the old one before the new one is whole'),
+    ('mmengine.hooks.CheckpointHook', '_publish_model', 'writes under the final name'),
+    ('mmengine.hooks.CheckpointHook', '_init_rule', 'what save_best="auto" stands for'),
     ('mmengine.optim.OptimWrapper', '_clip_grad', 'clip_func is not called by a process without gradients'),
     ('mmengine.visualization.Visualizer', '_vis_backends', 'get_backend needs names, and none lists them'),
     ('mmengine.model.BaseModule', '_dump_init_info', 'init_weights calls it, with no switch'),

@@ -50,7 +50,7 @@ launch() {
         # A free port, so that two trainings on one machine do not meet.
         PORT=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
     fi
-    exec "$python" -m torch.distributed.run \
+    exec "$python" "$tools/misc/launch_processes.py" \
         --nnodes="${NNODES:-1}" \
         --node_rank="${NODE_RANK:-0}" \
         --master_addr="${MASTER_ADDR:-127.0.0.1}" \

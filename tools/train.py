@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import errno
 
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
+from mmetris.utils.checkpoint_io import CheckpointNotSavedError
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
     build_runner,
     check_checkpoint,
+    checkpoint_to_resume,
+    end_on_signals,
     end_processes,
+    is_main_process,
     load_config,
     prepare_mixed_precision,
     prepare_processes,
     prepare_strategy,
     set_work_dir,
+    use_atomic_checkpoints,
     uses_deepspeed,
 )
 
@@ -33,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without a name, from the latest one in the work folder',
+        help='go on from this checkpoint; without a name, from the newest whole one in the work folder',
     )
     parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision; in float16, which needs a GPU'
@@ -51,26 +56,30 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@end_on_signals()
 def main() -> None:
     """Read the config, apply the flags, train."""
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
     set_work_dir(cfg, args)
+    use_atomic_checkpoints(cfg)
 
     if args.amp or args.amp_dtype:
         prepare_mixed_precision(parser, cfg, args)
 
     resume = args.resume or ('auto' if cfg.get('resume') and not cfg.get('load_from') else None)
+    was_read = False
     if resume is not None:
-        checkpoint = find_latest_checkpoint(cfg.work_dir) if resume == 'auto' else resume
+        checkpoint = checkpoint_to_resume(parser, cfg) if resume == 'auto' else resume
         if checkpoint is None:
             # The first start of a job that restarts itself: the config's own load_from still counts.
             print_log(f'--resume: no checkpoint in {cfg.work_dir} yet, training starts from the beginning')
         else:
             cfg.resume = True
             cfg.load_from = checkpoint
-    if cfg.get('load_from') and not uses_deepspeed(cfg):  # its checkpoints are folders, which DeepSpeed reads itself
+            was_read = resume == 'auto'
+    if cfg.get('load_from') and not was_read and not uses_deepspeed(cfg):  # its folders DeepSpeed reads itself
         check_checkpoint(parser, cfg.load_from, '--resume' if resume else f'load_from of {args.config}')
 
     if args.auto_scale_lr:
@@ -83,7 +92,15 @@ def main() -> None:
         add_compile_hook(parser, cfg, args)
     prepare_processes(parser, cfg, args)
     runner = build_runner(cfg)
-    runner.train()
+    try:
+        runner.train()
+    except CheckpointNotSavedError as error:
+        parser.exit(1, f'error: {error}\n' if is_main_process() else None)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # The log is mostly what needs room next.
+        parser.exit(1, f'error: {error}. The checkpoints are as they were: make room and go on with --resume\n')
     end_processes()
 
 

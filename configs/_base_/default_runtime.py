@@ -10,8 +10,14 @@ default_hooks = dict(
     logger=dict(type='mmetris.MainProcessLoggerHook', interval=50, log_metric_by_epoch=True),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # The best epoch is picked on val, never on a test split.
+    # A kill at any moment leaves a checkpoint to resume from (docs/reliability.md).
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=True, interval=1, max_keep_ckpts=1, save_best='mIoU', rule='greater'
+        type='mmetris.AtomicCheckpointHook',
+        by_epoch=True,
+        interval=1,
+        max_keep_ckpts=1,
+        save_best='mIoU',
+        rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='RefSegVisualizationHook'),

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel
 from mmetris.models.encoders import FrozenEncoder
 from mmetris.registry import RUNNERS, STRATEGIES
 from mmetris.utils.param_count import remember_whole_sizes, whole_size
+from mmetris.utils.work_folder import find_resumable
 
 # Blocks of CLIP's transformers and ResNets, its table of words, Bridger stages, parts of the decoder.
 SHARDED_CLASSES = (
@@ -41,6 +42,7 @@ class RefSegFlexibleRunner(FlexibleRunner):
     """
 
     _said: Mapping[str, int] = {}
+    _load_from: str | None
 
     @property
     def epoch(self) -> int:
@@ -51,6 +53,12 @@ class RefSegFlexibleRunner(FlexibleRunner):
     def iter(self) -> int:
         """Iterations that are done."""
         return self._said.get('iter', super().iter)
+
+    def load_or_resume(self) -> None:
+        """Load or resume; of a work folder the newest whole checkpoint, as tools/train.py does."""
+        if self._resume is True and self._load_from is None and (found := find_resumable(self.work_dir)):
+            self._load_from = str(found)
+        super().load_or_resume()
 
     def save_checkpoint(self, *args: Any, meta: dict | None = None, by_epoch: bool = True, **kwargs: Any) -> None:
         """Save a checkpoint; see the base class.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -85,7 +86,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         raise FileNotFoundError(f'checkpoint not found: {path}')
     if path.suffix == '.safetensors':
         return dict(state_dict=_read_safetensors(path))
-    _check_sums(path)
+    check_sums(path)
     try:
         declare_safe_globals()  # Once more: whoever declared one of them for a block of code took it away behind it.
         checkpoint = torch.load(path, map_location='cpu', weights_only=True)
@@ -115,8 +116,15 @@ def _reason(error: Exception) -> str:
     return kind if not text or text.startswith('Weights only') else f'{kind}: {text.splitlines()[0][:120]}'
 
 
-def _check_sums(path: Path) -> None:
-    """Compare the checksums that PyTorch writes but does not read: a flipped bit of a weight shows only there."""
+def check_sums(path: Path) -> None:
+    """Compare the checksums that PyTorch writes but does not read: a flipped bit of a weight shows only there.
+
+    Args:
+        path: The file. One in the format before PyTorch 1.6 has no checksums and passes.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
     if not zipfile.is_zipfile(path):
         return  # The format before PyTorch 1.6 has none.
     try:
@@ -141,43 +149,115 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f'{path} is not a readable safetensors file ({error})') from error
 
 
+class CheckpointNotSavedError(OSError):
+    """A checkpoint could not be written; those before it are as they were."""
+
+
+UNFINISHED = '.unfinished'  # The end of the name of what is still being written.
+OUTDATED = f'.outdated{UNFINISHED}'  # ... of a folder whose name a new one is about to get.
+
+
+def unfinished_path(path: str | os.PathLike) -> Path:
+    """Where a checkpoint stands until it is whole: beside it, under a name that nobody takes for a checkpoint.
+
+    Args:
+        path: The checkpoint, a file or a folder.
+    """
+    path = Path(path)
+    return path.with_name(f'.{path.name}{UNFINISHED}')
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Give a file or folder its final name once all of it is on the disk.
+
+    A file takes the place of an older one in one step. A folder cannot: the older one is renamed first, so that for a
+    moment none has the name.
+
+    Args:
+        temporary: What was written, in the folder of ``path``.
+        path: Its final name.
+    """
+    if temporary.is_dir():
+        for inner in sorted(temporary.rglob('*'), reverse=True):
+            _sync(inner)
+    _sync(temporary)
+    if path.is_dir():
+        outdated = path.with_name(f'.{path.name}{OUTDATED}')
+        remove(outdated)
+        path.replace(outdated)
+        temporary.replace(path)
+        remove(outdated)
+    else:
+        temporary.replace(path)
+    _sync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, written to the disk: renaming alone does not order that."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:
+        return  # Windows opens no folders.
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 @contextmanager
-def write_atomically(path: str | os.PathLike) -> Iterator[Path]:
+def write_atomically(path: str | os.PathLike, temporary: Path | None = None, sync: bool = False) -> Iterator[Path]:
     """Name a temporary file beside ``path``, which takes its place when the block ends without an error.
 
     A reader sees the old file or the new one, never a part, and an error leaves no trace. Missing folders are made.
 
     Args:
         path: The file to write.
+        temporary: Name of the temporary file, for those who must know it beforehand. Defaults to None: a new one.
+        sync: Whether the content is on the disk before the name is, so that a power failure does not leave the name
+            of an empty file. Defaults to False: it takes milliseconds for each file.
 
     Yields:
         The temporary file, to be written by the block.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A part of the name, since a file system takes no more than 255 bytes.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem[:40]}_', suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    if is_new := temporary is None:
+        # A part of the name, since a file system takes no more than 255 bytes.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.stem[:40]}_', suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's files are for their owner only.
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        if is_new:
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # mkstemp's files are for their owner only.
+        if sync:
+            put_in_place(temporary, path)
+        else:
+            temporary.replace(path)
+    except BaseException:  # A signal that ends the program, too.
+        remove(temporary)
+        raise
 
 
 def save_checkpoint(
     path: str | os.PathLike, checkpoint: Mapping[str, Any], save: Callable[[Any, str], None] = torch.save
 ) -> None:
-    """Save a checkpoint atomically.
+    """Save a checkpoint atomically, on the disk before it has its name.
 
     Args:
         path: The file to write.
         checkpoint: What to save.
         save: What writes it to a file name. Defaults to :func:`torch.save`.
     """
-    with write_atomically(path) as temporary:
+    with write_atomically(path, sync=True) as temporary:
         save(dict(checkpoint), str(temporary))

@@ -11,12 +11,18 @@ import difflib
 import importlib.util
 import inspect
 import os
+import signal
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.dist import barrier, is_distributed
+from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
@@ -27,6 +33,7 @@ from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
 from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.quiet import hide_warnings, quiet_screen
+from mmetris.utils.work_folder import find_resumable
 
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
@@ -130,6 +137,38 @@ def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) ->
         read_checkpoint(path)
     except ValueError as error:
         parser.error(f'{option}: {error}')
+
+
+def use_atomic_checkpoints(cfg: Config) -> None:
+    """Have checkpoints saved by :class:`mmetris.engine.hooks.AtomicCheckpointHook` where a config has MMEngine's hook.
+
+    Args:
+        cfg: The config; ``default_hooks.checkpoint`` keeps its settings, and its type where it is another hook's.
+    """
+    hooks = cfg.setdefault('default_hooks', ConfigDict())
+    if hooks is None:
+        hooks = cfg.default_hooks = ConfigDict()
+    hook = hooks.setdefault('checkpoint', ConfigDict(type='CheckpointHook', interval=1))  # MMEngine's own default.
+    if isinstance(hook, dict) and hook.get('type') in ('CheckpointHook', 'mmengine.CheckpointHook', CheckpointHook):
+        hook['type'] = 'mmetris.AtomicCheckpointHook'
+
+
+def checkpoint_to_resume(parser: argparse.ArgumentParser, cfg: Config) -> str | None:
+    """The newest whole checkpoint of the work folder, or None if there is none yet.
+
+    Args:
+        parser: Where it is reported that all of them are damaged.
+        cfg: The config, with its ``work_dir``.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
+    if out_dir is not None:
+        out_dir = Path(out_dir) / Path(cfg.work_dir).name
+    try:
+        found = find_resumable(cfg.work_dir, out_dir, say=print_log if is_main_process() else lambda line: None)
+    except ValueError as error:
+        parser.error(f'--resume: {error}')
+    return None if found is None else str(found)
 
 
 def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
@@ -318,6 +357,39 @@ def build_without_weights(cfg: Config) -> nn.Module:
 def is_main_process() -> bool:
     """Whether this is the first of all processes, as the launchers' variables tell it before any group exists."""
     return int(os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))) == 0
+
+
+@contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Within it SIGTERM, by which schedulers preempt, and SIGINT end the program by ``SystemExit`` and one line.
+
+    What is being written is dropped on the way out. A second signal ends the program at once. Of several processes the
+    first one says the line; the others have nothing to finish.
+    """
+    owner = os.getpid()
+    received: list[int] = []
+
+    def end(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:  # A loader's process has inherited this.
+            os.kill(os.getpid(), number)
+        if not is_main_process():
+            os._exit(128 + number)
+        received.append(number)
+        name = signal.Signals(number).name
+        print(f'{name}: training ends; --resume goes on from the last checkpoint', file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    except BaseException:
+        if received:  # Some packages catch everything, and raise an error of theirs in its place.
+            raise SystemExit(128 + received[0]) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def end_processes() -> None:

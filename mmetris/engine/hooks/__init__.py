@@ -1,6 +1,7 @@
 import mmseg.engine  # noqa: F401  registers MMSegmentation's hooks
 
 from .activation_checkpoint_hook import ActivationCheckpointHook
+from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .compile_hook import CompileHook
 from .epoch_seed_hook import EpochSeedHook
 from .main_process_logger_hook import MainProcessLoggerHook
@@ -11,6 +12,7 @@ from .vocabulary_check_hook import VocabularyCheckHook
 
 __all__ = [
     'ActivationCheckpointHook',
+    'AtomicCheckpointHook',
     'CompileHook',
     'EpochSeedHook',
     'MainProcessLoggerHook',

@@ -1,0 +1,17 @@
+"""``torch.distributed.run`` that ends without a traceback of its own when a scheduler or Ctrl-C stops it.
+
+Its processes have got the signal by then and said what there is to say; see tools/launch.sh for the command line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.run import main
+
+if __name__ == '__main__':
+    try:
+        main()
+    except SignalException as stopped:
+        sys.exit(128 + stopped.sigval)

@@ -45,3 +45,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, end=max_epochs, T_max=max_epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+# An epoch has three steps; a checkpoint after each would take as long as they do.
+default_hooks = dict(checkpoint=dict(interval=max_epochs))

@@ -34,7 +34,7 @@ class GRefSegMetric(RefSegMetric):
     Args:
         metric: Scores to report. Defaults to ``('gIoU', 'cIoU', 'N-acc', 'T-acc', 'Pr')``, all of them. N-acc and T-acc
             are left out where no sample is of their kind.
-        thresholds: X of Pr@X. Defaults to 0.7, 0.8 and 0.9.
+        thresholds: X of Pr@X. Defaults to ``(0.7, 0.8, 0.9)``.
         **kwargs: The other arguments of :class:`RefSegMetric`, but ``empty_target``.
 
     Raises:

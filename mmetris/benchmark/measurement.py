@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -134,19 +134,30 @@ def _measure_model(
     flops = {path: count_flops(calls['fast'] if path == 'compiled' else call) for path, call in calls.items()}
     if 'compiled' in paths:
         compile_parts(task.model)
-    device, dtype = torch.device(setting.device), DTYPES[setting.dtype]
-    product, product_flops = matrix_product(device, dtype, setting.matmul_side)
-    seconds = time_in_turns(calls | dict(matmul=product), repeats, device)
     # A compiler needs memory of its own, which a CPU's measurement cannot tell from the model's.
-    unknown = {'cached'} if device.type == 'cuda' else {'cached', 'compiled'}
-    peaks = {
-        path: peak_memory(cfg, setting, path, calls[path]) if with_memory and path not in unknown else None
-        for path in paths
-    }
+    unknown = {'cached'} if torch.device(setting.device).type == 'cuda' else {'cached', 'compiled'}
+
+    def peak_of(path: str) -> int | None:
+        return peak_memory(cfg, setting, path, calls[path]) if with_memory and path not in unknown else None
+
+    return _in_turns(calls, flops, setting, repeats, peak_of)
+
+
+def _in_turns(
+    calls: Mapping[str, Callable],
+    flops: Mapping[str, int],
+    setting: Setting,
+    repeats: int,
+    peak_of: Callable[[str], int | None],
+) -> list[Measurement]:
+    """Measure calls that take turns with each other and with the matrix product; memory after all of them."""
+    device = torch.device(setting.device)
+    product, product_flops = matrix_product(device, DTYPES[setting.dtype], setting.matmul_side)
+    seconds = time_in_turns({**calls, 'matmul': product}, repeats, device)
     rate = product_flops / statistics.median(seconds['matmul'])
     return [
-        Measurement(path, tuple(seconds[path]), setting.batch, setting.sentences, flops[path], rate, peaks[path])
-        for path in paths
+        Measurement(name, tuple(seconds[name]), setting.batch, setting.sentences, flops[name], rate, peak_of(name))
+        for name in calls
     ]
 
 
@@ -172,26 +183,15 @@ def measure_beside(
     tasks = {name: build_task(cfg, setting) for name, cfg in configs.items()}
     calls = {name: on_path('fast', task, setting) for name, task in tasks.items()}
     flops = {name: count_flops(call) for name, call in calls.items()}
-    device = torch.device(setting.device)
-    product, product_flops = matrix_product(device, DTYPES[setting.dtype], setting.matmul_side)
-    seconds = time_in_turns(calls | dict(matmul=product), repeats, device)
-    rate = product_flops / statistics.median(seconds['matmul'])
-    rows = []
-    for name, cfg in configs.items():
-        counts = count_parameters(tasks[name].model)
-        rows.append(
-            Measurement(
-                name,
-                tuple(seconds[name]),
-                setting.batch,
-                setting.sentences,
-                flops[name],
-                rate,
-                peak_memory(cfg, setting, 'fast', calls[name]) if with_memory else None,
-                counts['total'] - counts['frozen'] - counts['head'],
-            )
-        )
-    return rows
+
+    def peak_of(name: str) -> int | None:
+        return peak_memory(configs[name], setting, 'fast', calls[name]) if with_memory else None
+
+    counts = {name: count_parameters(task.model) for name, task in tasks.items()}
+    return [
+        replace(row, tuned=count['total'] - count['frozen'] - count['head'])
+        for row, count in zip(_in_turns(calls, flops, setting, repeats, peak_of), counts.values())
+    ]
 
 
 def peak_memory(cfg: Config, setting: Setting, path: str, call: Callable) -> int:

@@ -19,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..registry import DATASETS
+from ..utils.text_files import decode_text
 from .refcoco import RefCocoDataset
 from .refer import image_key
 from .segmentation import whole_number
@@ -32,8 +33,8 @@ def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, An
     """Rows of a table.
 
     Args:
-        path: CSV with a head line (``.csv``; ``.tsv`` with tabs), or JSON Lines (``.jsonl``, ``.ndjson``): UTF-8, with
-            or without byte order mark.
+        path: CSV with a head line (``.csv``; ``.tsv`` with tabs), or JSON Lines (``.jsonl``, ``.ndjson``), as
+            :func:`~mmetris.utils.text_files.read_text` reads text.
         backend_args: Arguments of MMEngine's file backend.
 
     Returns:
@@ -48,10 +49,7 @@ def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, An
     ending = os.path.splitext(path)[1].lower()
     if ending not in ('.csv', '.tsv', *JSON_LINES):
         raise ValueError(f'{path} is no table: its name must end with .csv, .tsv, {" or ".join(JSON_LINES)}')
-    try:
-        text = fileio.get(path, backend_args=backend_args).decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is no UTF-8: {error}') from error
+    text = decode_text(fileio.get(path, backend_args=backend_args), path)
     rows = list(_json_rows(path, text) if ending in JSON_LINES else _csv_rows(path, text, ending))
     for row in rows:
         if missing := [name for name in REQUIRED if name not in row]:

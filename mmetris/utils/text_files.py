@@ -22,7 +22,19 @@ def read_text(path: str | os.PathLike) -> str:
     Raises:
         ValueError: If it is neither; the message names file and line.
     """
-    content = Path(path).read_bytes()
+    return decode_text(Path(path).read_bytes(), path)
+
+
+def decode_text(content: bytes, path: str | os.PathLike) -> str:
+    """The same of bytes that were read in another way.
+
+    Args:
+        content: Content of the file.
+        path: What the file is called, for the message.
+
+    Raises:
+        ValueError: See :func:`read_text`.
+    """
     try:
         text = content.decode('utf-16' if content.startswith(_UTF16_MARKS) else 'utf-8-sig')
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmetris.registry import METRICS
 
 from ..functional import mean_of, overall_iou, share_of
-from .referring_iou import RefSegMetric, SampleOverlap
+from .referring_iou import RefSegMetric, SampleOverlap, counts_of
 
 
 @METRICS.register_module()
@@ -76,8 +76,7 @@ class GRefSegMetric(RefSegMetric):
             elif name == 'gIoU':
                 scores[name] = 100 * mean_of(ious)
             elif name == 'cIoU':
-                intersections, unions = zip(*((overlap.intersection, overlap.union) for overlap in overlaps))
-                scores[name] = 100 * overall_iou(torch.tensor(intersections), torch.tensor(unions))
+                scores[name] = 100 * overall_iou(*counts_of(overlaps))
             elif name == 'N-acc':
                 scores[name] = 100 * share_of(~has_prediction[~has_target])
             elif name == 'T-acc':

@@ -240,7 +240,7 @@ class RefSegMetric(BaseMetric):
         Args:
             overlaps: The samples.
         """
-        ious = sample_iou(*_counts(overlaps))
+        ious = sample_iou(*counts_of(overlaps))
         if self.empty_target == 'one':
             both_empty = [not (overlap.has_target or overlap.has_prediction) for overlap in overlaps]
             ious[torch.tensor(both_empty, dtype=torch.bool)] = 1
@@ -272,7 +272,7 @@ class RefSegMetric(BaseMetric):
         scores: dict[str, float] = {}
         for name in self.metrics:
             if METRIC_NAMES[name] == 'oIoU':
-                scores[name] = 100 * overall_iou(*_counts(overlaps))
+                scores[name] = 100 * overall_iou(*counts_of(overlaps))
             elif METRIC_NAMES[name] == 'mIoU':
                 scores[name] = 100 * mean_of(ious)
             else:
@@ -327,7 +327,7 @@ class RefSegMetric(BaseMetric):
         return mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
 
 
-def _counts(overlaps: Sequence[SampleOverlap]) -> tuple[torch.Tensor, torch.Tensor]:
+def counts_of(overlaps: Sequence[SampleOverlap]) -> tuple[torch.Tensor, torch.Tensor]:
     """Intersections and unions of samples, each (B,)."""
     return (
         torch.tensor([overlap.intersection for overlap in overlaps], dtype=torch.long),
@@ -354,4 +354,4 @@ def _describe(data_sample: Mapping[str, Any]) -> str:
     return f'The sample with {", ".join(known)}' if known else 'A sample without meta information'
 
 
-__all__ = ['RefSegMetric', 'SampleOverlap', 'sample_key', 'sample_name']
+__all__ = ['RefSegMetric', 'SampleOverlap', 'counts_of', 'sample_key', 'sample_name']

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmetris.registry import MODELS
 
 from ..clip import ArchLike, DualEncoder
-from ..clip.encoder import TRANSFORMER_PASSED_BY, ClipEncoder, transformer_roles
+from ..clip.encoder import TRANSFORMER_PASSED_BY, ClipEncoder, clip_transformer_roles
 from ..encoders import StagedImageEncoder, StageSpec
 from ..encoders.prompted_tokens import PromptedTokens
 from ..encoders.staged import check_out_stages, split_evenly
@@ -83,7 +83,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         if clip.is_resnet:
             raise ValueError(f'CLIPViT cannot be built from arch {clip.name!r}, which is a ResNet; use CLIPResNet')
         tower = clip.build_image_tower()
-        self.roles = transformer_roles(tower.transformer)
+        self.roles = clip_transformer_roles(tower.transformer)
         super().__init__(clip, tower, token_channels=tower.transformer.width, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)

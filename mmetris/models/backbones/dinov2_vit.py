@@ -15,7 +15,7 @@ from mmetris.utils.shapes import hw_of
 
 from ..encoders import FrozenEncoder, StagedImageEncoder, StageSpec
 from ..encoders.prompted_tokens import PromptedTokens
-from ..encoders.roles import Role
+from ..encoders.roles import transformer_roles
 from ..encoders.staged import check_out_stages, split_evenly
 from ..layers.position_embedding import ResizedPositions, resize_dinov2_positions
 from ..layers.shortcut import reads_words
@@ -93,12 +93,7 @@ class DINOv2ViT(StagedImageEncoder, FrozenEncoder):
         **kwargs: Any,
     ) -> None:
         name, self.sizes = resolve_sizes(arch)
-        blocks = [f'blocks.{index}' for index in range(self.sizes.depth)]
-        self.roles = dict(
-            attention=Role(tuple(f'{block}.attn' for block in blocks)),
-            ffn=Role(tuple(f'{block}.mlp' for block in blocks)),
-            block=Role(tuple(blocks)),
-        )
+        self.roles = transformer_roles([f'blocks.{index}' for index in range(self.sizes.depth)])
         architecture = f'image encoder {name}'
         if (interpolate_offset, interpolate_antialias) != (0.1, False):  # Features kept by name must not be mixed up.
             architecture += f' (positions: offset {interpolate_offset}, antialias {interpolate_antialias})'

@@ -9,7 +9,7 @@ from open_clip.transformer import Transformer
 from torch import Tensor, nn
 
 from ..encoders.frozen_encoder import FrozenEncoder
-from ..encoders.roles import Role
+from ..encoders.roles import Role, transformer_roles
 from ..layers.quick_gelu import set_activation
 from .dual_encoder import DualEncoder
 
@@ -17,14 +17,9 @@ from .dual_encoder import DualEncoder
 TRANSFORMER_PASSED_BY = ('', 'transformer', 'transformer.resblocks')
 
 
-def transformer_roles(transformer: Transformer) -> dict[str, Role]:
+def clip_transformer_roles(transformer: Transformer) -> dict[str, Role]:
     """Roles of the modules in a Transformer of CLIP's, the tower's ``transformer``."""
-    blocks = [f'transformer.resblocks.{index}' for index in range(len(transformer.resblocks))]
-    return dict(
-        attention=Role(tuple(f'{block}.attn' for block in blocks)),
-        ffn=Role(tuple(f'{block}.mlp' for block in blocks)),
-        block=Role(tuple(blocks)),
-    )
+    return transformer_roles([f'transformer.resblocks.{index}' for index in range(len(transformer.resblocks))])
 
 
 class ClipEncoder(FrozenEncoder):

@@ -19,7 +19,7 @@ from mmetris.utils.shapes import hw_of
 
 from ..layers.conv_norm import BATCH_NORM, ConvNormReLU
 from ..layers.coord_conv import CoordConv
-from ..layers.resizing import resize_to
+from ..layers.zoom import match_grid
 from .hierarchical_alignment import check_maps
 
 
@@ -133,10 +133,10 @@ class CRISFPN(BaseModule):
         fine, middle, coarse = (project(feature_map) for project, feature_map in zip(self.projections, maps))
         grid = hw_of(middle)
         coarse = self.gate_norm(coarse * self.text_projection(sentence)).relu()
-        middle = self.merges[1](torch.cat((middle, resize_to(coarse, grid)), dim=1))
-        fine = self.merges[0](torch.cat((resize_to(F.avg_pool2d(fine, 2), grid), middle), dim=1))
+        middle = self.merges[1](torch.cat((middle, match_grid(coarse, grid)), dim=1))
+        fine = self.merges[0](torch.cat((match_grid(F.avg_pool2d(fine, 2), grid), middle), dim=1))
         levels = [output(level) for output, level in zip(self.outputs, (fine, middle, coarse))]
-        levels[2] = resize_to(levels[2], grid)
+        levels[2] = match_grid(levels[2], grid)
         return self.refine(self.coord_conv(self.fuse(torch.cat(levels, dim=1))))
 
 

@@ -13,7 +13,7 @@ from mmetris.registry import MODELS
 from ..layers.attention import Attention
 from ..layers.conv_norm import BATCH_NORM, ConvNormReLU, MapProjection
 from ..layers.coord_conv import CoordConv
-from ..layers.resizing import resize_to
+from ..layers.zoom import match_grid
 
 
 class SentenceGate(nn.Module):
@@ -116,7 +116,7 @@ class HierarchicalAlignment(BaseModule):
         """
         levels = [project(feature_map) for project, feature_map in zip(self.projections, maps)]
         grid = levels[self.reference].shape[-2:]
-        levels = [gate(resize_to(level, grid), sentence) for gate, level in zip(self.gates, levels)]
+        levels = [gate(match_grid(level, grid), sentence) for gate, level in zip(self.gates, levels)]
         fused = self.fuse(torch.cat(levels, dim=1))
         refined = self.refine(self.coord_conv(fused))
         return fused + refined if self.residual else refined

@@ -272,12 +272,12 @@ class FrozenEncoder(BaseModule):
         """
         start = f'{prefix}tuning.'
         theirs = {key.removeprefix(start) for key in state_dict if key.startswith(start)}
-        own = {key.removeprefix('tuning.') for key in self.state_dict() if key.startswith('tuning.')}
-        saved, own_methods = state_dict.get(prefix + TUNED_BY_KEY), self._tuned_by()
+        own, own_methods = set(self.tuning.state_dict()), self._tuned_by()
+        saved = state_dict.get(prefix + TUNED_BY_KEY)
         if saved is None and not theirs:
             return
         if saved is None:
-            methods = {name: name if name not in own_methods else own_methods[name] for name in _first_names(theirs)}
+            methods = {name: own_methods.get(name, name) for name in sorted({key.partition('.')[0] for key in theirs})}
         else:
             methods = json.loads(bytes(saved.tolist()))
         if methods != own_methods:
@@ -306,10 +306,6 @@ class FrozenEncoder(BaseModule):
             state_dict[prefix + TUNED_BY_KEY] = self.get_buffer(TUNED_BY_KEY)
         self.complete(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _first_names(keys: set[str]) -> list[str]:
-    return sorted({key.partition('.')[0] for key in keys})
 
 
 def _listed(methods: Mapping[str, str]) -> str:

@@ -49,9 +49,11 @@ class FrozenWeights:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors that are still there, by name: what a file of pretrained weights fills."""
-        places = {**self._parameters, **self._buffers}
-        tensors = {name: _tensor(*place) for name, place in places.items()}
+        tensors = {name: _tensor(*place) for name, place in self._all_places().items()}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    def _all_places(self) -> dict[str, tuple[nn.Module, str]]:
+        return {**self._parameters, **self._buffers}
 
     @property
     def parameter_names(self) -> list[str]:
@@ -129,10 +131,9 @@ class FrozenWeights:
         for name, own, tensor in common:
             if own.shape != tensor.shape or not torch.equal(own, tensor.to(own.device)):
                 raise ValueError(f'{name} has other values in one of the two models: they are not on the same weights')
+        places = self._all_places()
         for name, _, tensor in common:
-            owner, local = {**self._parameters, **self._buffers}[name]
-            if parametrize.is_parametrized(owner, local):
-                owner, local = owner.get_submodule(f'parametrizations.{local}'), 'original'
+            owner, local = _home(*places[name])
             if local in owner._parameters:
                 owner._parameters[local] = cast(nn.Parameter, tensor)
             else:
@@ -150,11 +151,16 @@ class FrozenWeights:
         return {key: name_of[id(tensor)] for key, tensor in state.items() if id(tensor) in name_of}
 
 
+def _home(owner: nn.Module, name: str) -> tuple[nn.Module, str]:
+    """Where a module's own parameter or buffer really is: of a parametrized one the original is kept elsewhere."""
+    if parametrize.is_parametrized(owner, name):
+        return owner.get_submodule(f'parametrizations.{name}'), 'original'
+    return owner, name
+
+
 def _tensor(owner: nn.Module, name: str) -> Tensor | None:
     """A module's own parameter or buffer, of a parametrized one the original; None if it is there no longer."""
-    if parametrize.is_parametrized(owner, name):
-        owner, name = owner.get_submodule(f'parametrizations.{name}'), 'original'
-    return _own(owner, name)
+    return _own(*_home(owner, name))
 
 
 def _own(owner: nn.Module, name: str) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 ROLES = ('attention', 'ffn', 'block', 'conv')
@@ -17,3 +18,16 @@ class Role(NamedTuple):
 
     names: tuple[str, ...]
     beside: str | None = None
+
+
+def transformer_roles(blocks: Sequence[str]) -> dict[str, Role]:
+    """Roles of the modules in a Transformer whose blocks have an ``attn`` and an ``mlp``.
+
+    Args:
+        blocks: Names of its blocks in the tower.
+    """
+    return dict(
+        attention=Role(tuple(f'{block}.attn' for block in blocks)),
+        ffn=Role(tuple(f'{block}.mlp' for block in blocks)),
+        block=Role(tuple(blocks)),
+    )

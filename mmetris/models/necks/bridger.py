@@ -326,24 +326,8 @@ class Bridger(StagedNeck):
         tokens: Tensor,
         image_index: Tensor | None = None,
     ) -> BridgedFeatures:
-        """Run both encoders, bridged.
-
-        Args:
-            image_encoder: Image encoder in stages.
-            text_encoder: Text encoder in stages, with as many ``out_stages``.
-            images: (B, 3, H, W) normalised images, or (I, 3, H, W) distinct ones with ``image_index``; or what
-                :meth:`image_prefix` made of them, up to the first Bridger or less far.
-            tokens: (B, L) token ids of one sentence each.
-            image_index: (B,) row of ``images`` that each sentence speaks of. What precedes the first Bridger is then
-                computed once for each image. Defaults to None: sentence b speaks of image b.
-
-        Returns:
-            Features for the decoder, one row for each sentence.
-
-        Raises:
-            ValueError: If the numbers of images and sentences do not match, or the image size does not suit the
-                encoder.
-        """
+        """Run both encoders, bridged; see :meth:`StagedNeck.forward`. What precedes the first Bridger is computed once
+        for each image."""
         self._check_rows(images, tokens, image_index)
         prefix = self.image_prefix(image_encoder, images)
         image, image_done, maps = prefix.state, prefix.stage, list(prefix.maps)

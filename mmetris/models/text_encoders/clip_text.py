@@ -13,7 +13,7 @@ from mmetris.registry import MODELS
 from mmetris.utils.tokenizer import Tokenizer
 
 from ..clip import ArchLike, DualEncoder
-from ..clip.encoder import TRANSFORMER_PASSED_BY, ClipEncoder, transformer_roles
+from ..clip.encoder import TRANSFORMER_PASSED_BY, ClipEncoder, clip_transformer_roles
 from ..encoders import StagedTextEncoder
 from ..encoders.prompted_tokens import PromptedTokens
 from ..encoders.staged import check_out_stages, split_evenly
@@ -65,7 +65,7 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
     ) -> None:
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         tower = clip.build_text_tower()
-        self.roles = transformer_roles(tower.transformer)
+        self.roles = clip_transformer_roles(tower.transformer)
         super().__init__(clip, tower, token_channels=tower.width, **kwargs)
         self.num_stages = num_stages
         self.out_stages = check_out_stages(out_stages, num_stages)

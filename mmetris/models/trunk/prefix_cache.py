@@ -7,7 +7,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -238,19 +238,22 @@ def what_moves(image_encoder: StagedImageEncoder, index: int) -> str | None:
         index: The stage (1-based); 0 is the stem, ``num_stages + 1`` the tail.
     """
     encoder = cast(nn.Module, image_encoder)  # The contract is mixed into one.
-    parameter_names = {id(value): name for name, value in encoder.named_parameters()}
-    module_names = {id(module): name for name, module in encoder.named_modules()}
     for part in image_encoder.parts(index):
         for tensor in _tensors_of_part(part):
             if tensor.requires_grad:
-                return f'backbone.{parameter_names[id(tensor)]} is tuned'
+                return f'backbone.{_name_of(tensor, encoder.named_parameters())} is tuned'
         for module in part.modules() if isinstance(part, nn.Module) else ():
-            name = f'backbone.{module_names[id(module)]}'
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-                return f'the statistics of {name} move (norm_eval=False)'
+                name = _name_of(module, encoder.named_modules())
+                return f'the statistics of backbone.{name} move (norm_eval=False)'
             if has_tuning_hooks(module) or (isinstance(module, Attention) and module.is_added_to):
-                return f'a tuning method is at {name}'
+                return f'a tuning method is at backbone.{_name_of(module, encoder.named_modules())}'
     return None
+
+
+def _name_of(wanted: Any, named: Iterable[tuple[str, Any]]) -> str:
+    """Name of a parameter or module among all of them; looked for only where it is told."""
+    return next(name for name, value in named if value is wanted)
 
 
 def _tensors_of_part(part: Any) -> list[Tensor]:

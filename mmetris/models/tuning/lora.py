@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,16 @@ class LowRankUpdate(nn.Module):
     def matrix(self) -> Tensor:
         """What it adds to a weight, (out_channels, in_channels), in double precision."""
         return self.up.weight.double() @ self.down.weight.double() * self.scale
+
+
+class _Bound(NamedTuple):
+    """One update, where it is bound."""
+
+    name: str
+    module: nn.Module
+    projection: str | None
+    update: LowRankUpdate
+    handle: Handle
 
 
 @MODELS.register_module()
@@ -138,15 +149,6 @@ class LoRA(TuningMethod):
             weight.copy_((weight.double() + bound.update.matrix()).to(weight.dtype))
             bound.handle.remove()
         self._bound.clear()
-
-
-class _Bound:
-    """One update, where it is bound."""
-
-    def __init__(
-        self, name: str, module: nn.Module, projection: str | None, update: LowRankUpdate, handle: Handle
-    ) -> None:
-        self.name, self.module, self.projection, self.update, self.handle = name, module, projection, update, handle
 
 
 def _pools(tower: nn.Module) -> tuple[type[nn.Module], ...]:

@@ -292,18 +292,17 @@ def _with_first(output: Any, value: Tensor) -> Any:
     return (value, *output[1:]) if isinstance(output, tuple) else value
 
 
-class _After(TuningHook):
+class _BranchHook(TuningHook):
     def __init__(self, branch: Branch) -> None:
         self.branch = branch
 
+
+class _After(_BranchHook):
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         return _with_first(output, self.branch(_first(output)))
 
 
-class _InSeries(TuningHook):
-    def __init__(self, branch: Branch) -> None:
-        self.branch = branch
-
+class _InSeries(_BranchHook):
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         returned = _first(output)
         return _with_first(output, returned + self.branch(returned))
@@ -320,10 +319,7 @@ class _Exchanges(TuningHook):
         return (torch.cat([before, new, after], dim=1), *args[1:])
 
 
-class _Parallel(TuningHook):
-    def __init__(self, branch: Branch) -> None:
-        self.branch = branch
-
+class _Parallel(_BranchHook):
     def __call__(self, module: nn.Module, args: tuple, output: Any) -> Any:
         return _with_first(output, _first(output) + self.branch(args[0]))
 

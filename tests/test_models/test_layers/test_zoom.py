@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmetris.models.layers.zoom import KINDS, ZoomLayer, match_grid
 from tests.toy import randn
@@ -47,6 +48,14 @@ def test_bad_arguments_are_refused(kwargs, message):
 def test_a_kind_tied_to_one_grid_refuses_another():
     with pytest.raises(ValueError, match=r'built for a grid of \(4, 4\), got \(4, 5\)'):
         ZoomLayer(4, 4, kind='linear', grid_hw=(4, 4))(randn(1, 4, 4, 5))
+
+
+def test_a_map_on_the_grid_is_handed_back_and_another_one_is_interpolated():
+    feature_map = torch.randn(1, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert match_grid(feature_map, (3, 4)) is feature_map
+    doubled = F.interpolate(feature_map, scale_factor=2, mode='bilinear', align_corners=False)
+    assert torch.equal(match_grid(feature_map, (6, 8)), doubled)
+    assert match_grid(feature_map, (2, 5)).shape == (1, 2, 2, 5)
 
 
 def test_match_grid_resizes_only_what_differs():

@@ -13,7 +13,7 @@ from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from tests.quiet_start import assert_quiet
 from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.test_models.test_tuning.test_contract import inputs, shake
-from tests.toy import model_cfg
+from tests.toy import model_cfg, randn, text_first_cfg
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,3 +62,23 @@ def test_what_cannot_be_merged_leaves_no_file(tmp_path):
     done = merge(tmp_path / 'config.py', tmp_path / 'slim.pth', tmp_path / 'merged')
     assert done.returncode == 1 and not (tmp_path / 'merged').exists()
     assert done.stderr.splitlines()[-1].startswith('ValueError: backbone.tuning.adapter: Adapter is no linear change')
+
+
+@pytest.mark.processes
+def test_an_encoder_that_calls_its_weights_otherwise_is_merged_too(tmp_path):
+    """DINOv2ViT has `checkpoint` where CLIP's encoders have `clip_checkpoint`."""
+    model = text_first_cfg()
+    lora = dict(lora=dict(type='LoRA', places='blocks.*.attn.qkv'))
+    model['backbone'].update(tuning=lora)
+    model['text_encoder'].update(tuning={})
+    cfg = Config(dict(default_scope='mmetris', model=model))
+    cfg.dump(tmp_path / 'config.py')
+    trained = shake(init_model(tmp_path / 'config.py', device='cpu'))
+    torch.save(dict(state_dict=trained.state_dict()), tmp_path / 'full.pth')
+    done = merge(tmp_path / 'config.py', tmp_path / 'full.pth', tmp_path / 'merged')
+    assert done.returncode == 0, done.stderr
+    merged = init_model(tmp_path / 'merged/config.py', tmp_path / 'merged/model.pth', device='cpu')
+    images = randn(1, 3, 32, 64)
+    with torch.no_grad():
+        for ours, expected in zip(merged.backbone(images), trained.eval().backbone(images), strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)

@@ -34,12 +34,12 @@ def main() -> None:
         merged = merge_tuning(model)
         cfg = model.cfg.copy()
         for path in merged:
-            *encoder, _, name = path.split('.')
+            encoder, _, name = path.rpartition('.tuning.')
             part = cfg.model
-            for key in encoder:
+            for key in encoder.split('.'):
                 part = part[key]
             del part.tuning[name]
-            part.clip_checkpoint = None  # Its weights are in model.pth alone.
+            part[model.get_submodule(encoder).source_argument] = None  # Its weights are in model.pth alone.
         out_dir = Path(args.out_dir)
         save_checkpoint(out_dir / 'model.pth', dict(meta=meta, state_dict=model.state_dict()))
         with write_atomically(out_dir / 'config.py') as temporary:

@@ -33,7 +33,7 @@ from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
 from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.quiet import hide_warnings, quiet_screen
-from mmetris.utils.work_folder import find_resumable
+from mmetris.utils.work_folder import find_resumable, out_dir_of
 
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
@@ -161,9 +161,7 @@ def checkpoint_to_resume(parser: argparse.ArgumentParser, cfg: Config) -> str | 
         cfg: The config, with its ``work_dir``.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    out_dir = hook.get('out_dir') if isinstance(hook, dict) else None
-    if out_dir is not None:
-        out_dir = Path(out_dir) / Path(cfg.work_dir).name
+    out_dir = out_dir_of(hook.get('out_dir') if isinstance(hook, dict) else None, cfg.work_dir)
     try:
         found = find_resumable(cfg.work_dir, out_dir, say=print_log if is_main_process() else lambda line: None)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +25,18 @@ from mmetris.utils.checkpoint_io import (
 
 LAST_CHECKPOINT = 'last_checkpoint'  # MMEngine's name.
 SCORES = 'validation_scores.json'
+
+
+def out_dir_of(out_dir: str | os.PathLike | None, work_dir: str) -> str:
+    """Where ``CheckpointHook`` puts the checkpoints.
+
+    Args:
+        out_dir: Its argument.
+        work_dir: The runner's work folder.
+    """
+    if out_dir is None or str(out_dir) == work_dir:
+        return work_dir
+    return os.path.join(out_dir, os.path.basename(work_dir.rstrip(os.sep)))
 
 
 def problem_of(path: Path) -> str | None:

@@ -18,6 +18,7 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    checkpoint_to_resume,
     end_processes,
     load_config,
     prepare_mixed_precision,
@@ -214,3 +215,17 @@ def test_the_group_of_processes_is_left_if_there_is_one(tmp_path):
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
     end_processes()
     assert not torch.distributed.is_initialized()
+
+
+def test_resume_looks_where_the_hook_writes(parser, tmp_path):
+    """A hook's `out_dir` gets a subfolder of the work folder's name, but for the work folder itself."""
+    work_dir = tmp_path / 'run'
+    other = tmp_path / 'elsewhere'
+    for folder in (work_dir, other / 'run'):
+        folder.mkdir(parents=True)
+        torch.save(dict(meta=dict(iter=3), message_hub={}, optimizer={}, state_dict={}), folder / 'epoch_1.pth')
+    (work_dir / 'last_checkpoint').write_text('epoch_1.pth')
+    for out_dir, expected in ((None, work_dir), (str(work_dir), work_dir), (str(other), other / 'run')):
+        hook = dict(type='CheckpointHook', out_dir=out_dir)
+        cfg = Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=hook)))
+        assert checkpoint_to_resume(parser, cfg) == str(expected / 'epoch_1.pth')

@@ -29,6 +29,7 @@ from mmetris.utils.work_folder import (
     LAST_CHECKPOINT,
     SCORES,
     find_resumable,
+    out_dir_of,
     problem_of,
     read_scores,
     remove_unfinished,
@@ -419,16 +420,4 @@ def _free_space(folder: Path) -> str:
         return ''
 
 
-def out_dir_of(out_dir: str | os.PathLike | None, work_dir: str) -> str:
-    """Where ``CheckpointHook`` puts the checkpoints.
-
-    Args:
-        out_dir: Its argument.
-        work_dir: The runner's work folder.
-    """
-    if out_dir is None or str(out_dir) == work_dir:
-        return work_dir
-    return os.path.join(out_dir, os.path.basename(work_dir.rstrip(os.sep)))
-
-
-__all__ = ['AtomicCheckpointHook', 'out_dir_of', 'validation_is_due']
+__all__ = ['AtomicCheckpointHook', 'validation_is_due']

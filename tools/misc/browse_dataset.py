@@ -89,7 +89,8 @@ def main() -> None:
     progress = ProgressBar(number)
     for count in range(number):
         sample = dataset[count * len(dataset) // number]
-        image = sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
+        # BGR to RGB, as an array of its own: OpenCV 5 draws on no view, and MMSeg 1.2.2 has it draw on one like this.
+        image = np.ascontiguousarray(sample['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
         data_sample = at_size_of_image(sample['data_samples'], image.shape[:2])
         name = names.of(sample_name(data_sample))
         out_file = None if args.output_dir is None else str(Path(args.output_dir) / f'{name}.png')

@@ -7,7 +7,7 @@ import errno
 
 from mmengine.logging import print_log
 
-from mmetris.utils.checkpoint_io import CheckpointNotSavedError
+from mmetris.utils.checkpoint_io import CheckpointNotSavedError, NonFiniteLossError
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
@@ -96,6 +96,17 @@ def main() -> None:
         runner.train()
     except CheckpointNotSavedError as error:
         parser.exit(1, f'error: {error}\n' if is_main_process() else None)
+    except NonFiniteLossError as error:  # Of any process: the others know nothing of it.
+        parser.exit(1, f'error: {error}\n')
+    except RuntimeError as error:
+        if not str(error).startswith('DataLoader worker'):
+            raise
+        # PyTorch names the process and the signal; the kernel ends what takes too much memory by SIGKILL.
+        parser.exit(
+            1,
+            f'error: a process that loads data died: {str(error).splitlines()[0]} If it was killed for its memory, '
+            'take fewer (train_dataloader.num_workers); --resume goes on from the last checkpoint\n',
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

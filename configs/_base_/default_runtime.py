@@ -26,6 +26,8 @@ custom_hooks = [
     dict(type='TunableReportHook'),
     # Sentences and random numbers follow from (seed, epoch), so that a resumed run equals an uninterrupted one.
     dict(type='EpochSeedHook'),
+    # A loss or weights of NaN or Inf end the training; policy='skip' leaves such a batch out and counts it.
+    dict(type='FiniteLossHook'),
     # What is tuned in the modules of `activation_checkpointing` gets all of its gradients.
     dict(type='ActivationCheckpointHook'),
     # BatchNorm statistics differ between processes in training; averaged, all of them evaluate the model that is saved.

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmetris.datasets import RefCocoDataset
 from mmetris.models.converters import ConvertedCheckpoint, PublishedCode
 from mmetris.models.converters.published_sizes import HEAD_HEADS
-from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, save_checkpoint, write_atomically
 from mmetris.utils.config_types import type_name
 
 
@@ -105,6 +105,7 @@ def convert_published(
             context_length=args.context_length,
             **options,
         )
+        check_finite(converted.checkpoint['state_dict'], args.checkpoint)
         cfg = complete_config(converted, recipes[converted.sizes.family], args.context_length)
         converted.checkpoint['meta']['dataset_meta'] = dict(RefCocoDataset.METAINFO)
         out_dir = Path(args.out_dir)

@@ -17,7 +17,7 @@ from mmetris.datasets import RefCocoDataset
 from mmetris.models.converters.shared_keys import PUBLISHED_PARTS
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
-from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
 from mmetris.utils.quiet import quieted
 
 from .model_zoo import SHIPPED, shipped_file
@@ -93,7 +93,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
         source: Name of the file, for messages.
 
     Raises:
-        ValueError: If there are no weights in it, or keys or shapes are not the model's.
+        ValueError: If there are no weights in it, if they are not finite, or if keys or shapes are not the model's.
     """
     state = checkpoint.get('state_dict', checkpoint)
     is_mapping = isinstance(state, Mapping) and len(state) > 0
@@ -104,6 +104,7 @@ def load_weights(model: nn.Module, checkpoint: Mapping[str, Any], source: str = 
             raise ValueError(f'{source} is a checkpoint of {code}: convert it by {converter} first')
     if all(key.startswith('module.') for key in state):  # Saved inside a wrapper for several GPUs.
         state = {key.removeprefix('module.'): value for key, value in state.items()}
+    check_finite(state, source)
     if is_slim(state):
         read_pretrained(model)
     try:

@@ -139,6 +139,48 @@ def check_sums(path: Path) -> None:
         )
 
 
+def not_finite(state_dict: Mapping[str, Any]) -> list[str]:
+    """Names of the tensors that hold NaN or Inf, which computes without an error and finds nothing.
+
+    Args:
+        state_dict: Weights by name. What is no plain tensor (a share of one, a number) is not looked at.
+    """
+    if not isinstance(state_dict, Mapping):
+        return []
+    plain = (torch.Tensor, torch.nn.Parameter)
+    return [
+        name
+        for name, value in state_dict.items()
+        if type(value) in plain
+        and value.is_floating_point()
+        and not value.is_meta
+        and not name.endswith('attn_mask')  # Of minus infinity on purpose.
+        and not torch.isfinite(value).all()
+    ]
+
+
+def listed(names: list[str], limit: int = 3) -> str:
+    """The first names of a list and the number of the others, for messages."""
+    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
+
+
+def check_finite(state_dict: Mapping[str, Any], source: str) -> None:
+    """Refuse weights that are not finite.
+
+    Args:
+        state_dict: Weights by name.
+        source: Name of the file, for the message.
+
+    Raises:
+        ValueError: If a weight is NaN or infinite.
+    """
+    if names := not_finite(state_dict):
+        raise ValueError(
+            f'{source} holds weights that are NaN or infinite: {listed(names)}. Its training went wrong, or it is '
+            'damaged: take an earlier checkpoint'
+        )
+
+
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -151,6 +193,10 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 class CheckpointNotSavedError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A loss, or weights to be saved, are NaN or infinite; the message names step, samples and weights."""
 
 
 UNFINISHED = '.unfinished'  # The end of the name of what is still being written.

@@ -13,6 +13,8 @@ import inspect
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +32,12 @@ from mmengine.runner._flexible_runner import FlexibleRunner
 from torch import nn
 
 from mmetris.registry import MODELS, RUNNERS
-from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
 from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 from mmetris.utils.work_folder import find_resumable, out_dir_of
 
+LAUNCHER_VARIABLE = 'MMETRIS_LAUNCHER'  # Where tools/misc/launch_processes.py tells its processes its own number.
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
     'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]"; quotation marks are needed, '
@@ -125,7 +128,7 @@ def runner_settings() -> set[str]:
 
 
 def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> None:
-    """End the program with one line if a local checkpoint is missing, damaged, or holds more than plain data.
+    """End the program with one line if a local checkpoint is missing, damaged, not finite, or more than plain data.
 
     MMEngine, which loads it afterwards, would run code pickled inside. Addresses pass unread.
     """
@@ -134,7 +137,8 @@ def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) ->
     if not Path(path).is_file():
         parser.error(f'{option}: checkpoint not found: {path}')
     try:
-        read_checkpoint(path)
+        content = read_checkpoint(path)
+        check_finite(content.get('state_dict', content), path)
     except ValueError as error:
         parser.error(f'{option}: {error}')
 
@@ -302,6 +306,7 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
     local_rank = int(os.environ.setdefault('LOCAL_RANK', str(args.local_rank)))
     if args.launcher != 'pytorch':
         return
+    end_with_launcher()
     if 'RANK' not in os.environ:
         parser.error('--launcher pytorch needs a launcher around it: use tools/dist_train.sh or tools/dist_test.sh')
     backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')
@@ -388,6 +393,28 @@ def end_on_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def end_with_launcher(interval: float = 2.0) -> None:
+    """Have this process end soon after its launcher (tools/dist_*.sh) is gone, in whatever it waits for then.
+
+    A launcher that is killed cannot end its processes: they would wait for each other in the rendezvous for ever, or
+    train on where nobody looks. The system gives them another parent in that moment, which a thread looks for.
+
+    Args:
+        interval: Seconds between two looks.
+    """
+    launcher = os.environ.get(LAUNCHER_VARIABLE)
+    if launcher is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(launcher):
+            time.sleep(interval)
+        print(f'The launcher (process {launcher}) is gone: this process ends, too', file=sys.stderr, flush=True)
+        os._exit(1)  # The main thread may stand in a call that no exception reaches.
+
+    threading.Thread(target=watch, name='end_with_launcher', daemon=True).start()
 
 
 def end_processes() -> None:

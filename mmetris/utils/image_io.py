@@ -97,7 +97,8 @@ def decode_image(
     Raises:
         ValueError: If it cannot be read as a picture.
     """
-    if _is_ordinary(content):
+    # A file that was cut off MMCV's decoder fills up with grey or the last row; Pillow tells.
+    if _is_ordinary(content) and _has_end(content):
         try:
             pixels = mmcv.imfrombytes(content, backend=backend)
         except (AssertionError, cv2.error, AttributeError) as error:  # AttributeError: the decoder gave None.
@@ -191,6 +192,12 @@ def _is_ordinary(content: bytes) -> bool:
         plain = depth <= b'\x08' and color_type in (b'\0', b'\2', b'\3')
         return plain and _png_chunks(content).isdisjoint((b'tRNS', b'eXIf', b'acTL'))
     return False
+
+
+def _has_end(content: bytes) -> bool:
+    """Whether a JPEG or PNG file ends as it should; cameras may fill up with zeros behind it."""
+    end = content[-4096:].rstrip(b'\0')
+    return end.endswith((b'\xff\xd9', b'IEND\xaeB`\x82'))
 
 
 def _png_chunks(content: bytes) -> set[bytes]:

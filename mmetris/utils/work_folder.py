@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from mmetris.utils.checkpoint_io import (
     OUTDATED,
     UNFINISHED,
+    check_finite,
     check_sums,
     read_checkpoint,
     remove,
@@ -40,7 +41,7 @@ def out_dir_of(out_dir: str | os.PathLike | None, work_dir: str) -> str:
 
 
 def problem_of(path: Path) -> str | None:
-    """Why a checkpoint is not whole, or None if it is.
+    """Why a checkpoint is not whole or not finite, or None if it is.
 
     Args:
         path: A file, or a folder of DeepSpeed's or of FSDP's shares, of which the checksums alone are compared.
@@ -53,7 +54,7 @@ def problem_of(path: Path) -> str | None:
             for file in files:
                 check_sums(file)
             return None if files else f'{path} is empty'
-        read_checkpoint(path)
+        check_finite(read_checkpoint(path).get('state_dict', {}), str(path))
     except ValueError as error:
         return str(error)
     return None

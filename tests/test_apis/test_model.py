@@ -123,6 +123,21 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, saved):
     assert not (tmp_path / 'was_run').exists()
 
 
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, saved):
+    """They would compute without an error, and find nothing."""
+    state = dict(saved[0].state_dict())
+    key = next(key for key in state if key.startswith('decode_head') and state[key].is_floating_point())
+    state[key] = state[key].clone().fill_(float('nan'))
+    torch.save(dict(state_dict=state), tmp_path / 'nan.pth')
+    with pytest.raises(ValueError, match=rf'nan\.pth holds weights that are NaN or infinite: {key}\.'):
+        init_model(toy_cfg(), tmp_path / 'nan.pth', device='cpu')
+    clip = torch.load(save_clip(tmp_path / 'clip.pth'))
+    clip['visual.proj'][0, 0] = float('inf')
+    torch.save(clip, tmp_path / 'inf.pth')
+    with pytest.raises(ValueError, match=r'inf\.pth holds weights that are NaN or infinite: proj\.'):
+        init_model(toy_cfg(backbone=dict(clip_checkpoint=str(tmp_path / 'inf.pth'))), device='cpu')
+
+
 def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='config file not found: none.py'):
         init_model('none.py', device='cpu')

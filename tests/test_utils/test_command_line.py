@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from mmetris.engine import BFloat16OptimWrapper
 from mmetris.engine.hooks import CompileHook
 from mmetris.models import ReferringSegmentor
 from mmetris.utils.command_line import (
+    LAUNCHER_VARIABLE,
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
@@ -27,6 +31,7 @@ from mmetris.utils.command_line import (
     unknown_key,
 )
 
+ROOT = Path(__file__).parents[2]
 TEXT = """
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1.0))
 train_dataloader = dict(dataset=dict(pipeline=[dict(type='A'), dict(type='B')]))
@@ -229,3 +234,46 @@ def test_resume_looks_where_the_hook_writes(parser, tmp_path):
         hook = dict(type='CheckpointHook', out_dir=out_dir)
         cfg = Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=hook)))
         assert checkpoint_to_resume(parser, cfg) == str(expected / 'epoch_1.pth')
+
+
+LAUNCHER = """
+import os, subprocess, sys, time
+os.environ['MMETRIS_LAUNCHER'] = str(os.getpid())
+subprocess.Popen([sys.executable, '-c', sys.argv[1]])
+time.sleep(60)
+"""
+LAUNCHED = """
+import threading
+from mmetris.utils.command_line import end_with_launcher
+end_with_launcher(interval=0.05)
+print('waits', flush=True)
+threading.Event().wait(60)
+"""
+
+
+@pytest.mark.processes
+def test_a_process_ends_when_its_launcher_is_killed():
+    """Whatever it waits for: here an event that nobody sets, in a training the other processes."""
+    pipe = subprocess.PIPE
+    launcher = subprocess.Popen(
+        [sys.executable, '-c', LAUNCHER, LAUNCHED], cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+    )
+    assert launcher.stdout.readline() == 'waits\n'
+    launcher.kill()
+    # The pipe ends with the last process that has it.
+    assert f'The launcher (process {launcher.pid}) is gone' in launcher.communicate(timeout=30)[1]
+
+
+def test_the_launcher_tells_its_number_to_its_processes():
+    """By the name that they look for; the tool imports nothing of the package."""
+    assert f"os.environ['{LAUNCHER_VARIABLE}']" in (ROOT / 'tools/misc/launch_processes.py').read_text()
+
+
+def test_weights_that_are_not_finite_are_refused_before_anything_is_built(parser, tmp_path, capsys):
+    path = tmp_path / 'nan.pth'
+    torch.save(dict(state_dict=dict(a=torch.ones(2), b=torch.tensor([1, float('nan')]))), path)
+    with pytest.raises(SystemExit):
+        check_checkpoint(parser, str(path), '--resume')
+    assert f'--resume: {path} holds weights that are NaN or infinite: b.' in capsys.readouterr().err
+    torch.save(dict(state_dict={'layers.0.attn_mask': torch.full((2, 2), float('-inf'))}), path)
+    check_checkpoint(parser, str(path), '--resume')

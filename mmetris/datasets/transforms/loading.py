@@ -3,6 +3,7 @@ pipelines."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
 from mmengine.fileio import get
+from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadImageFromNDArray
 from pycocotools import mask as coco_mask
 
@@ -27,6 +29,9 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     Pictures with transparent parts, in CMYK or of 16 bits are decoded as by :func:`mmetris.utils.image_io.read_image`;
     so they are for ``color_type='color'``, MMCV's default, and any other is MMCV's. Keys are MMCV's.
 
+    A file that cannot be read ends the training. With MMCV's ``ignore_empty=True`` a warning names and counts it, and
+    training takes another sample in its place; evaluation, whose scores would be others, ends all the same.
+
     Args:
         keep_last: Whether to keep the last image, decoded, for the case that the next sample wants it too. In
             evaluation an image's sentences follow each other. Defaults to False.
@@ -40,6 +45,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
     def __init__(self, *args: Any, keep_last: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.keep_last = keep_last
+        self.passed_over = 0
         self._last: tuple[str, np.ndarray] | None = None
 
     def transform(self, results: dict) -> dict | None:
@@ -69,10 +75,16 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         name = f'{path} (img_id {results.get("img_id")})'
         try:
             image = decode_image(get(path, backend_args=self.backend_args), name, backend=self.imdecode_backend)
-        except (ValueError, OSError):
-            if self.ignore_empty:
-                return None
-            raise
+        except (ValueError, OSError) as error:
+            if not self.ignore_empty:
+                raise
+            self.passed_over += 1
+            print_log(
+                f'{error}. It is passed over, the {self.passed_over}. of this process; training takes another sample',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return None
         if self.to_float32:
             image = image.astype(np.float32)
         results.update(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])

@@ -4,6 +4,7 @@ from .activation_checkpoint_hook import ActivationCheckpointHook
 from .atomic_checkpoint_hook import AtomicCheckpointHook
 from .compile_hook import CompileHook
 from .epoch_seed_hook import EpochSeedHook
+from .finite_loss_hook import FiniteLossHook
 from .main_process_logger_hook import MainProcessLoggerHook
 from .slim_checkpoint_hook import SlimCheckpointHook
 from .tunable_report_hook import TunableReportHook
@@ -15,6 +16,7 @@ __all__ = [
     'AtomicCheckpointHook',
     'CompileHook',
     'EpochSeedHook',
+    'FiniteLossHook',
     'MainProcessLoggerHook',
     'RefSegVisualizationHook',
     'SlimCheckpointHook',

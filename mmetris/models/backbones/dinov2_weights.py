@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
 
 # Weights of pre-training or classification that no tower has.
 _NOT_IN_TOWERS = ('mask_token', 'head.weight', 'head.bias')
@@ -58,7 +58,7 @@ def read_dinov2(source: str) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, or holds no DINOv2.
+        ValueError: If it cannot be read, holds no DINOv2, or NaN or Inf.
     """
     if not Path(source).expanduser().is_file():
         raise FileNotFoundError(
@@ -72,6 +72,7 @@ def read_dinov2(source: str) -> dict[str, Tensor]:
     if not {'pos_embed', 'cls_token', 'patch_embed.proj.weight'} <= set(state):
         raise ValueError(f'{source} holds no DINOv2: pos_embed, cls_token and others are missing')
     weights = {key: value.float() for key, value in state.items() if key not in _NOT_IN_TOWERS}
+    check_finite(weights, source)
     return from_timm(weights)
 
 

@@ -18,7 +18,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
 
 from ..layers.position_embedding import resize_position_embedding
 from .arch import CUSTOM, QUICK_GELU_SUFFIX
@@ -156,6 +156,7 @@ def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) ->
             f'{source} holds no CLIP model: keys visual.* and those of a text tower are expected, found '
             f'{sorted(state)[:5]}'
         )
+    check_finite(image | text, source)
     return ClipWeights(source, image, text, quick_gelu)
 
 

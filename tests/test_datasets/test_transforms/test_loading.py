@@ -1,10 +1,14 @@
 """Loading of images and masks."""
 
+import json
+
 import numpy as np
 import pytest
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
+from torch.utils.data import DataLoader
 
-from mmetris.datasets.transforms import LoadAnnotations, LoadImageFromFile
+from mmetris.datasets.transforms import LoadAnnotations, LoadImageFromFile, loading
 from mmetris.registry import TRANSFORMS
 from tests.toy_refer import IMAGES, decode, segmentations
 
@@ -55,6 +59,47 @@ def test_an_unreadable_image_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r'broken\.jpg \(img_id 5\) cannot be read as an image'):
         LoadImageFromFile()(dict(img_path=str(path), img_id=5))
+
+
+@pytest.fixture
+def one_of_four_cut(tmp_path):
+    """A data set of four pictures; the second file was cut off."""
+    import cv2
+
+    for index in range(4):
+        cv2.imwrite(
+            str(tmp_path / f'{index}.jpg'), np.random.default_rng(index).integers(0, 255, (40, 60, 3), np.uint8)
+        )
+    cut = tmp_path / '1.jpg'
+    cut.write_bytes(cut.read_bytes()[:-200])
+
+    def build(**kwargs):
+        data_list = [dict(img_path=str(tmp_path / f'{index}.jpg'), img_id=index) for index in range(4)]
+        (tmp_path / 'list.json').write_text(json.dumps(dict(metainfo={}, data_list=data_list)))
+        load = dict(type='LoadImageFromFile', **kwargs.pop('load', {}))
+        return BaseDataset(str(tmp_path / 'list.json'), pipeline=[load], **kwargs)
+
+    init_default_scope('mmetris')
+    return build
+
+
+def test_a_file_that_was_cut_off_ends_the_training_by_name_also_in_a_worker(one_of_four_cut):
+    loader = DataLoader(one_of_four_cut(), batch_size=1, num_workers=1, collate_fn=list)
+    with pytest.raises(ValueError, match=r'1\.jpg \(img_id 1\) cannot be read as an image: image file is truncated'):
+        list(loader)
+
+
+def test_when_asked_for_it_is_passed_over_named_and_counted_in_training_alone(one_of_four_cut, monkeypatch):
+    said = []
+    monkeypatch.setattr(loading, 'print_log', lambda text, **kwargs: said.append(text))
+    np.random.seed(0)
+    dataset = one_of_four_cut(load=dict(ignore_empty=True))
+    ids = [dataset[index]['img_id'] for index in (0, 1, 2, 3, 1)]
+    assert ids[0] == 0 and ids[2:4] == [2, 3] and 1 not in ids
+    assert '1.jpg (img_id 1) cannot be read as an image: image file is truncated' in said[0]
+    assert len(said) == 2 and 'passed over, the 2. of this process' in said[1]
+    with pytest.raises(Exception, match='should not get'):
+        one_of_four_cut(load=dict(ignore_empty=True), test_mode=True)[1]
 
 
 def test_a_missing_image_is_a_missing_file(tmp_path):

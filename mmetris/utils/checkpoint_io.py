@@ -13,47 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
 
-_NUMPY_CORE = np._core if hasattr(np, '_core') else np.core
-_NUMPY_MODULES = ('numpy._core.multiarray', 'numpy.core.multiarray')  # The name depends on the writer's NumPy.
-_METHODS = 'statistics_methods'  # What a history's pickle calls its methods.
-
-
-class _History(HistoryBuffer):
-    """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named there."""
-
-    def __setstate__(self, state: dict) -> None:
-        HistoryBuffer.__init__(self)
-        self.__dict__.update({key: value for key, value in state.items() if not callable(value) and key != _METHODS})
-        self.__class__ = HistoryBuffer
-
-
-def _method_of_history(owner: type, name: str) -> Any:
-    """Stands for ``getattr``, by which a history's pickle names its methods, and does nothing else."""
-    if owner not in (_History, HistoryBuffer) or name.startswith('_'):
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
-    return getattr(HistoryBuffer, name)
-
-
-def _safe_globals() -> list[Any]:
-    """What MMEngine's checkpoints hold besides tensors and plain values: NumPy's numbers, histories of logged ones."""
-    functions = [
-        (getattr(_NUMPY_CORE.multiarray, name), f'{module}.{name}')
-        for name in ('_reconstruct', 'scalar')
-        for module in _NUMPY_MODULES
-    ]
-    codes = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
-    dtypes = {type(np.dtype(code)) for code in codes}
-    history = [
-        (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
-        _History,
-        (_method_of_history, 'builtins.getattr'),
-        (_method_of_history, '__builtin__.getattr'),
-    ]
-    return [np.ndarray, np.dtype, *dtypes, *functions, *history]
+from mmetris.utils.restricted_pickle import (
+    check_archive,
+    check_before_loading,
+    check_tensors,
+    only_safe_globals,
+    safe_globals,
+)
 
 
 def declare_safe_globals() -> None:
@@ -62,7 +30,7 @@ def declare_safe_globals() -> None:
     MMEngine 0.10.7 resumes by a plain ``torch.load``, which is restricted since PyTorch 2.6 and would refuse the
     histories of logged numbers. None of what is declared runs code of the file. Calling it again changes nothing.
     """
-    torch.serialization.add_safe_globals(_safe_globals())
+    torch.serialization.add_safe_globals(safe_globals())
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
@@ -88,8 +56,10 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
         return dict(state_dict=_read_safetensors(path))
     check_sums(path)
     try:
-        declare_safe_globals()  # Once more: whoever declared one of them for a block of code took it away behind it.
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        check_before_loading(path)
+        with only_safe_globals():
+            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+        check_tensors(checkpoint)
     except OSError as error:
         raise ValueError(f'{path} cannot be read, or its end is missing: {error}') from error
     except Exception as error:  # A damaged file raises whatever its broken bytes lead to.
@@ -129,7 +99,10 @@ def check_sums(path: Path) -> None:
         return  # The format before PyTorch 1.6 has none.
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path.stat().st_size)  # Before anything is unpacked.
             damaged = archive.testzip()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f'{path} cannot be read as a checkpoint: {error}') from error
     except Exception as error:  # As below: whatever broken bytes lead to.
         raise ValueError(f'{path} is damaged ({error}); copy or download it again') from error
     if damaged is not None:

@@ -7,7 +7,6 @@ are only asked for their tensors.
 from __future__ import annotations
 
 import logging
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
 
 from ..layers.position_embedding import resize_position_embedding
 from .arch import CUSTOM, QUICK_GELU_SUFFIX
+from .torchscript import is_torchscript, read_torchscript
 
 if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
@@ -74,8 +74,8 @@ def _read_file(path: str, mtime_ns: int) -> ClipWeights:
         state, metadata = _read_safetensors(path)
         if 'quick_gelu' in metadata:
             quick_gelu = metadata['quick_gelu'].lower() == 'true'
-    elif _is_torchscript(path):
-        state = torch.jit.load(path, map_location='cpu').state_dict()
+    elif is_torchscript(Path(path)):
+        state = read_torchscript(Path(path))
         quick_gelu = True  # Only OpenAI publishes CLIP as TorchScript, and always with QuickGELU.
     else:
         state = _read_pickle(path)
@@ -121,13 +121,6 @@ def _read_safetensors(path: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f'{path} is not a readable safetensors file ({error}); copy or download it again') from error
-
-
-def _is_torchscript(path: str) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
 
 
 def _read_pickle(path: str) -> dict[str, Tensor]:

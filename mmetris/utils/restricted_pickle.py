@@ -1,0 +1,288 @@
+"""What a checkpoint may hold beside tensors, and what is looked at before ``torch.load`` takes any of it.
+
+PyTorch's restricted reader runs no function of a file's choosing, but what it may call with a file's numbers includes
+constructors that take memory by number (``bytearray``, ``torch.FloatTensor``), and what MMEngine stores needs NumPy's
+types, whose own unpickling trusts its input. So names are compared with a shorter list first, and NumPy's are
+replaced by stand-ins that check what they are given.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import threading
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+
+_NUMPY_MODULES = ('numpy._core.multiarray', 'numpy.core.multiarray')  # The name depends on the writer's NumPy.
+_METHODS = 'statistics_methods'  # What a history's pickle calls its methods.
+_NUMBERS = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
+_LEGACY_PICKLES = 5  # In a file before PyTorch 1.6: magic number, version, system, content, keys of the storages.
+
+_lock = threading.RLock()  # What is declared safe counts for the whole process.
+
+
+class _DType:
+    """Stands for ``numpy.dtype``: a number of a byte order, nothing composed and no objects."""
+
+    def __init__(self, code: Any = None, align: Any = False, copy: Any = True) -> None:
+        del align, copy
+        if not isinstance(code, str) or len(code) > 4:
+            raise pickle.UnpicklingError(f'numpy.dtype({code!r})')
+        self.value = np.dtype(code)
+        if self.value.char not in _NUMBERS:
+            raise pickle.UnpicklingError(f'numpy.dtype({code!r})')
+
+    def __setstate__(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 2 or state[1] not in ('<', '>', '=', '|'):
+            raise pickle.UnpicklingError('the state of a numpy.dtype')
+        self.value = self.value.newbyteorder(state[1])
+
+
+def _number_type(dtype: Any) -> np.dtype:
+    """The type behind a stand-in, or a real one that another list of safe names has let in."""
+    dtype = getattr(dtype, 'value', dtype)
+    if not isinstance(dtype, np.dtype) or dtype.char not in _NUMBERS:
+        raise pickle.UnpicklingError(f'numbers of type {dtype!r}')
+    return dtype
+
+
+class _Array(np.ndarray):
+    """Stands for ``numpy.ndarray``: its shape, type and bytes fit each other, or it is refused."""
+
+    def __new__(cls) -> _Array:
+        return super().__new__(cls, (0,), np.int8)
+
+    def __setstate__(self, state: Any) -> None:  # type: ignore[override]  # NumPy's takes more forms.
+        if not isinstance(state, tuple) or len(state) != 5:
+            raise pickle.UnpicklingError('the state of a numpy.ndarray')
+        _, shape, dtype, is_fortran, content = state
+        dtype = _number_type(dtype)
+        if (
+            not isinstance(shape, tuple)
+            or not all(type(side) is int and side >= 0 for side in shape)
+            or len(shape) > 32
+            or not isinstance(content, bytes)
+            or math.prod(shape) * dtype.itemsize != len(content)
+        ):
+            raise pickle.UnpicklingError('the state of a numpy.ndarray')
+        super().__setstate__((1, shape, dtype, bool(is_fortran), content))
+
+    def __reduce__(self) -> Any:  # type: ignore[override]  # It is saved as what it stands for.
+        return plain(self).__reduce__()
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """An array as NumPy's own class, not sharing memory."""
+    return np.array(array, copy=True, subok=False)
+
+
+def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
+    """Stands for NumPy's function of that name, which makes the empty array that a state is put into."""
+    del shape, code
+    if kind not in (_Array, np.ndarray):
+        raise pickle.UnpicklingError(f'an array of class {kind!r}')
+    return _Array()
+
+
+def _scalar(dtype: Any, content: Any) -> np.generic:
+    """Stands for NumPy's function of that name: a number of its bytes."""
+    dtype = _number_type(dtype)
+    if not isinstance(content, bytes) or len(content) != dtype.itemsize:
+        raise pickle.UnpicklingError('a number of NumPy')
+    return np.frombuffer(content, dtype)[0]
+
+
+class _History(HistoryBuffer):
+    """What a logged number's history in a file becomes: a HistoryBuffer again, without the methods named there."""
+
+    def __new__(cls) -> _History:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: dict) -> None:
+        HistoryBuffer.__init__(self)
+        for key, value in state.items():
+            if key != _METHODS and not callable(value):
+                self.__dict__[key] = plain(value) if isinstance(value, np.ndarray) else value
+        self.__class__ = HistoryBuffer
+
+
+def _method_of_history(owner: type, name: str) -> Any:
+    """Stands for ``getattr``, by which a history's pickle names its methods, and does nothing else."""
+    if owner not in (_History, HistoryBuffer) or not isinstance(name, str) or name.startswith('_'):
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
+    return getattr(HistoryBuffer, name)
+
+
+def safe_globals() -> list[Any]:
+    """What MMEngine's checkpoints hold besides tensors and plain values: NumPy's numbers, histories of logged ones.
+
+    Returns:
+        For :func:`torch.serialization.add_safe_globals`: what stands for a name and the name, or what has its own.
+    """
+    numpy_functions: list[tuple[Any, str]] = [
+        (stand_in, f'{module}.{name}')
+        for name, stand_in in (('_reconstruct', _reconstruct), ('scalar', _scalar))
+        for module in _NUMPY_MODULES
+    ]
+    return [
+        *numpy_functions,
+        # By their own names, too, for where another list has the names below.
+        _Array,
+        _DType,
+        _History,
+        (_Array, 'numpy.ndarray'),
+        (_DType, 'numpy.dtype'),
+        (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
+        (_method_of_history, 'builtins.getattr'),
+        (_method_of_history, '__builtin__.getattr'),
+    ]
+
+
+@contextmanager
+def only_safe_globals() -> Iterator[None]:
+    """Within it ``torch.load`` knows :func:`safe_globals` alone, whatever others have declared safe for themselves."""
+    with _lock:
+        others = torch.serialization.get_safe_globals()
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(safe_globals())
+        try:
+            yield
+        finally:
+            torch.serialization.clear_safe_globals()
+            torch.serialization.add_safe_globals(others)
+
+
+def _allowed_names() -> frozenset[str]:
+    dtypes = [str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)]
+    storages = [f'{kind.__module__}.{kind.__name__}' for kind in torch._storage_classes]
+    return frozenset(
+        [
+            'collections.OrderedDict',
+            'collections.Counter',  # A step schedule's milestones.
+            '_codecs.encode',  # Bytes, in the pickles that PyTorch writes.
+            *(f'{module}.{name}' for module in ('builtins', '__builtin__') for name in ('set', 'complex')),
+            'torch.Size',
+            'torch.device',
+            'torch.nn.parameter.Parameter',
+            'torch.serialization._get_layout',
+            'torch._utils._rebuild_tensor',
+            'torch._utils._rebuild_tensor_v2',
+            'torch._utils._rebuild_parameter',
+            *dtypes,
+            *(name for name in storages if not name.endswith(('TypedStorage',))),
+            *(one[1] for one in safe_globals() if isinstance(one, tuple)),
+        ]
+    )
+
+
+ALLOWED_NAMES = _allowed_names()
+
+
+def check_names(stream: IO[bytes]) -> None:
+    """Compare the names in a pickle with those that a checkpoint needs; nothing of it is built.
+
+    Args:
+        stream: At the start of the pickle; at its end afterwards.
+
+    Raises:
+        pickle.UnpicklingError: If it names anything else, or is no pickle.
+    """
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name == 'GLOBAL':
+                name = str(argument).replace(' ', '.')
+                if name not in ALLOWED_NAMES:
+                    raise pickle.UnpicklingError(f'Unsupported global: {name}')
+            elif opcode.name in ('STACK_GLOBAL', 'INST', 'EXT1', 'EXT2', 'EXT4'):
+                raise pickle.UnpicklingError(f'Unsupported operand: {opcode.name}')
+    except (ValueError, IndexError, UnicodeError, OverflowError) as error:  # What pickletools makes of other bytes.
+        raise pickle.UnpicklingError(f'no pickle: {error}') from error
+
+
+def check_before_loading(path: Path) -> None:
+    """Look at the names in a file that ``torch.load`` is about to read.
+
+    Args:
+        path: An archive of PyTorch 1.6 or newer, or a file of the format before.
+
+    Raises:
+        pickle.UnpicklingError: If it names what no checkpoint needs.
+        Exception: Whatever a damaged file leads to.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open('rb') as file:
+            for _ in range(_LEGACY_PICKLES):
+                check_names(file)
+        return
+    # As PyTorch's own reader of archives finds it, whatever else a file may be made to look like.
+    check_names(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record('data.pkl')))
+
+
+def check_archive(archive: zipfile.ZipFile, size: int, part: str = '') -> None:
+    """Refuse archives that PyTorch does not write: compressed, overlapping or doubled entries.
+
+    Args:
+        archive: The archive.
+        size: Bytes of its file.
+        part: What the names of the entries contain that will be read. Defaults to all; TorchScript's code is
+            compressed.
+
+    Raises:
+        pickle.UnpicklingError: If it is such a one.
+    """
+    entries = [entry for entry in archive.infolist() if part in entry.filename]
+    if len({entry.filename for entry in entries}) != len(entries):
+        raise pickle.UnpicklingError('several entries of the archive have one name')
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise pickle.UnpicklingError('the archive is compressed, which PyTorch never does')
+    total = sum(entry.file_size for entry in entries)
+    if total > size:
+        raise pickle.UnpicklingError(f'the archive has {size} bytes and says it unpacks to {total}')
+
+
+def tensors_in(content: Any) -> Iterator[torch.Tensor]:
+    """All tensors in nested containers."""
+    todo, seen = [content], set()
+    while todo:
+        one = todo.pop()
+        if isinstance(one, torch.Tensor):
+            yield one
+        elif isinstance(one, (dict, list, tuple, set)) and id(one) not in seen:
+            seen.add(id(one))
+            todo.extend([*one.keys(), *one.values()] if isinstance(one, dict) else one)
+
+
+def check_tensors(content: Any) -> None:
+    """Refuse tensors that say they have more elements than their file has, by strides of zero: a copy would take all.
+
+    Args:
+        content: What was loaded.
+
+    Raises:
+        pickle.UnpicklingError: If there is one.
+    """
+    for tensor in tensors_in(content):
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise pickle.UnpicklingError(f'a tensor of shape {tuple(tensor.shape)} whose elements are not in the file')
+
+
+__all__ = [
+    'check_archive',
+    'check_before_loading',
+    'check_names',
+    'check_tensors',
+    'only_safe_globals',
+    'plain',
+    'safe_globals',
+    'tensors_in',
+]

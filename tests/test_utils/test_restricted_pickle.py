@@ -1,0 +1,165 @@
+"""Files that would take memory or crash a reader that trusts their numbers; nothing of them is built."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import Counter, OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmetris.utils.checkpoint_io import read_checkpoint
+from mmetris.utils.restricted_pickle import check_names
+
+
+class Call:
+    """Pickled, it calls a function with arguments, and sets a state if there is one."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.reduced = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.reduced
+
+
+def save(path: Path, content, legacy: bool = False) -> Path:
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    return path
+
+
+OBJECTS = np.dtype('O')
+HUGE = 1 << 40
+CALLS = {
+    'bytearray of a size': lambda: Call(bytearray, HUGE),
+    'tensor of a size': lambda: Call(torch.FloatTensor, HUGE),
+    'torch.Tensor': lambda: Call(torch.Tensor, HUGE),
+    'array of a size': lambda: Call(np.ndarray, (HUGE,)),
+    'array of addresses': lambda: Call(np.ndarray, (1,), 'O', b'\x01' * 8),
+    'type of any width': lambda: Call(np.dtype, 'V4000000000'),
+    'type of objects': lambda: Call(np.dtype, 'O'),
+    'composed type': lambda: Call(np.dtype, [('a', 'O')]),
+    'a type whose state says it holds addresses': lambda: Call(
+        np.dtype, 'i8', state=(3, '|', None, None, None, -1, -1, 63)
+    ),
+    'array whose state says it holds addresses': lambda: Call(
+        np.zeros(0).__reduce__()[0], np.ndarray, (0,), b'b', state=(1, (1,), OBJECTS, False, [1])
+    ),
+    'array with too few bytes': lambda: Call(
+        np.zeros(0).__reduce__()[0], np.ndarray, (0,), b'b', state=(1, (1 << 30,), np.dtype('f8'), False, b'1234')
+    ),
+    'array of a negative side': lambda: Call(
+        np.zeros(0).__reduce__()[0], np.ndarray, (0,), b'b', state=(1, (-1, -1), np.dtype('i1'), False, b'1')
+    ),
+    'number without bytes': lambda: Call(np.float64(1).__reduce__()[0], np.dtype('f8'), b''),
+    'range': lambda: Call(range, HUGE),
+}
+
+
+@pytest.mark.parametrize('kind', CALLS)
+@pytest.mark.parametrize('legacy', [False, True], ids=['archive', 'old_format'])
+def test_what_takes_memory_by_number_or_trusts_a_state_is_refused(tmp_path, kind, legacy):
+    if kind == 'a type whose state says it holds addresses':
+        path = save(tmp_path / 'state.pth', dict(value=CALLS[kind]()), legacy)
+        assert read_checkpoint(path)['value'].value == np.dtype('i8')  # Only the byte order of it counts.
+        return
+    path = save(tmp_path / 'evil.pth', dict(state_dict=dict(a=torch.ones(2)), value=CALLS[kind]()), legacy)
+    with pytest.raises(ValueError, match=r'evil\.pth cannot be read as a checkpoint'):
+        read_checkpoint(path)
+
+
+def test_a_tensor_that_repeats_its_elements_is_refused(tmp_path):
+    """Bytes in the file, gigabytes in the first copy of it."""
+    path = save(tmp_path / 'strides.pth', dict(state_dict=dict(a=torch.ones(1).expand(1 << 20))))
+    with pytest.raises(ValueError, match=r'a tensor of shape \(1048576,\) whose elements are not in the file'):
+        read_checkpoint(path)
+
+
+def rewritten(path: Path, out: Path, compression=zipfile.ZIP_STORED, double: bool = False) -> Path:
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(out, 'w', compression) as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+        if double:
+            with pytest.warns(UserWarning, match='Duplicate'):
+                other.writestr(archive.namelist()[0], b'another')
+    return out
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    path = save(tmp_path / 'zeros.pth', dict(state_dict=dict(a=torch.zeros(1 << 20))))
+    bomb = rewritten(path, tmp_path / 'bomb.pth', zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 1 << 16
+    with pytest.raises(ValueError, match='the archive is compressed, which PyTorch never does'):
+        read_checkpoint(bomb)
+
+
+def test_entries_of_one_name_are_refused(tmp_path):
+    """One reader would take the first, another the last."""
+    path = save(tmp_path / 'whole.pth', dict(state_dict=dict(a=torch.zeros(2))))
+    with pytest.raises(ValueError, match='several entries of the archive have one name'):
+        read_checkpoint(rewritten(path, tmp_path / 'double.pth', double=True))
+
+
+def corpus() -> dict:
+    """What trainings and published codes save."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(2, 2)).sum().backward()
+    optimizer.step()
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 3, 5])
+    return dict(
+        state_dict=OrderedDict(model.state_dict()),
+        model=model.state_dict(),
+        parameter=torch.nn.Parameter(torch.ones(2)),
+        optimizer=optimizer.state_dict(),
+        schedule=schedule.state_dict(),
+        scaler=dict(scale=65536.0, growth_tracker=0),
+        milestones=Counter([3, 3, 5]),
+        size=torch.Size([2, 3]),
+        kinds=[torch.float16, torch.bfloat16, torch.int64, torch.bool],
+        device=torch.device('cpu'),
+        half=torch.ones(3, dtype=torch.bfloat16),
+        view=torch.arange(12).reshape(3, 4).t()[1:],
+        whole=1 << 70,
+        texts=('ä', b'bytes', None, True, 1.5, {1, 2}),
+    )
+
+
+@pytest.mark.parametrize('legacy', [False, True], ids=['archive', 'old_format'])
+def test_what_trainings_save_is_read(tmp_path, legacy):
+    content = corpus()
+    if legacy:
+        content.pop('half')  # The old format knows no bfloat16 storages by name in every PyTorch.
+    read = read_checkpoint(save(tmp_path / 'corpus.pth', content, legacy))
+    assert read.keys() == content.keys()
+    assert torch.equal(read['view'], content['view']) and read['milestones'] == content['milestones']
+    assert read['kinds'] == content['kinds'] and read['whole'] == 1 << 70 and read['texts'] == content['texts']
+    assert torch.equal(read['optimizer']['state'][0]['exp_avg'], content['optimizer']['state'][0]['exp_avg'])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_looked_at_or_refused(content):
+    try:
+        check_names(io.BytesIO(content))
+    except pickle.UnpicklingError:
+        pass
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_read_or_refused(tmp_path_factory, data):
+    """In the old format, which has no checksums."""
+    path = save(tmp_path_factory.mktemp('changed') / 'a.pth', dict(a=np.arange(3.0), b=np.float32(1), c=[1, 'x']), True)
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        read_checkpoint(path)
+    except ValueError:
+        pass

@@ -62,7 +62,7 @@ class _Array(np.ndarray):
     def __new__(cls) -> _Array:
         return super().__new__(cls, (0,), np.int8)
 
-    def __setstate__(self, state: Any) -> None:  # type: ignore[override]  # NumPy's takes more forms.
+    def __setstate__(self, state: Any) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
             raise pickle.UnpicklingError('the state of a numpy.ndarray')
         _, shape, dtype, is_fortran, content = state
@@ -75,9 +75,9 @@ class _Array(np.ndarray):
             or math.prod(shape) * dtype.itemsize != len(content)
         ):
             raise pickle.UnpicklingError('the state of a numpy.ndarray')
-        super().__setstate__((1, shape, dtype, bool(is_fortran), content))
+        super().__setstate__((1, shape, dtype, bool(is_fortran), content))  # type: ignore[arg-type]
 
-    def __reduce__(self) -> Any:  # type: ignore[override]  # It is saved as what it stands for.
+    def __reduce__(self) -> Any:  # It is saved as what it stands for.
         return plain(self).__reduce__()
 
 

@@ -94,7 +94,7 @@ class _Module:
         self.attributes = state
 
 
-class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+class _Reader(pickle._Unpickler):
     """Python's own unpickler, whose memo takes no memory by number, and which here finds the names below alone."""
 
     def __init__(self, archive: zipfile.ZipFile, content: str) -> None:

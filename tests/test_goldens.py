@@ -8,8 +8,6 @@ letterboxing are compared in ``test_utils/test_tokenizer.py`` and ``test_utils/t
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +16,7 @@ import torch
 
 from mmetris.apis import init_model
 from mmetris.models.converters import CRIS, DETRIS, ETRIS, PublishedCode
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
@@ -46,8 +45,7 @@ ALIGNED = dict(etris_rn='global_aligned', etris_vit='global_aligned', cris='deco
 
 def run_tool(name, *args):
     """Run a converter as a process of its own."""
-    command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'model_converters' / name), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return run_script(ROOT / 'tools' / 'model_converters' / name, *args)
 
 
 def error(actual, expected):

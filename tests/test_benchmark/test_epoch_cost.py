@@ -1,8 +1,6 @@
 """The cost of an epoch against numbers worked out by hand."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from mmetris.benchmark.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
 from tests.quiet_start import assert_quiet
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 # 100 samples/s; 80 MB of gradients; 10 GB/s inside a machine of 4 GPUs, 1 GB/s beyond; no latency; 50 samples/s a core.
@@ -82,8 +81,7 @@ def test_impossible_assumptions_are_named(change, message):
 @pytest.mark.processes
 def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
     config = 'configs/etris/etris_r101_refcoco.py'
-    command = [sys.executable, 'tools/analysis_tools/epoch_cost.py', config, '--flops', '1e12', '--json']
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run_script(ROOT / 'tools/analysis_tools/epoch_cost.py', config, '--flops', '1e12', '--json')
     assert result.returncode == 0, result.stderr
     assert_quiet(result.stdout + result.stderr)
     content = json.loads(result.stdout.splitlines()[-1])

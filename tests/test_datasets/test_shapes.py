@@ -3,8 +3,6 @@
 import hashlib
 import json
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -45,6 +43,7 @@ from mmetris.datasets.shapes import (
 from mmetris.datasets.shapes.expressions import vocabulary
 from mmetris.datasets.shapes.logic import place_truth, relation_truth
 from tests.quiet_start import assert_quiet
+from tests.warm_process import run_script
 
 SPEC = ShapesSpec(seed=3, num_train=6, num_val=3, num_test_a=2, num_test_b=3)
 MAKE_SHAPES = Path(__file__).resolve().parents[2] / 'tools' / 'dataset_tools' / 'make_shapes.py'
@@ -367,21 +366,10 @@ def test_bad_workers_and_splits_are_named(tmp_path):
 def test_the_tool_writes_once_then_says_that_there_is_nothing_to_do(tmp_path):
 
     def run(*args):
-        command = [
-            sys.executable,
-            MAKE_SHAPES,
-            tmp_path / 'data',
-            '--num-train',
-            '2',
-            '--num-val',
-            '1',
-            '--num-test-a',
-            '1',
-            '--num-test-b',
-            '1',
-            *args,
+        sizes = [
+            f'--num-{split}={number}' for split, number in dict(train=2, val=1, **{'test-a': 1, 'test-b': 1}).items()
         ]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        done = run_script(MAKE_SHAPES, tmp_path / 'data', *sizes, *args)
         assert_quiet(done.stdout + done.stderr)
         return done
 

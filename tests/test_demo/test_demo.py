@@ -1,8 +1,6 @@
 """The demo scripts as real processes, started from another folder."""
 
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -11,6 +9,7 @@ from PIL import Image
 
 from tests.quiet_start import assert_quiet
 from tests.toy_inference import ROOT, picture, save_toy_model
+from tests.warm_process import run_script
 
 pytestmark = pytest.mark.processes
 
@@ -32,8 +31,7 @@ def folder(tmp_path_factory):
 def call(script, *arguments, cwd, code=0):
     """Output of a demo script, which must end with ``code``."""
     env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    command = [sys.executable, str(ROOT / 'demo' / script), *arguments, '--model', 'model']
-    done = subprocess.run(command, cwd=cwd, env=env, text=True, capture_output=True, timeout=300)
+    done = run_script(ROOT / 'demo' / script, *arguments, '--model', 'model', cwd=cwd, env=env)
     assert done.returncode == code, done.stderr
     assert 'Traceback' not in done.stderr
     assert_quiet(done.stdout + done.stderr)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ from mmengine.config import Config
 from mmetris.apis import RefSegInferencer
 from mmetris.deployment import export_model
 from tests import toy
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 PIPELINE = [
@@ -68,13 +67,7 @@ def test_the_inferencer_answers_several_sentences_of_one_image(files):
 
 @pytest.mark.processes
 def test_the_benchmark_compares_the_two_computations(files):
-    command = [sys.executable, '-W', 'ignore', 'tools/analysis_tools/benchmark.py', str(files[0]), '--task', 'infer']
-    result = subprocess.run(
-        [*command, '--compare', '--size', '64', '64', '--repeats', '1', '--matmul-side', '64'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    options = ['--task', 'infer', '--compare', '--size', 64, 64, '--repeats', 1, '--matmul-side', 64]
+    result = run_script(ROOT / 'tools/analysis_tools/benchmark.py', files[0], *options)
     assert result.returncode == 0, result.stderr[-2000:]
     assert 'plain' in result.stdout and 'fast' in result.stdout

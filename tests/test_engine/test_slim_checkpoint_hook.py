@@ -1,7 +1,5 @@
 """Slim checkpoints in a real runner: saved, resumed, loaded, averaged; and the two tools that convert them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from tests.quiet_start import assert_quiet
 from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.toy import model_cfg
 from tests.toy_refer import write_toy_refer
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 SIZE = (64, 64)
@@ -110,9 +109,7 @@ def test_moving_averages_are_saved_slim_and_resumed(folder):
 
 
 def convert(tool, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tools/misc' / tool, *map(str, arguments)], capture_output=True, text=True
-    )
+    done = run_script(ROOT / 'tools/misc' / tool, *arguments)
     assert done.returncode == code, done.stderr
     assert_quiet(done.stdout + done.stderr)
     return done.stdout + done.stderr

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from pycocotools import mask as coco_mask
 
 from mmetris.datasets import RefCocoDataset, refer
 from tests.quiet_start import assert_quiet
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = 'tools/analysis_tools/annotation_cost.py'
@@ -99,8 +99,7 @@ def test_impossible_numbers_end_with_one_line(script, monkeypatch, capsys, argum
 
 @pytest.mark.processes
 def test_the_command_prints_every_figure_in_json():
-    command = [sys.executable, SCRIPT, '--images', '3', '--annotations', '9', '--refs', '6', '--json']
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run_script(SCRIPT, '--images', 3, '--annotations', 9, '--refs', 6, '--json')
     assert result.returncode == 0, result.stderr
     assert_quiet(result.stdout + result.stderr)
     figures = json.loads(result.stdout.splitlines()[-1])

@@ -1,21 +1,19 @@
 """The benchmark's command line, in a real process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.quiet_start import assert_quiet
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 TINY = 'configs/etris/etris_tiny_shapes.py'
 
 
 def run(*arguments):
-    command = [sys.executable, 'tools/analysis_tools/benchmark.py', TINY, '--device', 'cpu', *arguments]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    result = run_script(ROOT / 'tools/analysis_tools/benchmark.py', TINY, '--device', 'cpu', *arguments)
     assert_quiet(result.stdout + result.stderr)
     return result
 

@@ -1,7 +1,5 @@
 """The tool that merges LoRA into the weights that it updates."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from tests.quiet_start import assert_quiet
 from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.test_models.test_tuning.test_contract import inputs, shake
 from tests.toy import model_cfg, randn, text_first_cfg
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,9 +31,7 @@ def write_model(folder, image, text):
 
 
 def merge(*arguments):
-    done = subprocess.run(
-        [sys.executable, ROOT / 'tools/misc/merge_tuning.py', *map(str, arguments)], capture_output=True, text=True
-    )
+    done = run_script(ROOT / 'tools/misc/merge_tuning.py', *arguments)
     assert_quiet(done.stdout + done.stderr)
     return done
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.quiet_start import assert_quiet
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
 
 def run_tool(name, *args):
-    command = [sys.executable, str(ROOT / 'tools' / 'model_converters' / name), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_script(ROOT / 'tools' / 'model_converters' / name, *args)
     assert_quiet(done.stdout + done.stderr)
     return done
 

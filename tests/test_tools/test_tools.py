@@ -17,6 +17,7 @@ from PIL import Image
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from tests import toy
 from tests.quiet_start import assert_quiet
+from tests.warm_process import run_script
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / 'tools'
@@ -36,25 +37,30 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
 """
 
 
-def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, **variables: str) -> str:
+def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, fresh: bool = False, **variables: str) -> str:
     """Run a command to its end, at most ``timeout`` seconds, and return what it printed; fail unless it ends with
-    ``code``, and if a tool of ours prints what packages say at every start."""
+    ``code``, and if a tool of ours prints what packages say at every start.
+
+    Scripts of this checkout are forked from a process that has imported the packages, unless they are to be ``fresh``.
+    """
     env = {key: value for key, value in os.environ.items() if key not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')}
     # The same on machines with and without a GPU.
     env.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **variables)
     command = [str(part) for part in command]
     if command[0].endswith('.py'):
-        command.insert(0, sys.executable)
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        env=env,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+        is_ours = '.mim' not in command[0] and ROOT in Path(command[0]).resolve().parents
+        done = run_script(*command, cwd=cwd, env=env, timeout=timeout, merge=True, fresh=fresh or not is_ours)
+    else:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            env=env,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
     assert done.returncode == code, f'{command} ended with {done.returncode}:\n{done.stdout[-6000:]}'
     if '.mim' not in ' '.join(command):  # MMSeg's own tools may be as loud as they are.
         assert_quiet(done.stdout)
@@ -281,7 +287,7 @@ def test_one_line_for_each_parameter_is_for_the_log_file(config, tmp_path):
 def test_types_are_for_models_that_heed_them(config, tmp_path):
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), tmp_path / 'any.pth')
     other = ROOT / 'configs' / 'bridger' / 'segformer_mit-b0_ade20k-512x512.py'
-    output = run(TOOLS / 'test.py', other, tmp_path / 'any.pth', '--dtype', 'bfloat16', code=2)
+    output = run(TOOLS / 'test.py', other, tmp_path / 'any.pth', '--dtype', 'bfloat16', code=2, fresh=True)
     assert '--dtype is for a ReferringSegmentor or ClassNameSegmentor' in output and 'EncoderDecoder' in output
 
 
@@ -322,7 +328,15 @@ def test_count_parameters_prints_plain_integers():
 @pytest.mark.processes
 def test_print_config_shows_bases_and_overrides_resolved(config):
     copy = config.parent / 'whole.py'
-    output = run(TOOLS / 'misc' / 'print_config.py', config, '--out', copy, '--cfg-options', 'model.neck.dropout=0.25')
+    output = run(
+        TOOLS / 'misc' / 'print_config.py',
+        config,
+        '--out',
+        copy,
+        '--cfg-options',
+        'model.neck.dropout=0.25',
+        fresh=True,
+    )
     assert 'dropout=0.25' in output and '_base_' not in output
     assert 'dropout=0.25' in copy.read_text()
 

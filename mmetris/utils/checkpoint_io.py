@@ -19,8 +19,8 @@ from mmetris.utils.restricted_pickle import (
     check_archive,
     check_before_loading,
     check_tensors,
+    declared_globals,
     only_safe_globals,
-    safe_globals,
 )
 
 
@@ -28,9 +28,10 @@ def declare_safe_globals() -> None:
     """Let every restricted ``torch.load`` of this process read what MMEngine stores beside the weights.
 
     MMEngine 0.10.7 resumes by a plain ``torch.load``, which is restricted since PyTorch 2.6 and would refuse the
-    histories of logged numbers. None of what is declared runs code of the file. Calling it again changes nothing.
+    histories of logged numbers. None of what is declared runs code of the file; whether its numbers fit each other only
+    :func:`read_checkpoint` looks, which our tools do first. Calling it again changes nothing.
     """
-    torch.serialization.add_safe_globals(safe_globals())
+    torch.serialization.add_safe_globals(declared_globals())
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:

@@ -48,14 +48,6 @@ class _DType:
         self.value = self.value.newbyteorder(state[1])
 
 
-def _number_type(dtype: Any) -> np.dtype:
-    """The type behind a stand-in, or a real one that another list of safe names has let in."""
-    dtype = getattr(dtype, 'value', dtype)
-    if not isinstance(dtype, np.dtype) or dtype.char not in _NUMBERS:
-        raise pickle.UnpicklingError(f'numbers of type {dtype!r}')
-    return dtype
-
-
 class _Array(np.ndarray):
     """Stands for ``numpy.ndarray``: its shape, type and bytes fit each other, or it is refused."""
 
@@ -66,16 +58,16 @@ class _Array(np.ndarray):
         if not isinstance(state, tuple) or len(state) != 5:
             raise pickle.UnpicklingError('the state of a numpy.ndarray')
         _, shape, dtype, is_fortran, content = state
-        dtype = _number_type(dtype)
         if (
             not isinstance(shape, tuple)
             or not all(type(side) is int and side >= 0 for side in shape)
             or len(shape) > 32
+            or not isinstance(dtype, _DType)
             or not isinstance(content, bytes)
-            or math.prod(shape) * dtype.itemsize != len(content)
+            or math.prod(shape) * dtype.value.itemsize != len(content)
         ):
             raise pickle.UnpicklingError('the state of a numpy.ndarray')
-        super().__setstate__((1, shape, dtype, bool(is_fortran), content))  # type: ignore[arg-type]
+        super().__setstate__((1, shape, dtype.value, bool(is_fortran), content))  # type: ignore[arg-type]
 
     def __reduce__(self) -> Any:  # It is saved as what it stands for.
         return plain(self).__reduce__()
@@ -89,17 +81,16 @@ def plain(array: np.ndarray) -> np.ndarray:
 def _reconstruct(kind: Any, shape: Any, code: Any) -> _Array:
     """Stands for NumPy's function of that name, which makes the empty array that a state is put into."""
     del shape, code
-    if kind not in (_Array, np.ndarray):
+    if kind is not _Array:
         raise pickle.UnpicklingError(f'an array of class {kind!r}')
     return _Array()
 
 
 def _scalar(dtype: Any, content: Any) -> np.generic:
     """Stands for NumPy's function of that name: a number of its bytes."""
-    dtype = _number_type(dtype)
-    if not isinstance(content, bytes) or len(content) != dtype.itemsize:
+    if not isinstance(dtype, _DType) or not isinstance(content, bytes) or len(content) != dtype.value.itemsize:
         raise pickle.UnpicklingError('a number of NumPy')
-    return np.frombuffer(content, dtype)[0]
+    return np.frombuffer(content, dtype.value)[0]
 
 
 class _History(HistoryBuffer):
@@ -123,29 +114,34 @@ def _method_of_history(owner: type, name: str) -> Any:
     return getattr(HistoryBuffer, name)
 
 
+_HISTORY: list[Any] = [
+    (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
+    (_method_of_history, 'builtins.getattr'),
+    (_method_of_history, '__builtin__.getattr'),
+]
+
+
+def _numpy_functions(reconstruct: Any, scalar: Any) -> list[Any]:
+    named = (('_reconstruct', reconstruct), ('scalar', scalar))
+    return [(function, f'{module}.{name}') for name, function in named for module in _NUMPY_MODULES]
+
+
 def safe_globals() -> list[Any]:
     """What MMEngine's checkpoints hold besides tensors and plain values: NumPy's numbers, histories of logged ones.
 
     Returns:
-        For :func:`torch.serialization.add_safe_globals`: what stands for a name and the name, or what has its own.
+        For :func:`torch.serialization.add_safe_globals`: what stands for a name, and the name.
     """
-    numpy_functions: list[tuple[Any, str]] = [
-        (stand_in, f'{module}.{name}')
-        for name, stand_in in (('_reconstruct', _reconstruct), ('scalar', _scalar))
-        for module in _NUMPY_MODULES
-    ]
-    return [
-        *numpy_functions,
-        # By their own names, too, for where another list has the names below.
-        _Array,
-        _DType,
-        _History,
-        (_Array, 'numpy.ndarray'),
-        (_DType, 'numpy.dtype'),
-        (_History, f'{HistoryBuffer.__module__}.{HistoryBuffer.__qualname__}'),
-        (_method_of_history, 'builtins.getattr'),
-        (_method_of_history, '__builtin__.getattr'),
-    ]
+    stand_ins = _numpy_functions(_reconstruct, _scalar)
+    return [*stand_ins, (_Array, 'numpy.ndarray'), (_DType, 'numpy.dtype'), *_HISTORY]
+
+
+def declared_globals() -> list[Any]:
+    """The same for the rest of the process, with NumPy's own types: MMEngine declares them too, and both must fit."""
+    core = np._core if hasattr(np, '_core') else np.core
+    dtypes = {type(np.dtype(code)) for code in _NUMBERS}
+    functions = _numpy_functions(core.multiarray._reconstruct, core.multiarray.scalar)
+    return [np.ndarray, np.dtype, *dtypes, *functions, _History, *_HISTORY]
 
 
 @contextmanager
@@ -281,6 +277,7 @@ __all__ = [
     'check_before_loading',
     'check_names',
     'check_tensors',
+    'declared_globals',
     'only_safe_globals',
     'plain',
     'safe_globals',

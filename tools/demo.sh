@@ -23,9 +23,8 @@ step "1/4 drawing Shapes into $data"
 "$python" tools/dataset_tools/make_shapes.py "$data" --workers 2
 
 step "2/4 training $config on 2 processes"
-bash tools/dist_train.sh "$config" 2 --work-dir "$work" "$@"
+bash tools/dist_train.sh "$config" 2 --work-dir "$work" --overwrite "$@"
 
-# The newest, should an earlier run have left one.
 checkpoint=$(ls -t "$work"/best_*.pth | head -n 1)
 # Of the config's three splits only val, for the time's sake.
 step "3/4 scoring $checkpoint on 2 processes, drawing every 20th sentence"

@@ -7,6 +7,7 @@ import argparse
 from mmengine.config import Config
 
 from mmetris.utils.autocast import DTYPES, set_test_dtype
+from mmetris.utils.checkpoint_io import MisfitError
 from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
@@ -139,10 +140,15 @@ def main() -> None:
         cfg.tta_model.module = cfg.model
         cfg.model = cfg.tta_model
 
+    # What is missing in a checkpoint would be tested at random values.
+    cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmetris.StrictLoadHook')]
     drop_strategy(cfg)  # without gradients and optimizer every process holds the whole model
     prepare_processes(parser, cfg, args)
     runner = build_runner(cfg)
-    scores = runner.test()
+    try:
+        scores = runner.test()
+    except MisfitError as error:
+        parser.exit(1, f'error: {error}\n' if is_main_process() else None)
     if is_main_process():
         print_scores(scores)
     end_processes()

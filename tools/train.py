@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import errno
+from contextlib import nullcontext
+from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmetris.utils.checkpoint_io import CheckpointNotSavedError, NonFiniteLossError
@@ -26,6 +29,7 @@ from mmetris.utils.command_line import (
     use_atomic_checkpoints,
     uses_deepspeed,
 )
+from mmetris.utils.work_folder import LAST_CHECKPOINT, FolderInUseError, held, remove_training
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,6 +45,11 @@ def build_parser() -> argparse.ArgumentParser:
         help='go on from this checkpoint; without a name, from the newest whole one in the work folder',
     )
     parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help="start anew in a work folder that holds a training: that one's checkpoints are removed",
+    )
+    parser.add_argument(
         '--amp', action='store_true', help='train with automatic mixed precision; in float16, which needs a GPU'
     )
     parser.add_argument(
@@ -54,6 +63,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_launcher_arguments(parser)
     return parser
+
+
+def check_work_dir(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """End the program with one line if the work folder holds another training, which this one would be mixed with."""
+    if cfg.get('resume') or not (Path(cfg.work_dir) / LAST_CHECKPOINT).exists():
+        return
+    if not args.overwrite:
+        parser.error(
+            f'{cfg.work_dir} holds a training: go on with --resume, take another --work-dir, or start anew with '
+            '--overwrite, which removes its checkpoints'
+        )
+    if cfg.get('load_from') and Path(cfg.load_from).resolve().parent == Path(cfg.work_dir).resolve():
+        parser.error(f'--overwrite would remove {cfg.load_from}, from which training starts: take another --work-dir')
 
 
 @end_on_signals()
@@ -80,7 +102,15 @@ def main() -> None:
             cfg.load_from = checkpoint
             was_read = resume == 'auto'
     if cfg.get('load_from') and not was_read and not uses_deepspeed(cfg):  # its folders DeepSpeed reads itself
-        check_checkpoint(parser, cfg.load_from, '--resume' if resume else f'load_from of {args.config}')
+        content = check_checkpoint(parser, cfg.load_from, '--resume' if resume else f'load_from of {args.config}')
+        if cfg.resume and content is not None and not {'meta', 'message_hub', 'optimizer'} <= content.keys():
+            parser.error(
+                f'--resume: {cfg.load_from} holds weights without the state of a training (optimizer, iteration), as '
+                'the best checkpoint does. Go on from another one, or start anew from its weights: '
+                f'--cfg-options load_from={cfg.load_from}'
+            )
+
+    check_work_dir(parser, cfg, args)
 
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
@@ -91,9 +121,15 @@ def main() -> None:
     if args.compile:
         add_compile_hook(parser, cfg, args)
     prepare_processes(parser, cfg, args)
-    runner = build_runner(cfg)
     try:
-        runner.train()
+        # The first process writes; the others are ended by their launcher when it cannot.
+        with held(cfg.work_dir) if is_main_process() else nullcontext():
+            if args.overwrite and is_main_process() and not cfg.resume:
+                remove_training(cfg.work_dir)
+            build_runner(cfg).train()
+            end_processes()
+    except FolderInUseError as error:
+        parser.exit(2, f'error: {error}\n')
     except CheckpointNotSavedError as error:
         parser.exit(1, f'error: {error}\n' if is_main_process() else None)
     except NonFiniteLossError as error:  # Of any process: the others know nothing of it.
@@ -112,7 +148,6 @@ def main() -> None:
             raise
         # The log is mostly what needs room next.
         parser.exit(1, f'error: {error}. The checkpoints are as they were: make room and go on with --resume\n')
-    end_processes()
 
 
 if __name__ == '__main__':

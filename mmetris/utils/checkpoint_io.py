@@ -169,6 +169,10 @@ class CheckpointNotSavedError(OSError):
     """A checkpoint could not be written; those before it are as they were."""
 
 
+class MisfitError(ValueError):
+    """A checkpoint is not the model's; the message names keys and shapes."""
+
+
 class NonFiniteLossError(FloatingPointError):
     """A loss, or weights to be saved, are NaN or infinite; the message names step, samples and weights."""
 

@@ -127,13 +127,16 @@ def runner_settings() -> set[str]:
     return names - {'self', 'cfg'} | {'runner_type'}
 
 
-def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> None:
+def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> dict[str, Any] | None:
     """End the program with one line if a local checkpoint is missing, damaged, not finite, or more than plain data.
 
     MMEngine, which loads it afterwards, would run code pickled inside. Addresses pass unread.
+
+    Returns:
+        What is in it, or None for an address.
     """
     if '://' in path:
-        return
+        return None
     if not Path(path).is_file():
         parser.error(f'{option}: checkpoint not found: {path}')
     try:
@@ -141,6 +144,7 @@ def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) ->
         check_finite(content.get('state_dict', content), path)
     except ValueError as error:
         parser.error(f'{option}: {error}')
+    return content
 
 
 def use_atomic_checkpoints(cfg: Config) -> None:

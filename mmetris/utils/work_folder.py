@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mmetris.utils.checkpoint_io import (
 
 LAST_CHECKPOINT = 'last_checkpoint'  # MMEngine's name.
 SCORES = 'validation_scores.json'
+IN_USE = '.in_use'
 
 
 def out_dir_of(out_dir: str | os.PathLike | None, work_dir: str) -> str:
@@ -58,6 +59,60 @@ def problem_of(path: Path) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+class FolderInUseError(RuntimeError):
+    """Another training writes into the work folder."""
+
+
+@contextmanager
+def held(work_dir: str | os.PathLike) -> Iterator[None]:
+    """Within it no other training can hold the folder: two would remove each other's checkpoints.
+
+    The system lets go of it when the process ends, however it ends. Where it knows no such locks, as on Windows and on
+    some network drives, nothing is held.
+
+    Args:
+        work_dir: The work folder; made if it is missing.
+
+    Raises:
+        FolderInUseError: If another process holds it.
+    """
+    path = Path(work_dir) / IN_USE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('a+') as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise FolderInUseError(
+                f'{work_dir} is in use: process {file.read().strip() or "?"} trains into it. Take another --work-dir'
+            ) from error
+        except (ImportError, OSError):
+            pass
+        file.truncate(0)
+        file.write(f'{os.getpid()}\n')
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def remove_training(work_dir: str | os.PathLike) -> None:
+    """Remove the checkpoints of a training and what names them; logs stay.
+
+    Args:
+        work_dir: The work folder.
+    """
+    folder = Path(work_dir)
+    remove_unfinished(folder)
+    # First what names them: a kill in between leaves nothing to resume that is half removed.
+    for pattern in (LAST_CHECKPOINT, SCORES, 'epoch_*.pth', 'iter_*.pth', 'best_*.pth'):
+        for path in folder.glob(pattern):
+            remove(path)
 
 
 def find_resumable(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from PIL import Image
 
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
+from mmetris.utils.work_folder import held
 from tests import toy
 from tests.quiet_start import assert_quiet
 from tests.warm_process import run_script
@@ -221,6 +223,43 @@ def test_one_process_scores_what_two_do_and_other_splits_can_be_named(config, tr
 
 
 @pytest.mark.processes
+def test_weights_that_do_not_fit_are_not_tested(config, trained, tmp_path):
+    """Without its decoder a model would score what random numbers score."""
+    content = torch.load(trained[0] / 'epoch_2.pth', weights_only=False)
+    state = content['state_dict']
+    content['state_dict'] = {key: value for key, value in state.items() if not key.startswith('decode_head.')}
+    torch.save(content, tmp_path / 'half.pth')
+    output = run(TOOLS / 'test.py', config, tmp_path / 'half.pth', '--work-dir', tmp_path, code=1)
+    assert 'half.pth does not fit the model of the config' in output.splitlines()[-2] + output.splitlines()[-1]
+    assert 'decode_head.' in output and 'Traceback' not in output
+
+
+def test_the_best_checkpoint_has_no_state_to_resume(config, trained, tmp_path):
+    (best,) = trained[0].glob('best_mIoU_epoch_*.pth')
+    output = run(TOOLS / 'train.py', config, '--work-dir', tmp_path, '--resume', best, code=2)
+    assert 'holds weights without the state of a training' in output and f'load_from={best}' in output
+
+
+def test_two_trainings_do_not_mix_in_one_folder(config, trained, tmp_path):
+    work = tmp_path / 'work'
+    shutil.copytree(trained[0], work)
+    output = run(TOOLS / 'train.py', config, '--work-dir', work, code=2)
+    assert 'holds a training: go on with --resume' in output
+    (best,) = work.glob('best_*.pth')
+    own = ['--cfg-options', f'load_from={best}']
+    assert f'--overwrite would remove {best}' in run(
+        TOOLS / 'train.py', config, '--work-dir', work, '--overwrite', *own, code=2
+    )
+    before = sorted(path.name for path in work.iterdir())
+    with held(work):
+        assert f'process {os.getpid()} trains into it' in run(
+            TOOLS / 'train.py', config, '--work-dir', work, '--resume', code=2
+        )
+    assert sorted(path.name for path in work.iterdir()) == before
+    run(TOOLS / 'train.py', config, '--work-dir', work, '--overwrite', '--cfg-options', 'train_cfg.max_epochs=1')
+    assert [path.name for path in work.glob('epoch_*.pth')] == ['epoch_1.pth'] and not (work / '.in_use').exists()
+
+
 def test_augmented_testing_runs(config, trained):
     output = run(
         TOOLS / 'test.py',

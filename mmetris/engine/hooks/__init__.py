@@ -7,6 +7,7 @@ from .epoch_seed_hook import EpochSeedHook
 from .finite_loss_hook import FiniteLossHook
 from .main_process_logger_hook import MainProcessLoggerHook
 from .slim_checkpoint_hook import SlimCheckpointHook
+from .strict_load_hook import StrictLoadHook
 from .tunable_report_hook import TunableReportHook
 from .visualization_hook import RefSegVisualizationHook
 from .vocabulary_check_hook import VocabularyCheckHook
@@ -20,6 +21,7 @@ __all__ = [
     'MainProcessLoggerHook',
     'RefSegVisualizationHook',
     'SlimCheckpointHook',
+    'StrictLoadHook',
     'TunableReportHook',
     'VocabularyCheckHook',
 ]

@@ -26,6 +26,22 @@ from mmengine.logging import HistoryBuffer
 _NUMPY_MODULES = ('numpy._core.multiarray', 'numpy.core.multiarray')  # The name depends on the writer's NumPy.
 _METHODS = 'statistics_methods'  # What a history's pickle calls its methods.
 _NUMBERS = np.typecodes['AllInteger'] + np.typecodes['Float'] + '?'
+# How a pickle calls the numbers of a tensor.
+STORAGES = {
+    'FloatStorage': torch.float32,
+    'HalfStorage': torch.float16,
+    'BFloat16Storage': torch.bfloat16,
+    'DoubleStorage': torch.float64,
+    'ByteStorage': torch.uint8,
+    'CharStorage': torch.int8,
+    'ShortStorage': torch.int16,
+    'IntStorage': torch.int32,
+    'LongStorage': torch.int64,
+    'BoolStorage': torch.bool,
+    'ComplexFloatStorage': torch.complex64,
+    'ComplexDoubleStorage': torch.complex128,
+}
+_END_BYTES = 22  # Of an archive's last record, where no comment follows.
 _LEGACY_PICKLES = 5  # In a file before PyTorch 1.6: magic number, version, system, content, keys of the storages.
 
 _lock = threading.RLock()  # What is declared safe counts for the whole process.
@@ -160,7 +176,7 @@ def only_safe_globals() -> Iterator[None]:
 
 def _allowed_names() -> frozenset[str]:
     dtypes = [str(value) for value in vars(torch).values() if isinstance(value, torch.dtype)]
-    storages = [f'{kind.__module__}.{kind.__name__}' for kind in torch._storage_classes]
+    storages = [f'{module}.{name}' for module in ('torch', 'torch.cuda') for name in STORAGES]
     return frozenset(
         [
             'collections.OrderedDict',
@@ -175,7 +191,7 @@ def _allowed_names() -> frozenset[str]:
             'torch._utils._rebuild_tensor_v2',
             'torch._utils._rebuild_parameter',
             *dtypes,
-            *(name for name in storages if not name.endswith(('TypedStorage',))),
+            *storages,
             *(one[1] for one in safe_globals() if isinstance(one, tuple)),
         ]
     )
@@ -205,6 +221,25 @@ def check_names(stream: IO[bytes]) -> None:
         raise pickle.UnpicklingError(f'no pickle: {error}') from error
 
 
+def check_memory(content: bytes) -> None:
+    """Refuse a pickle that has Python's own unpickler take memory by a number in it, not by its length.
+
+    Args:
+        content: The pickle.
+
+    Raises:
+        pickle.UnpicklingError: If it does, or is no pickle.
+    """
+    try:
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name in ('BYTEARRAY8', 'NEXT_BUFFER', 'READONLY_BUFFER'):
+                raise pickle.UnpicklingError(f'Unsupported operand: {opcode.name}')
+            if opcode.name in ('PUT', 'BINPUT', 'LONG_BINPUT') and int(argument or 0) > len(content):
+                raise pickle.UnpicklingError(f'a memo of {argument} entries')
+    except (ValueError, IndexError, UnicodeError, OverflowError) as error:
+        raise pickle.UnpicklingError(f'no pickle: {error}') from error
+
+
 def check_before_loading(path: Path) -> None:
     """Look at the names in a file that ``torch.load`` is about to read.
 
@@ -220,8 +255,15 @@ def check_before_loading(path: Path) -> None:
             for _ in range(_LEGACY_PICKLES):
                 check_names(file)
         return
-    # As PyTorch's own reader of archives finds it, whatever else a file may be made to look like.
-    check_names(io.BytesIO(torch._C.PyTorchFileReader(str(path)).get_record('data.pkl')))
+    with path.open('rb') as file, zipfile.ZipFile(path) as archive:
+        # Read from both ends, all readers of archives find the same entries.
+        starts, _ = file.read(4) == b'PK\x03\x04', file.seek(-_END_BYTES, io.SEEK_END)
+        if not starts or file.read(4) != b'PK\x05\x06':
+            raise pickle.UnpicklingError('there is something before or behind the archive')
+        names = [name for name in archive.namelist() if name.endswith('/data.pkl')]
+        if len(names) != 1:
+            raise pickle.UnpicklingError('the archive has no data.pkl, or several')
+        check_names(io.BytesIO(archive.read(names[0])))
 
 
 def check_archive(archive: zipfile.ZipFile, size: int, part: str = '') -> None:
@@ -273,8 +315,10 @@ def check_tensors(content: Any) -> None:
 
 
 __all__ = [
+    'STORAGES',
     'check_archive',
     'check_before_loading',
+    'check_memory',
     'check_names',
     'check_tensors',
     'declared_globals',

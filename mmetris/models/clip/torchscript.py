@@ -17,20 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmetris.utils.restricted_pickle import check_archive
+from mmetris.utils.restricted_pickle import STORAGES, check_archive, check_memory
 
-_DTYPES = {
-    'FloatStorage': torch.float32,
-    'HalfStorage': torch.float16,
-    'BFloat16Storage': torch.bfloat16,
-    'DoubleStorage': torch.float64,
-    'ByteStorage': torch.uint8,
-    'CharStorage': torch.int8,
-    'ShortStorage': torch.int16,
-    'IntStorage': torch.int32,
-    'LongStorage': torch.int64,
-    'BoolStorage': torch.bool,
-}
 _LISTS = ('build_intlist', 'build_doublelist', 'build_boollist', 'build_tensorlist')
 
 
@@ -94,13 +82,15 @@ class _Module:
         self.attributes = state
 
 
-class _Reader(pickle._Unpickler):
-    """Python's own unpickler, whose memo takes no memory by number, and which here finds the names below alone."""
+class _Reader(pickle.Unpickler):
+    """Python's own unpickler, which here finds the names below alone."""
 
-    def __init__(self, archive: zipfile.ZipFile, content: str) -> None:
-        super().__init__(io.BytesIO(archive.read(content)))
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        content = archive.read(name)
+        check_memory(content)
+        super().__init__(io.BytesIO(content))
         self.archive = archive
-        self.root = content.removesuffix('data.pkl')
+        self.root = name.removesuffix('data.pkl')
         self.storages: dict[str, Tensor] = {}
         # Of this reading: a pickle can set attributes of the classes that it is given.
         module = type('Module', (_Module,), {})
@@ -109,7 +99,7 @@ class _Reader(pickle._Unpickler):
             ('collections', 'OrderedDict'): lambda *arguments: OrderedDict(*arguments),
             ('torch.jit._pickle', 'restore_type_tag'): lambda value, tag: value,
             **{('torch.jit._pickle', name): lambda values: list(values) for name in _LISTS},
-            **{('torch', name): dtype for name, dtype in _DTYPES.items()},
+            **{('torch', name): dtype for name, dtype in STORAGES.items()},
         }
         self.module = module
 

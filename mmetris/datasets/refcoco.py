@@ -28,6 +28,7 @@ from .refer import (
     image_key,
     load_instances,
     load_refs,
+    parts_of_split,
     published_name,
     select_split,
 )
@@ -187,12 +188,29 @@ class RefCocoDataset(BaseDataset):
         """Ids of the annotations that a ref means."""
         return [ref['ann_id']]
 
+    def _image_path(self, image: dict) -> str:
+        """Where an image of ``ann_file`` is."""
+        return join_path(self.data_prefix['img_path'], image['file_name'])
+
     def _check_root(self) -> None:
         if self.data_root and not fileio.exists(self.data_root, backend_args=self.backend_args):
             raise FileNotFoundError(
                 f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, as '
                 f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}'
             )
+
+    def split_names(self) -> list[str]:
+        """Names of the splits in the files, in order of appearance; the masks are not read."""
+        written = dict.fromkeys(ref['split'] for ref in self._load_refs())
+        return list(dict.fromkeys(part for name in written for part in parts_of_split(name)[1:] or [name]))
+
+    def published_differences(self) -> list[str] | None:
+        """How the files differ from the published counts of objects and sentences, a sentence for each difference.
+
+        None where no counts are known, or where the files are too small to be the published ones.
+        """
+        name, refs = published_name(self.split_file), self._load_refs()
+        return None if name is None or len(refs) < _MIN_PUBLISHED_OBJECTS else compare_with_published(*name, refs)
 
     def _report_other_counts(self, refs: list[dict]) -> None:
         name = published_name(self.split_file)
@@ -228,7 +246,7 @@ class RefCocoDataset(BaseDataset):
                     )
             categories = [annotation.get('category_id') for annotation in annotations]
             record = dict(
-                img_path=join_path(self.data_prefix['img_path'], image['file_name']),
+                img_path=self._image_path(image),
                 img_id=ref['image_id'],
                 height=image['height'],
                 width=image['width'],
@@ -414,7 +432,7 @@ class RefCocoDataset(BaseDataset):
         image_ids = {ref['image_id'] for ref in refs if ref['split'] in splits}
         # An image that is not in ann_file is an error of its own split, reported when that is loaded.
         return frozenset(
-            image_key(join_path(self.data_prefix['img_path'], instances.images[image_id]['file_name']))
+            image_key(self._image_path(instances.images[image_id]))
             for image_id in image_ids
             if 'file_name' in instances.images.get(image_id, ())
         )

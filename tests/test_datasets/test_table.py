@@ -132,12 +132,14 @@ def test_a_palettes_numbers_are_the_mask(tmp_path):
         (dict(mask='small.png'), 'line 3: the mask .*small.png has 4 x 4 pixels .* 40 x 60'),
         (dict(mask='colour.png'), 'line 3: the mask .*colour.png has 3 channels'),
         (dict(mask='text.png'), 'line 3: mask .*text.png cannot be read as an image'),
+        (dict(mask=''), "line 3: there is a mask_id .'1'., but no mask"),
+        (dict(image='C:/a.png'), "line 3: image 'C:/a.png' must be a path inside of"),
     ],
 )
 def test_mistakes_are_named_with_file_and_line(tmp_path, change, message):
     write_folders(tmp_path)
     cv2.imwrite(str(tmp_path / 'masks/small.png'), np.ones((4, 4), np.uint8))
-    cv2.imwrite(str(tmp_path / 'masks/colour.png'), np.ones((HEIGHT, WIDTH, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'masks/colour.png'), np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8))
     (tmp_path / 'masks/text.png').write_text('no image')
     write_table(tmp_path, [ROWS[0], {**ROWS[1], **change}])
     with pytest.raises((ValueError, FileNotFoundError), match=message) as info:

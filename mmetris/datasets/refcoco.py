@@ -351,7 +351,7 @@ class RefCocoDataset(BaseDataset):
         return [record]
 
     def _report_cut_sentences(self, records: list[dict]) -> None:
-        context_length = _context_length(self.pipeline)
+        context_length = context_length_of(self.pipeline)
         report = ('cuts', self.split_file, self.split, self.text_field, self.text_mode == 'concat', context_length)
         if context_length is None or report in _reported or not dist.is_main_process():
             return
@@ -454,11 +454,15 @@ def _name_sentences(records: list[dict]) -> None:
         record.setdefault('sample_names', []).append(free.of(name))
 
 
-def _context_length(pipeline: Compose) -> int | None:
-    """Token length of a pipeline's TokenizeExpression, also inside TestTimeAug; None without one."""
+def context_length_of(pipeline: Compose) -> int | None:
+    """Token length of a pipeline's TokenizeExpression, also inside TestTimeAug; None without one.
+
+    Args:
+        pipeline: The pipeline of a data set.
+    """
     for transform in pipeline.transforms:
         if isinstance(transform, TokenizeExpression):
             return transform.context_length
         for branch in getattr(transform, 'subroutines', ()):
-            return _context_length(branch)
+            return context_length_of(branch)
     return None

@@ -230,7 +230,7 @@ def _read(source: _Source, split: str, report: DataReport) -> RefCocoDataset | N
             source.lengths.setdefault(split, []).extend([] if length is None else [length])
         except DATA_ERRORS as error:
             report.problems.append(Problem(ERROR, where, f'the pipeline of {phase} cannot be built: {_said(error)}'))
-    own: dict[str, Any] = dict(split=split or None, pipeline=[], lazy_init=False, indices=None)
+    own: dict[str, Any] = dict(split=split or None, pipeline=[], lazy_init=False, indices=None, serialize_data=False)
     mode = dict(test_mode=True, text_mode='original')
     try:
         return DATASETS.build({**source.cfg, **own, **mode})

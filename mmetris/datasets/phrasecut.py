@@ -34,7 +34,8 @@ class PhraseCutDataset(ListedRefDataset):
         data_root: Folder that the other paths are relative to. Defaults to '', PhraseCut's calls it
             ``VGPhraseCut_v0``.
         ann_file: The phrases, with ``{split}`` for the name of the split. Defaults to ``'refer_{split}.json'``.
-        data_prefix: Folder of the images. Defaults to ``'images/'``; an image is called by its number in Visual Genome.
+        data_prefix: Folder of the images. Defaults to ``dict(img_path='images/')``; an image is called by its
+            number in Visual Genome.
         split: 'train', 'val', 'test' or 'miniv', 100 images to try with. Defaults to 'train'.
         info_file: PhraseCut's list of images, of which ``coco_id`` is read, and only to recognise images of several
             data sets. May be missing. Defaults to ``'image_data_split.json'``.

@@ -244,6 +244,8 @@ class RefCocoDataset(BaseDataset):
                         f'{where} is on image_id {ref["image_id"]}, but its ann_id {ann_id} is on '
                         f'image_id {annotation["image_id"]} in {self.ann_file}'
                     )
+            if not isinstance(image['file_name'], str) or not image['file_name'].strip():
+                raise ValueError(f'{self.ann_file}: file_name {image["file_name"]!r} of image_id {image["id"]} is none')
             categories = [annotation.get('category_id') for annotation in annotations]
             record = dict(
                 img_path=self._image_path(image),
@@ -434,7 +436,7 @@ class RefCocoDataset(BaseDataset):
         return frozenset(
             image_key(self._image_path(instances.images[image_id]))
             for image_id in image_ids
-            if 'file_name' in instances.images.get(image_id, ())
+            if isinstance(instances.images.get(image_id, {}).get('file_name'), str)
         )
 
 

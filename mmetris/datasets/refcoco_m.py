@@ -34,7 +34,7 @@ class RefCocoMDataset(ListedRefDataset):
         data_root: Folder that the other paths are relative to.
         ann_file: The records; a pattern may name several files. Defaults to
             ``'refcoco-m/data/validation-*.parquet'``.
-        data_prefix: Folder of the images. Defaults to ``'train2014/'``.
+        data_prefix: Folder of the images. Defaults to ``dict(img_path='train2014/')``.
         split: 'val', the only one. Defaults to it.
         **kwargs: The other arguments of :class:`RefCocoDataset` but ``split_file`` and ``text_field``.
 

@@ -19,7 +19,7 @@ class RefClefDataset(RefCocoDataset):
         data_root: Folder that the other paths are relative to.
         ann_file: Annotations of the images. Defaults to ``'refclef/instances.json'``.
         split_file: REFER's list of objects and sentences. Defaults to ``'refclef/refs(unc).p'``.
-        data_prefix: Folder of the images. Defaults to ``'images/saiapr_tc-12/'``.
+        data_prefix: Folder of the images. Defaults to ``dict(img_path='images/saiapr_tc-12/')``.
         **kwargs: The other arguments of :class:`RefCocoDataset`.
 
     Raises:
@@ -48,7 +48,7 @@ class RRSISDDataset(RefCocoDataset):
         data_root: Folder that the other paths are relative to.
         ann_file: Annotations of the images. Defaults to ``'rrsisd/instances.json'``.
         split_file: List of objects and sentences. Defaults to ``'rrsisd/refs(unc).p'``.
-        data_prefix: Folder of the images. Defaults to ``'images/rrsisd/JPEGImages/'``.
+        data_prefix: Folder of the images. Defaults to ``dict(img_path='images/rrsisd/JPEGImages/')``.
         **kwargs: The other arguments of :class:`RefCocoDataset`.
 
     Raises:

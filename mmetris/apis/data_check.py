@@ -188,14 +188,14 @@ def _find_sources(cfg: Config) -> list[_Source]:
     sources: dict[str, _Source] = {}
     for phase in PHASES:
         for leaf, is_used in _leaves(_dataset(cfg, phase)):
-            files = {key: leaf.get(key) for key in ('data_root', 'ann_file', 'split_file', 'data_prefix')}
+            files = {name: _setting(leaf, name) for name in ('data_root', 'ann_file', 'split_file', 'data_prefix')}
             key = json.dumps([type_name(leaf), files], default=str, sort_keys=True)
             if key not in sources:
-                place = f'{leaf.get("data_root") or ""}{leaf.get("split_file") or leaf.get("ann_file") or ""}'
-                name = f'{type_name(leaf)} {place}'.strip()
+                place = f'{files["data_root"] or ""}{files["split_file"] or files["ann_file"]}'
+                name = f'{type_name(leaf)} {place}'
                 same = sum(source.name.split(' #')[0] == name for source in sources.values())
                 sources[key] = _Source(f'{name} #{same + 1}' if same else name, leaf)
-            splits = [leaf['split'] if 'split' in leaf else _default_split(leaf)]
+            splits = [_setting(leaf, 'split', 'train')]
             if phase == 'test':
                 splits = (cfg.get('test_cfg') or {}).get('splits') or splits
             for split in splits if is_used else ():
@@ -203,9 +203,10 @@ def _find_sources(cfg: Config) -> list[_Source]:
     return list(sources.values())
 
 
-def _default_split(leaf: dict) -> str:
-    argument = inspect.signature(class_of(leaf, DATASETS)).parameters.get('split')
-    return 'train' if argument is None else argument.default
+def _setting(leaf: dict, name: str, otherwise: Any = None) -> Any:
+    """An argument of a data set: what the config says, or its default."""
+    argument = inspect.signature(class_of(leaf, DATASETS)).parameters.get(name)
+    return leaf.get(name, otherwise if argument is None else argument.default)
 
 
 def _splits_of(source: _Source, report: DataReport) -> list[str]:

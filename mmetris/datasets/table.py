@@ -227,7 +227,9 @@ class TableRefDataset(ListedRefDataset):
         return inside
 
     def _path(self, name: Any, prefix: str, what: str) -> str:
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str):
+            raise ValueError(f'{what} is {name!r}, but the name of a file is expected')
+        if not name.strip():
             raise ValueError(f'{what} is empty')
         if posixpath.isabs(name) or ntpath.isabs(name) or '..' in name.replace('\\', '/').split('/'):
             raise ValueError(f'{what} {name!r} must be a path inside of {self.data_prefix[prefix]}')

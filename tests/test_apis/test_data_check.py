@@ -42,6 +42,9 @@ def found(root, change=None, cfg=None, **kwargs):
 
 def test_counts_of_every_split(tmp_path):
     splits, problems = found(tmp_path)
+    cfg = config(tmp_path)
+    cfg.train_dataloader.dataset.update(ann_file='refcoco/instances.json')  # Its default, so the same data set.
+    assert list(check_data(cfg).splits) == [f'RefCocoDataset {tmp_path}/refcoco/refs(unc).p']
     counts = {split: (one.objects, one.sentences, one.images) for split, one in splits.items()}
     assert counts == dict(train=(4, 8, 2), val=(1, 3, 1), testA=(1, 1, 1), testB=(1, 2, 1))
     # Tokens with [SOS] and [EOS]; "square on the left side" has seven.

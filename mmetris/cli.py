@@ -127,6 +127,7 @@ def mmetris_command() -> None:
       mmetris segment photos/ "the dog" "the brown cat" --out-dir results
       mmetris video clip.mp4 "the red car" --out-file car.mp4
       mmetris models
+      mmetris data check my_config.py
 
     "mmetris COMMAND --help" explains a command.
     """

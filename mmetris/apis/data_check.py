@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -159,7 +160,8 @@ def check_data(cfg: Config, decode: bool = False, num_samples: int = 0) -> DataR
             dataset = _read(source, split, report)
             if dataset is not None:
                 reports[split or 'all'] = _check_split(dataset, source, split, decode, report)
-                to_draw.append((source.place(split), dataset))
+                if num_samples:
+                    to_draw.append((source.place(split), dataset))
     _check_leaks(cfg, sources, report)
     if num_samples:
         report.samples = list(_draw(to_draw, num_samples, report))
@@ -191,7 +193,7 @@ def _find_sources(cfg: Config) -> list[_Source]:
             files = {name: _setting(leaf, name) for name in ('data_root', 'ann_file', 'split_file', 'data_prefix')}
             key = json.dumps([type_name(leaf), files], default=str, sort_keys=True)
             if key not in sources:
-                place = f'{files["data_root"] or ""}{files["split_file"] or files["ann_file"]}'
+                place = os.path.join(files['data_root'] or '', files['split_file'] or files['ann_file'])
                 name = f'{type_name(leaf)} {place}'
                 same = sum(source.name.split(' #')[0] == name for source in sources.values())
                 sources[key] = _Source(f'{name} #{same + 1}' if same else name, leaf)
@@ -247,11 +249,11 @@ def _said(error: BaseException) -> str:
 
 def _check_split(dataset: RefCocoDataset, source: _Source, split: str, decode: bool, report: DataReport) -> SplitReport:
     found, where = SplitReport(), source.place(split)
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
+    records = dataset.data_list  # As they are: a copy of each would take most of the time.
     found.sentences = len(records)
     images = {record['img_path']: record for record in records}
     found.images = len(images)
-    source.keys[split] = dataset.image_keys()
+    source.keys[split] = [dataset.key_of_image(record) for record in records]
 
     def warn(names: list[str], text: str) -> int:
         if names:
@@ -363,7 +365,7 @@ def _draw(datasets: list[tuple[str, RefCocoDataset]], number: int, report: DataR
         share = number * (place + 1) // len(datasets) - number * place // len(datasets)
         share = min(share, len(dataset))
         for index in range(share):
-            record = dataset.get_data_info(index * len(dataset) // share)
+            record = dataset.data_list[index * len(dataset) // share]
             path = record['img_path']
             try:
                 image = decode_image(fileio.get(path), path)[..., ::-1]

@@ -126,9 +126,13 @@ class PhraseCutDataset(ListedRefDataset):
             numbers.append(number)
         return map(self._key_of, numbers)
 
-    def image_keys(self) -> list[str]:
-        """The image of each sample under COCO's number where it has one, see :class:`RefCocoDataset`."""
-        return [self._key_of(self.get_data_info(idx)['img_id']) for idx in range(len(self))]
+    def key_of_image(self, record: dict) -> str:
+        """COCO's number where the image has one, else its path.
+
+        Args:
+            record: A record of the data set.
+        """
+        return self._key_of(record['img_id'])
 
     def _key_of(self, image_id: int) -> str:
         if self._coco_keys is None:

@@ -420,7 +420,15 @@ class RefCocoDataset(BaseDataset):
 
     def image_keys(self) -> list[str]:
         """The image of each sample under the name that :func:`~mmetris.datasets.refer.image_key` gives it."""
-        return [image_key(self.get_data_info(idx)['img_path']) for idx in range(len(self))]
+        return [self.key_of_image(self.get_data_info(idx)) for idx in range(len(self))]
+
+    def key_of_image(self, record: dict) -> str:
+        """The name that an image is recognised by.
+
+        Args:
+            record: A record of the data set.
+        """
+        return image_key(record['img_path'])
 
     def held_out_images(self) -> frozenset[str]:
         """Keys of the images in every split of ``split_file`` that is there to test on ('val...', 'test...')."""

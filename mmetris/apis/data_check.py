@@ -370,7 +370,8 @@ def _draw(datasets: list[tuple[str, RefCocoDataset]], number: int, report: DataR
             try:
                 image = decode_image(fileio.get(path), path)[..., ::-1]
                 mask = coco_mask.decode(record['segmentation']) > 0
-                text = writable(f'{dataset.split or "all"}: {record["expressions"][0]}')
-                yield draw_expressions(np.ascontiguousarray(image), [text], [mask], empty_text='no target')
+                meant = ' (no target)' if record.get('no_target') else ''
+                text = writable(f'{dataset.split or "all"}: {record["expressions"][0]}{meant}')
+                yield draw_expressions(np.ascontiguousarray(image), [text], [mask])
             except DATA_ERRORS as error:
                 report.problems.append(Problem(ERROR, where, f'sample cannot be drawn: {_said(error)}'))

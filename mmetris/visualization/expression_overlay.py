@@ -24,7 +24,6 @@ def draw_expressions(
     min_width: int = 480,
     max_lines: int = 3,
     legend: bool = True,
-    empty_text: str = 'nothing found',
 ) -> np.ndarray:
     """Draw the masks of several sentences over their picture, and the sentences below it.
 
@@ -37,7 +36,6 @@ def draw_expressions(
         min_width: Narrower pictures are enlarged to it, so that the text is legible. Defaults to 480.
         max_lines: Lines for one sentence; a longer one ends with an ellipsis. Defaults to 3.
         legend: Whether the sentences are written below. Defaults to True.
-        empty_text: What is written behind a sentence whose mask has no pixel. Defaults to 'nothing found'.
 
     Returns:
         The picture, (H', W', 3) RGB.
@@ -70,7 +68,7 @@ def draw_expressions(
     if not legend:
         return np.asarray(canvas)
     lines = [
-        _legend_text(text, None if scores is None else scores[index], bool(masks[index].any()), empty_text)
+        _legend_text(text, None if scores is None else scores[index], bool(masks[index].any()))
         for index, text in enumerate(texts)
     ]
     return np.asarray(_add_legend(canvas, lines, max_lines))
@@ -105,9 +103,9 @@ def color_of(index: int) -> tuple[int, int, int]:
     return EXPRESSION_COLORS[index % len(EXPRESSION_COLORS)]
 
 
-def _legend_text(text: str, score: float | None, found: bool, empty_text: str) -> tuple[str, str]:
+def _legend_text(text: str, score: float | None, found: bool) -> tuple[str, str]:
     if not found:
-        return text, empty_text
+        return text, 'nothing found'
     return text, '' if score is None else f'{100 * score:.0f} %'
 
 

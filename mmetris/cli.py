@@ -7,14 +7,15 @@ traceback is shown.
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -126,6 +127,7 @@ def mmetris_command() -> None:
       mmetris segment photos/ "the dog" "the brown cat" --out-dir results
       mmetris video clip.mp4 "the red car" --out-file car.mp4
       mmetris models
+      mmetris data check my_config.py
 
     "mmetris COMMAND --help" explains a command.
     """
@@ -316,6 +318,165 @@ def models() -> None:
         else:
             state = 'ready' if (root / weights).is_file() else f'weights are missing: {root / weights}'
         click.echo(f'{entry["Name"]:{width}}  {state}')
+
+
+@mmetris_command.group(context_settings=dict(help_option_names=['-h', '--help']))
+def data() -> None:
+    """Check data before a training, and bring in what annotation tools export.
+
+    \b
+    Examples:
+      mmetris data check configs/etris/etris_vitb16_table.py --sheet samples.png
+      mmetris data import cvat annotations.xml data/mine --val 0.1
+    """
+
+
+@data.command(context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('config')
+@click.option('--decode', is_flag=True, help='Decode every picture, and compare their contents.')
+@click.option('--sheet', metavar='FILE', help='Write one picture with samples: image, sentence and mask.')
+@click.option('--samples', type=click.IntRange(1), default=12, show_default=True, help='How many, with --sheet.')
+@click.option('--json', 'as_json', is_flag=True, help='Print the findings as JSON.')
+@click.option('--cfg-options', multiple=True, metavar='KEY=VALUE', help='Override a setting; may be given again.')
+@_overwrite_option
+def check(
+    config: str,
+    decode: bool,
+    sheet: str | None,
+    samples: int,
+    as_json: bool,
+    cfg_options: tuple[str, ...],
+    overwrite: bool,
+) -> None:
+    """Read all data of CONFIG without its model: counts, long sentences, empty masks, repetitions, leaked images.
+
+    Every split is read, those that the config does not use too. Exit status 1 if something would stop a training or a
+    test; 0 with warnings.
+
+    \b
+    Examples:
+      what is in the data, and what is wrong with it
+        mmetris data check configs/etris/etris_vitb16_table.py
+      decode all pictures, and look at some samples
+        mmetris data check my_config.py --decode --sheet samples.png
+      for a program, of data in another place
+        mmetris data check my_config.py --json --cfg-options train_dataloader.dataset.data_root=data/mine/
+    """
+    _check_free([] if sheet is None else [sheet], overwrite=overwrite)
+    with redirect_stdout(sys.stderr):  # Packages print what is no finding.
+        from mmetris.apis import result_files
+        from mmetris.apis.data_check import check_data
+        from mmetris.visualization.contact_sheet import make_contact_sheet
+
+        if sheet is not None:
+            result_files.check_image_suffix(sheet)
+        report = check_data(_read_config(config, cfg_options), decode, samples if sheet is not None else 0)
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=1))
+    else:
+        _print_report(report)
+    if sheet is not None and report.samples:
+        result_files.write_image(make_contact_sheet(report.samples, 3, cell_width=480), sheet)
+        click.echo(f'written: {sheet}', err=as_json)
+    if report.num_errors:
+        sys.exit(1)
+
+
+@data.command('import', context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('format', type=click.Choice(['labelme', 'cvat', 'coco']))
+@click.argument('source')
+@click.argument('out')
+@click.option('--images', metavar='DIR', help='Folder of the pictures. Default: where the tool puts them.')
+@click.option(
+    '--text',
+    metavar='NAME',
+    help='Field or attribute with the sentence; "label" is the name of the class. Default: sentence, text, '
+    'expression, referring_expression, caption or description; for LabelMe then the label.',
+)
+@click.option('--separator', metavar='TEXT', help='Between several sentences of a region, beside the end of a line.')
+@click.option('--table', metavar='NAME', default='sentences.csv', show_default=True, help='.csv, .tsv or .jsonl')
+@click.option('--split', metavar='NAME', help="Split of all pictures. Default: CVAT's subset, or train.")
+@click.option('--val', type=click.FloatRange(0, 1), default=0, metavar='SHARE', help='Share of the pictures for val.')
+@click.option('--test', type=click.FloatRange(0, 1), default=0, metavar='SHARE', help='Share for test.')
+@click.option('--overwrite', is_flag=True, help='Replace files that are there. Default: stop, with nothing written.')
+def import_(
+    format: str,
+    source: str,
+    out: str,
+    images: str | None,
+    text: str | None,
+    separator: str | None,
+    table: str,
+    split: str | None,
+    val: float,
+    test: float,
+    overwrite: bool,
+) -> None:
+    """Make OUT/masks and a table of sentences of an export: LabelMe's folder, CVAT's "CVAT for images 1.1", or COCO.
+
+    Pictures stay where they are, as they are. A sentence means all regions of a picture that it is written to; regions
+    of one group are one object. OUT is what TableRefDataset reads (docs/data.md).
+
+    \b
+    Examples:
+      LabelMe: sentences in "description", or as labels
+        mmetris data import labelme photos/ data/mine --val 0.1
+      CVAT: sentences in the attribute "phrase"
+        mmetris data import cvat annotations.xml data/mine --text phrase
+      COCO: sentences in the attribute "caption", several with | between them
+        mmetris data import coco instances.json data/mine --images photos/ --separator "|"
+    """
+    if val + test > 1:
+        raise click.UsageError(f'--val {val:g} and --test {test:g} are more than all pictures')
+    from mmetris.datasets.importing import import_export
+
+    shares = {name: share for name, share in (('val', val), ('test', test)) if share}
+    export, rows = import_export(format, source, out, images, text, separator, table, split, shares, overwrite)
+    for reason, count in export.left_out.items():
+        first = export.first_left_out[reason]
+        click.echo(f'warning: {count} regions {reason} are left out; the first: {first}', err=True)
+    splits = ', '.join(f'{count} in {name}' for name, count in sorted(rows.sentences.items()))
+    click.echo(f'{rows.pictures} pictures, {rows.masks} masks, {sum(rows.sentences.values())} sentences ({splits})')
+    click.echo(f'written: {Path(out) / table} and {Path(out) / "masks"}. In a config:')
+    folder = Path(os.path.relpath(export.folder_of_images(), out))
+    folder = export.folder_of_images().absolute() if '..' in folder.parts else folder
+    prefix = f"dict(img_path='{folder.as_posix()}/', seg_map_path='masks/')"
+    root = f"data_root='{Path(out).as_posix()}/', ann_file='{table}'"
+    click.echo(f"    dataset=dict(type='TableRefDataset', {root}, data_prefix={prefix})")
+
+
+def _read_config(path: str, options: tuple[str, ...]) -> Any:
+    """A config by the tools' own reader, whose complaints are one line here."""
+    import argparse
+
+    from mmetris.utils.command_line import add_config_arguments, load_config
+
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise click.UsageError(message)
+
+    parser = Parser(add_help=False)
+    add_config_arguments(parser)
+    given = ['--cfg-options', *options] if options else []
+    return load_config(parser, parser.parse_args([path, *given]))
+
+
+def _print_report(report: Any) -> None:
+    from prettytable import PrettyTable
+
+    for name, splits in report.splits.items():
+        table = PrettyTable(
+            ['split', 'objects', 'sentences', 'images', 'no target', 'empty masks', 'longest', 'cut', 'pictures read']
+        )
+        for split, found in splits.items():
+            shown = ['-' if value is None else value for value in (found.cut, found.decoded)]
+            counts = found.objects, found.sentences, found.images, found.no_target, found.empty_masks, found.longest
+            table.add_row([split, *counts, *shown])
+        click.echo(f'{name}\n{table.get_string()}')
+    for problem in report.problems:
+        click.echo(f'{problem.level}: {problem.where}: {problem.message}')
+    num_warnings = len(report.problems) - report.num_errors
+    click.echo(f'{report.num_errors} errors, {num_warnings} warnings')
 
 
 class _Apis:

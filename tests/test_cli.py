@@ -249,7 +249,9 @@ def test_any_other_failure_is_one_line_too_and_a_traceback_on_request(mmetris, m
         mmetris('segment', 'picture.png', 'a dog', '--out-file', 'x.png')
 
 
-@pytest.mark.parametrize('words', [(), ('segment',), ('video',), ('models',)])
+@pytest.mark.parametrize(
+    'words', [(), ('segment',), ('video',), ('models',), ('data',), ('data', 'check'), ('data', 'import')]
+)
 def test_help_has_examples_and_status_0(mmetris, words):
     status, out, _ = mmetris(*words, '--help', model=())
     assert status == 0 and out.startswith('Usage:')

@@ -51,6 +51,7 @@ VARIABLES = {
     'reader',
     'split_file',
     'test_pipeline',
+    'tested',
     'train_pipeline',
     'vis_backends',
 }
@@ -75,6 +76,13 @@ DATA = dict(
     refcocog_google=('refcocog/instances.json', 'refcocog/refs(google).p', 'val', ['val'], 22),
     grefcoco=('grefcoco/instances.json', 'grefcoco/grefs(unc).json', 'val', ['testA', 'testB'], 17),
     shapes=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val', 'testA', 'testB'], 17),
+    refzom=('ref-zom/instances.json', 'ref-zom/refs(final).p', 'val', ['test'], 17),
+    refclef=('refclef/instances.json', 'refclef/refs(unc).p', 'val', ['testA', 'testB', 'testC'], 17),
+    rrsisd=('rrsisd/instances.json', 'rrsisd/refs(unc).p', 'val', ['test'], 22),
+    refsegrs=(None, None, 'val', ['test'], 17),
+    phrasecut=(None, None, 'val', ['test'], 17),
+    refcoco_m=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val'], 17),
+    table=('sentences.csv', None, 'val', ['val'], 17),
     mixed=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),
 )
 
@@ -149,7 +157,7 @@ def steps_of(cfg: Config, kind: str, pipelines: tuple[str, ...] = ('train', 'val
 
 
 def test_there_is_a_config_for_every_encoder_and_data_set_of_the_paper():
-    published = set(DATA) - {'grefcoco', 'mixed', 'shapes'}
+    published = {'refcoco', 'refcocoplus', 'refcocog_umd', 'refcocog_google'}
     wanted = {f'etris/etris_{encoder}_{data}' for encoder in ('r50', 'r101', 'vitb16') for data in published}
     wanted |= {f'detris/detris_{encoder}_{data}' for encoder in ('base', 'large') for data in published}
     wanted |= {'etris/etris_vitl14_refcoco', 'etris/etris_tiny_shapes', 'detris/detris_large_mixed'}
@@ -174,7 +182,10 @@ def test_the_name_agrees_with_the_content(name):
     ann_file, split_file, val_split, test_splits, length = DATA[data]
     for phase, split in (('train', 'train'), ('val', val_split), ('test', None)):
         dataset = train_sets(cfg)[0] if phase == 'train' else cfg[f'{phase}_dataloader'].dataset
-        assert (dataset.ann_file, dataset.split_file) == (ann_file, split_file)
+        if (data, phase) == ('refcoco_m', 'test'):
+            assert dataset.type == 'RefCocoMDataset' and dataset.data_root == cfg.data_root
+        else:
+            assert (dataset.get('ann_file'), dataset.get('split_file')) == (ann_file, split_file)
         assert split is None or dataset.split == split
         assert ('shapes' in dataset.data_root) == (data == 'shapes')
     assert cfg.test_cfg.splits == test_splits
@@ -204,14 +215,13 @@ def test_input_size_and_token_length_are_the_same_everywhere(name):
 def test_the_best_epoch_is_picked_on_val_and_every_sentence_is_scored(name):
     cfg = load(name)
     assert cfg.val_dataloader.dataset.split == 'val'
-    several = parts_of(name)[2] == 'grefcoco'
+    several = parts_of(name)[2] in ('grefcoco', 'refzom', 'table')
     assert cfg.default_hooks.checkpoint.save_best == ('gIoU' if several else 'mIoU')
     for phase in ('val', 'test'):
         assert cfg[f'{phase}_dataloader'].dataset.text_mode == 'original'
         assert cfg[f'{phase}_dataloader'].dataset.test_mode is True
         if several:
             assert cfg[f'{phase}_evaluator'] == dict(type='GRefSegMetric')
-            assert cfg[f'{phase}_dataloader'].dataset.type == 'GRefCocoDataset'
         else:
             assert cfg[f'{phase}_evaluator'].metric == ['oIoU', 'mIoU', 'Pr']
 
@@ -236,7 +246,7 @@ def test_the_recipe_is_the_papers(name):
     assert cfg.param_scheduler[0].gamma == 0.1
     assert cfg.train_dataloader.batch_size * gpus_of(name) == cfg.auto_scale_lr.base_batch_size
     assert cfg.auto_scale_lr.base_batch_size == (64 if name.startswith('cris/') else 32)
-    text_mode = 'original' if name.endswith('_grefcoco') else 'random'
+    text_mode = 'original' if name.endswith(('_grefcoco', '_refzom')) else 'random'
     assert {dataset.text_mode for dataset in train_sets(cfg)} == {text_mode}
     assert cfg.model.decode_head.threshold == 0.35
     assert cfg.input_size == ((448, 448) if name.startswith('detris/') else (416, 416)) or 'vitl14' in name

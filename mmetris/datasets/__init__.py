@@ -12,7 +12,12 @@ from ..utils import (
 from . import _mmseg  # noqa: F401  registers MMSeg's names
 from .grefcoco import GRefCocoDataset
 from .mixed import MixedRefDataset
+from .phrasecut import PhraseCutDataset
 from .refcoco import RefCocoDataset
+from .refcoco_m import RefCocoMDataset
+from .refer_sets import RefClefDataset, RRSISDDataset
+from .refsegrs import RefSegRSDataset
+from .refzom import RefZomDataset
 from .samplers import EpochInfiniteSampler
 from .shapes_semseg import ShapesSegDataset
 from .table import TableRefDataset
@@ -36,7 +41,13 @@ __all__ = [
     'LoadImageFromFile',
     'MixedRefDataset',
     'PackSegInputs',
+    'PhraseCutDataset',
+    'RRSISDDataset',
+    'RefClefDataset',
     'RefCocoDataset',
+    'RefCocoMDataset',
+    'RefSegRSDataset',
+    'RefZomDataset',
     'SeedSample',
     'ShapesSegDataset',
     'TableRefDataset',

@@ -28,6 +28,7 @@ from .refer import (
     image_key,
     load_instances,
     load_refs,
+    parts_of_split,
     published_name,
     select_split,
 )
@@ -187,12 +188,29 @@ class RefCocoDataset(BaseDataset):
         """Ids of the annotations that a ref means."""
         return [ref['ann_id']]
 
+    def _image_path(self, image: dict) -> str:
+        """Where an image of ``ann_file`` is."""
+        return join_path(self.data_prefix['img_path'], image['file_name'])
+
     def _check_root(self) -> None:
         if self.data_root and not fileio.exists(self.data_root, backend_args=self.backend_args):
             raise FileNotFoundError(
                 f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, as '
                 f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}'
             )
+
+    def split_names(self) -> list[str]:
+        """Names of the splits in the files, in order of appearance; the masks are not read."""
+        written = dict.fromkeys(ref['split'] for ref in self._load_refs())
+        return list(dict.fromkeys(part for name in written for part in parts_of_split(name)[1:] or [name]))
+
+    def published_differences(self) -> list[str] | None:
+        """How the files differ from the published counts of objects and sentences, a sentence for each difference.
+
+        None where no counts are known, or where the files are too small to be the published ones.
+        """
+        name, refs = published_name(self.split_file), self._load_refs()
+        return None if name is None or len(refs) < _MIN_PUBLISHED_OBJECTS else compare_with_published(*name, refs)
 
     def _report_other_counts(self, refs: list[dict]) -> None:
         name = published_name(self.split_file)
@@ -226,9 +244,11 @@ class RefCocoDataset(BaseDataset):
                         f'{where} is on image_id {ref["image_id"]}, but its ann_id {ann_id} is on '
                         f'image_id {annotation["image_id"]} in {self.ann_file}'
                     )
+            if not isinstance(image['file_name'], str) or not image['file_name'].strip():
+                raise ValueError(f'{self.ann_file}: file_name {image["file_name"]!r} of image_id {image["id"]} is none')
             categories = [annotation.get('category_id') for annotation in annotations]
             record = dict(
-                img_path=join_path(self.data_prefix['img_path'], image['file_name']),
+                img_path=self._image_path(image),
                 img_id=ref['image_id'],
                 height=image['height'],
                 width=image['width'],
@@ -333,7 +353,7 @@ class RefCocoDataset(BaseDataset):
         return [record]
 
     def _report_cut_sentences(self, records: list[dict]) -> None:
-        context_length = _context_length(self.pipeline)
+        context_length = context_length_of(self.pipeline)
         report = ('cuts', self.split_file, self.split, self.text_field, self.text_mode == 'concat', context_length)
         if context_length is None or report in _reported or not dist.is_main_process():
             return
@@ -400,7 +420,15 @@ class RefCocoDataset(BaseDataset):
 
     def image_keys(self) -> list[str]:
         """The image of each sample under the name that :func:`~mmetris.datasets.refer.image_key` gives it."""
-        return [image_key(self.get_data_info(idx)['img_path']) for idx in range(len(self))]
+        return [self.key_of_image(self.get_data_info(idx)) for idx in range(len(self))]
+
+    def key_of_image(self, record: dict) -> str:
+        """The name that an image is recognised by.
+
+        Args:
+            record: A record of the data set.
+        """
+        return image_key(record['img_path'])
 
     def held_out_images(self) -> frozenset[str]:
         """Keys of the images in every split of ``split_file`` that is there to test on ('val...', 'test...')."""
@@ -414,9 +442,9 @@ class RefCocoDataset(BaseDataset):
         image_ids = {ref['image_id'] for ref in refs if ref['split'] in splits}
         # An image that is not in ann_file is an error of its own split, reported when that is loaded.
         return frozenset(
-            image_key(join_path(self.data_prefix['img_path'], instances.images[image_id]['file_name']))
+            image_key(self._image_path(instances.images[image_id]))
             for image_id in image_ids
-            if 'file_name' in instances.images.get(image_id, ())
+            if isinstance(instances.images.get(image_id, {}).get('file_name'), str)
         )
 
 
@@ -436,11 +464,15 @@ def _name_sentences(records: list[dict]) -> None:
         record.setdefault('sample_names', []).append(free.of(name))
 
 
-def _context_length(pipeline: Compose) -> int | None:
-    """Token length of a pipeline's TokenizeExpression, also inside TestTimeAug; None without one."""
+def context_length_of(pipeline: Compose) -> int | None:
+    """Token length of a pipeline's TokenizeExpression, also inside TestTimeAug; None without one.
+
+    Args:
+        pipeline: The pipeline of a data set.
+    """
     for transform in pipeline.transforms:
         if isinstance(transform, TokenizeExpression):
             return transform.context_length
         for branch in getattr(transform, 'subroutines', ()):
-            return _context_length(branch)
+            return context_length_of(branch)
     return None

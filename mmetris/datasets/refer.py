@@ -40,6 +40,7 @@ def _load_json(data: bytes) -> Any:
 # In gRefCOCO's ann_id: nothing in the image is meant.
 NO_TARGET = -1
 REFER_URL = 'https://github.com/lichengunc/refer'
+_FROM_REFER = f', as published by REFER (see {REFER_URL})'
 
 # Objects and sentences of each split as published: (name, split_by) -> split -> (objects, sentences). None
 # where no count is at hand; two numbers where sources differ.
@@ -100,7 +101,7 @@ def load_plain_pickle(path: str, backend_args: dict | None = None) -> Any:
         ValueError: If it is no complete pickle.
         FileNotFoundError: If it is missing.
     """
-    data = _read(path, backend_args, 'a pickled list of refs')
+    data = _read(path, backend_args, f'a pickled list of refs{_FROM_REFER}')
     try:
         with collector_paused():
             try:
@@ -118,19 +119,48 @@ def load_plain_pickle(path: str, backend_args: dict | None = None) -> Any:
 def _read(path: str, backend_args: dict | None, content: str) -> bytes:
     if not fileio.exists(path, backend_args=backend_args):
         raise FileNotFoundError(
-            f'{path} does not exist. Expected there: {content}, as published by REFER (see '
-            f'{REFER_URL}); the README says where to put which file'
+            f'{path} does not exist. Expected there: {content}; docs/data.md says where to put which file'
         )
     return fileio.get(path, backend_args=backend_args)
 
 
-def _load_json_file(path: str, backend_args: dict | None, content: str) -> Any:
+def load_json(path: str, backend_args: dict | None = None, content: str = 'JSON') -> Any:
+    """Read a JSON file, the same with and without the faster reader.
+
+    Args:
+        path: A file, or any address that MMEngine's file backends read.
+        backend_args: Arguments of the file backend.
+        content: What is expected there, in words, for the message where it is missing.
+
+    Raises:
+        FileNotFoundError: If it is missing.
+        ValueError: If it is no JSON.
+    """
     data = _read(path, backend_args, content)
     try:
         with collector_paused():
             return _load_json(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is no valid JSON: {error}') from error
+
+
+def parse_json_lines(text: str, path: str) -> Iterator[tuple[int, Any]]:
+    """JSON Lines: the value in each line that is not blank, with the line's number, 1-based.
+
+    Args:
+        text: Content of the file.
+        path: What the file is called, for the message.
+
+    Raises:
+        ValueError: If a line is no JSON; the message names it.
+    """
+    for number, line in enumerate(text.split('\n'), 1):  # Other ends of lines may stand inside of a sentence.
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f'{path}, line {number}: no valid JSON: {error}') from error
+            yield number, value
 
 
 class Instances(NamedTuple):
@@ -156,7 +186,7 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
         FileNotFoundError: If it is missing.
         ValueError: If it is no JSON in COCO's layout.
     """
-    content = _load_json_file(path, backend_args, 'COCO annotations of the images (instances.json)')
+    content = load_json(path, backend_args, f'COCO annotations of the images (instances.json){_FROM_REFER}')
     try:
         for items, keys in (('images', ('id', 'height', 'width')), ('annotations', ('id', 'image_id'))):
             for item in content[items]:
@@ -220,7 +250,7 @@ def load_refs(path: str, backend_args: dict | None = None, several: bool = False
         ValueError: If it is no list of such items; the message names the first bad one.
     """
     if path.endswith('.json'):
-        refs = _load_json_file(path, backend_args, 'a list of refs')
+        refs = load_json(path, backend_args, f'a list of refs{_FROM_REFER}')
     else:
         refs = load_plain_pickle(path, backend_args)
     if not isinstance(refs, list):
@@ -261,18 +291,28 @@ def select_split(refs: Sequence[dict], split: str, path: str) -> list[dict]:
 
     Args:
         refs: Items of :func:`load_refs`.
-        split: E.g. 'train', 'val', 'testA', 'testB'; the names are those in the file.
+        split: E.g. 'train', 'val', 'testA', 'testB'; the names are those in the file, see :func:`parts_of_split`.
         path: The file they came from, for the message.
 
     Raises:
         ValueError: If there is no such split.
     """
-    selected = [ref for ref in refs if ref['split'] == split]
+    selected = [ref for ref in refs if split in parts_of_split(ref['split'])]
     if not selected:
         counts = Counter(ref['split'] for ref in refs)
         present = ', '.join(f'{name} ({count} objects)' for name, count in counts.items())
         raise ValueError(f'{path} has no split {split!r}. Present: {present or "none"}')
     return selected
+
+
+def parts_of_split(name: str) -> tuple[str, ...]:
+    """The splits that an item belongs to: RefCLEF's 'testAB' is in 'testA' and in 'testB'.
+
+    Args:
+        name: An item's split.
+    """
+    several = re.fullmatch('test([A-Z]{2,})', name)
+    return (name, *(f'test{letter}' for letter in several[1])) if several else (name,)
 
 
 def held_out_splits(refs: Sequence[dict]) -> list[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
+import ntpath
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from types import NoneType
 from typing import Any
 
 import cv2
@@ -20,21 +21,20 @@ from pycocotools import mask as coco_mask
 
 from ..registry import DATASETS
 from ..utils.text_files import decode_text
-from .refcoco import RefCocoDataset
-from .refer import image_key
+from .listed import ListedRefDataset
+from .refer import image_key, parse_json_lines
 from .segmentation import whole_number
 
 REQUIRED = ('image', 'mask', 'sentence')
 JSON_LINES = ('.jsonl', '.ndjson')
-ORIENTATION = 0x0112  # EXIF: 5 to 8 are turned by a quarter.
 
 
 def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, Any]]:
     """Rows of a table.
 
     Args:
-        path: CSV with a head line (``.csv``; ``.tsv`` with tabs), or JSON Lines (``.jsonl``, ``.ndjson``), as
-            :func:`~mmetris.utils.text_files.read_text` reads text.
+        path: CSV with a head line (``.csv``, with semicolons too; ``.tsv`` with tabs), or JSON Lines (``.jsonl``,
+            ``.ndjson``), as :func:`~mmetris.utils.text_files.read_text` reads text.
         backend_args: Arguments of MMEngine's file backend.
 
     Returns:
@@ -42,7 +42,7 @@ def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, An
 
     Raises:
         FileNotFoundError: If it is missing.
-        ValueError: If it is none of these, or a column is missing; the message names file and line.
+        ValueError: If it is none of these, has no rows, or lacks a column; the message names file and line.
     """
     if not fileio.exists(path, backend_args=backend_args):
         raise FileNotFoundError(f'{path} does not exist. Expected there: a table with {", ".join(REQUIRED)}')
@@ -51,6 +51,8 @@ def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, An
         raise ValueError(f'{path} is no table: its name must end with .csv, .tsv, {" or ".join(JSON_LINES)}')
     text = decode_text(fileio.get(path, backend_args=backend_args), path)
     rows = list(_json_rows(path, text) if ending in JSON_LINES else _csv_rows(path, text, ending))
+    if not rows:
+        raise ValueError(f'{path} has no rows')
     for row in rows:
         if missing := [name for name in REQUIRED if name not in row]:
             raise ValueError(
@@ -61,8 +63,14 @@ def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, An
 
 
 def _csv_rows(path: str, text: str, ending: str) -> Iterator[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text, newline=''), delimiter='\t' if ending == '.tsv' else ',', strict=True)
+    head = text.split('\n', 1)[0]
+    # Spreadsheets of many countries put semicolons, because a comma stands in their numbers.
+    delimiter = '\t' if ending == '.tsv' else ';' if ';' in head and ',' not in head else ','
+    reader = csv.DictReader(io.StringIO(text, newline=''), delimiter=delimiter, skipinitialspace=True, strict=True)
     try:
+        names = [name.strip() for name in reader.fieldnames or ()]
+        if len(set(names)) < len(names):
+            raise ValueError(f'{path}, line 1: a column is there twice: {", ".join(names)}')
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError(f'{path}, line {reader.line_num}: not as many cells as the first line has names')
@@ -72,20 +80,14 @@ def _csv_rows(path: str, text: str, ending: str) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(path: str, text: str) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f'{path}, line {number}: no valid JSON: {error}') from error
+    for number, row in parse_json_lines(text, path):
         if not isinstance(row, dict):
             raise ValueError(f'{path}, line {number}: a {type(row).__name__}, but an object with names is expected')
         yield {**row, 'row': number}
 
 
 @DATASETS.register_module()
-class TableRefDataset(RefCocoDataset):
+class TableRefDataset(ListedRefDataset):
     """Referring segmentation from folders and a table, without any conversion.
 
     ::
@@ -93,10 +95,10 @@ class TableRefDataset(RefCocoDataset):
         images/a.jpg    masks/a_1.png    sentences.csv:    image,mask,sentence,split
                                                            a.jpg,a_1.png,the man in the red coat,train
 
-    A mask is an image of one channel, as large as its picture: every pixel but 0 is inside. Where several objects are
-    in one file, each with a number of its own, the column ``mask_id`` says which one is meant. An empty ``mask`` means
-    that the sentence means nothing in the image (``no_target``). Rows of the same image and mask are sentences of one
-    object. All is checked when the table is read, and named with its line.
+    A mask is an image of one channel (or of equal ones), as large as its picture: every pixel but 0 is inside. Where
+    several objects are in one file, each with a number of its own, the column ``mask_id`` says which one is meant. An
+    empty ``mask`` means that the sentence means nothing in the image (``no_target``). Rows of the same image and mask
+    are sentences of one object. All is checked when the table is read, and named with its line.
 
     Args:
         data_root: Folder that the other paths are relative to.
@@ -119,54 +121,69 @@ class TableRefDataset(RefCocoDataset):
         split: str | None = 'train',
         **kwargs: Any,
     ) -> None:
-        super().__init__(data_root, ann_file, split_file=ann_file, data_prefix=data_prefix, split=split or '', **kwargs)
+        self._last_mask: tuple[str, np.ndarray] | None = None
+        super().__init__(data_root, ann_file, data_prefix, split or '', **kwargs)
 
-    def load_data_list(self) -> list[dict]:
-        """Read the table, check it, and make the records of the split in its order."""
-        rows = read_table(self.ann_file, self.backend_args)
+    def split_names(self) -> list[str]:
+        """Names in the column ``split``, in order of appearance; none without that column."""
+        return [name for name in dict.fromkeys(row.get('split') for row in self._table()) if isinstance(name, str)]
+
+    def _table(self) -> list[dict]:
+        return read_table(self._file_of(self.split), self.backend_args)
+
+    def _where(self, row: dict) -> str:
+        """A row in words, for messages."""
+        return f'{self.ann_file}, line {row["row"]}'
+
+    def _rows_of_split(self, split: str) -> list[dict]:
+        rows = self._table()
+        if not split:
+            return rows
+        if rows and not any('split' in row for row in rows):
+            raise ValueError(f'{self.ann_file} has no column split; give split=None to take all rows')
+        for row in rows:
+            if not isinstance(row.get('split'), str):
+                raise ValueError(f'{self._where(row)}: split is {row.get("split")!r}, but a name is expected')
+        selected = [row for row in rows if row['split'] == split]
+        if not selected:
+            present = ', '.join(dict.fromkeys(row['split'] for row in rows))
+            raise ValueError(f'{self.ann_file} has no split {split!r}. Present: {present or "none"}')
+        return selected
+
+    def _objects_of_split(self, split: str) -> Iterable[dict]:
         objects: dict[tuple, dict] = {}
-        sizes: dict[str, tuple[int, int]] = {}
-        for row in self._rows_of_split(rows):
-            where = f'{self.ann_file}, line {row["row"]}'
+        for row in self._rows_of_split(split):
+            where = self._where(row)
             sentence = row['sentence']
             if not isinstance(sentence, str) or not sentence.strip():
                 raise ValueError(f'{where}: the sentence is empty ({sentence!r})')
+            for name in ('image', 'mask', 'mask_id'):
+                if not isinstance(row.get(name), (str, int, float, NoneType)):
+                    raise ValueError(f'{where}: {name} is a {type(row[name]).__name__}')
             key = (row['image'], row['mask'] or None, row.get('mask_id') or None)
             if key not in objects:
-                objects[key] = self._object_of(row, where, len(objects), sizes)
+                objects[key] = self._object_of(row, where, len(objects))
             objects[key]['expressions'].append(sentence)
             objects[key]['sent_ids'].append(row['row'])
-        self._held_out_images = self._held_out(rows)
-        return self._samples_of(list(objects.values()))
+        self._last_mask = None
+        return objects.values()
 
-    def _rows_of_split(self, rows: list[dict]) -> list[dict]:
-        if not self.split:
-            return rows
-        if rows and 'split' not in rows[0]:
-            raise ValueError(f'{self.ann_file} has no column split; give split=None to take all rows')
-        selected = [row for row in rows if row['split'] == self.split]
-        if not selected:
-            present = ', '.join(str(name) for name in dict.fromkeys(row['split'] for row in rows))
-            raise ValueError(f'{self.ann_file} has no split {self.split!r}. Present: {present or "none"}')
-        return selected
-
-    def _object_of(self, row: dict, where: str, number: int, sizes: dict[str, tuple[int, int]]) -> dict:
+    def _object_of(self, row: dict, where: str, number: int) -> dict:
         img_path = self._path(row['image'], 'img_path', f'{where}: image')
-        if img_path not in sizes:
-            sizes[img_path] = _upright_hw(self._get(img_path, f'{where}: image'), f'{where}: image {img_path}')
-        height, width = sizes[img_path]
+        height, width = self._size_of(img_path, f'{where}: image')
         mask = np.zeros((height, width), np.uint8)
+        mask_id = row.get('mask_id')
         if row['mask']:
             mask_path = self._path(row['mask'], 'seg_map_path', f'{where}: mask')
-            values = _numbers(self._get(mask_path, f'{where}: mask'), f'{where}: mask {mask_path}')
-            if values.ndim != 2:
-                raise ValueError(f'{where}: the mask {mask_path} has {values.shape[2]} channels, but one is expected')
+            values = self._numbers_of(mask_path, where)
             if values.shape != (height, width):
                 raise ValueError(
                     f'{where}: the mask {mask_path} has {values.shape[0]} x {values.shape[1]} pixels (H x W), but its '
                     f'image has {height} x {width}'
                 )
-            mask[self._inside(values, row.get('mask_id'), where, mask_path)] = 1
+            mask[self._inside(values, mask_id, where, mask_path)] = 1
+        elif mask_id not in (None, ''):
+            raise ValueError(f'{where}: there is a mask_id ({mask_id!r}), but no mask')
         return dict(
             img_path=img_path,
             img_id=row['image'],
@@ -180,6 +197,18 @@ class TableRefDataset(RefCocoDataset):
             expressions=[],
             sent_ids=[],
         )
+
+    def _numbers_of(self, path: str, where: str) -> np.ndarray:
+        """A mask's numbers (H, W); the last file's are kept: the objects of a label map follow each other."""
+        if self._last_mask is None or self._last_mask[0] != path:
+            values = _numbers(self._get(path, f'{where}: mask'), f'{where}: mask {path}')
+            if values.ndim == 3:
+                raise ValueError(
+                    f'{where}: the mask {path} has {values.shape[2]} channels that differ, but one number for each '
+                    'pixel is expected'
+                )
+            self._last_mask = path, values
+        return self._last_mask[1]
 
     @staticmethod
     def _inside(values: np.ndarray, mask_id: Any, where: str, path: str) -> np.ndarray:
@@ -198,49 +227,38 @@ class TableRefDataset(RefCocoDataset):
         return inside
 
     def _path(self, name: Any, prefix: str, what: str) -> str:
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str):
+            raise ValueError(f'{what} is {name!r}, but the name of a file is expected')
+        if not name.strip():
             raise ValueError(f'{what} is empty')
-        if posixpath.isabs(name) or os.path.isabs(name) or '..' in name.replace('\\', '/').split('/'):
+        if posixpath.isabs(name) or ntpath.isabs(name) or '..' in name.replace('\\', '/').split('/'):
             raise ValueError(f'{what} {name!r} must be a path inside of {self.data_prefix[prefix]}')
         return join_path(self.data_prefix[prefix], name)
 
-    def _get(self, path: str, what: str) -> bytes:
-        if not fileio.exists(path, backend_args=self.backend_args):
-            raise FileNotFoundError(f'{what} {path} does not exist')
-        return fileio.get(path, backend_args=self.backend_args)
-
-    def _held_out(self, rows: list[dict]) -> frozenset[str]:
-        return frozenset(
+    def _images_of_split(self, split: str) -> Iterable[str]:
+        return (
             image_key(join_path(self.data_prefix['img_path'], row['image']))
-            for row in rows
-            if isinstance(row.get('split'), str) and row['split'].startswith(('val', 'test'))
+            for row in self._table()
+            if row.get('split') == split and isinstance(row['image'], str)
         )
-
-    def held_out_images(self) -> frozenset[str]:
-        """Keys of the images in every split of the table that is there to test on ('val...', 'test...')."""
-        if self._held_out_images is None:
-            return self._held_out(read_table(self.ann_file, self.backend_args))
-        return self._held_out_images
-
-
-def _upright_hw(data: bytes, what: str) -> tuple[int, int]:
-    """Height and width of an image as it is loaded, turned by what its camera noted; its pixels are not decoded."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f'{what} cannot be read as an image: {error}') from error
-    return (width, height) if turned else (height, width)
 
 
 def _numbers(data: bytes, what: str) -> np.ndarray:
-    """A mask's numbers as they are in the file; of one with a palette (VOC's) too, whose colours OpenCV would give."""
+    """A mask's numbers as they are in the file; of one with a palette (VOC's) too, whose colours OpenCV would give.
+
+    Returns:
+        (H, W); (H, W, C) where the colours differ.
+    """
     with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         with Image.open(io.BytesIO(data)) as image:
             if image.mode == 'P':
                 return np.asarray(image)
+            if image.mode == '1':
+                return np.asarray(image, np.uint8)
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None:
         raise ValueError(f'{what} cannot be read as an image')
+    # Grey that was saved as colour; opacity says nothing about objects.
+    if values.ndim == 3 and (values[..., :3] == values[..., :1]).all():
+        return values[..., 0]
     return values

@@ -29,6 +29,8 @@ MAX_PIXELS = 2**26
 MAX_DOWNLOAD_BYTES = 256 * 2**20
 DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 WHITE = (255, 255, 255)
+ORIENTATION = 0x0112  # A number of EXIF; from 5 on the picture is turned by a quarter.
+TURNED_BY_A_QUARTER = 5
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 
 
@@ -107,6 +109,25 @@ def decode_image(
             raise ValueError(f'{name} cannot be read as an image; is it complete?')
         return pixels
     return _from_bytes(content, sys.maxsize, background, name)
+
+
+def upright_hw(source: str | os.PathLike | bytes, name: str = 'the image') -> tuple[int, int]:
+    """Height and width that a picture will have once it is read, turned by what its camera noted; no pixel is decoded.
+
+    Args:
+        source: A local file, of which the header alone is read, or the content of a file.
+        name: What error messages call the picture. Defaults to 'the image'.
+
+    Raises:
+        ValueError: If its header cannot be read as that of a picture.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
+            turned = image.getexif().get(ORIENTATION, 1) >= TURNED_BY_A_QUARTER
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f'{name} cannot be read as an image: {error}') from error
+    return (width, height) if turned else (height, width)
 
 
 def image_name(source: ImageSource, default: str = 'the image') -> str:

@@ -2,14 +2,16 @@
 
 import json
 import pickle
-import time
+from collections import Counter
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.registry import init_default_scope
 from pycocotools import mask as coco_mask
 
-from mmetris.datasets import GRefCocoDataset, MixedRefDataset, RefCocoDataset
+from mmetris.datasets import GRefCocoDataset, MixedRefDataset, RefCocoDataset, grefcoco, refcoco
 from mmetris.registry import DATASETS
 from tests.toy_refer import IMAGES, decode, segmentations, write_toy_refer
 
@@ -134,7 +136,18 @@ def test_mixing_with_refcoco_leaves_out_what_either_tests_on(tmp_path):
     assert held_out and not held_out & set(ours.image_keys()) and len(mixed) > 0
 
 
-def test_a_thousand_images_are_read_in_seconds(tmp_path):
+def count_calls(monkeypatch, module, name, counts):
+    function = getattr(module, name)
+
+    def counted(*args, **kwargs):
+        counts[name] += 1
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, counted)
+
+
+def test_the_work_for_a_thousand_images_grows_with_what_is_meant(tmp_path, monkeypatch):
+    """Files and folders are read once, and a mask is drawn once for each of an item's annotations, and for a union."""
     root = tmp_path / 'large'
     (root / 'grefcoco').mkdir(parents=True)
     (root / 'train2014').mkdir()
@@ -152,8 +165,52 @@ def test_a_thousand_images_are_read_in_seconds(tmp_path):
             refs.append(dict(ref_id=3 * index + part, ann_id=ids, image_id=index, split='train', sentences=[sentence]))
     (root / 'grefcoco' / 'instances.json').write_text(json.dumps(dict(images=images, annotations=annotations)))
     (root / 'grefcoco' / 'grefs(unc).json').write_text(json.dumps(refs))
-    start = time.perf_counter()
+    counts = Counter()
+    count_calls(monkeypatch, refcoco, 'segmentation_to_rle', counts)
+    count_calls(monkeypatch, refcoco, 'load_instances', counts)
+    count_calls(monkeypatch, grefcoco, 'load_refs', counts)
+    count_calls(monkeypatch, refcoco.os, 'listdir', counts)
     dataset = GRefCocoDataset(str(root), split='train')
-    assert len(dataset) == 3000 and time.perf_counter() - start < 10
+    # Nothing: an empty one; one: itself; two: each, and their union.
+    assert counts == dict(segmentation_to_rle=1000 * (1 + 1 + 3), load_instances=1, load_refs=1, listdir=1)
+    assert len(dataset) == 3000
     areas = [coco_mask.area(dataset.get_data_info(index)['segmentation']) for index in range(3)]
     assert areas == [0, 2400, 4800]
+
+
+IDS = st.integers(-2, 3) | st.sampled_from([101, 102, 103, 101.0, 1.5, '101', None, True])
+
+
+@settings(max_examples=80, deadline=None)
+@given(ann_id=IDS | st.lists(IDS, max_size=3), no_target=st.none() | st.booleans())
+def test_any_ids_are_their_union_or_refused(root_of_grefs, ann_id, no_target):
+    """Of image 11, which has the annotations 101 and 102; 103 is on another image."""
+    path = root_of_grefs / 'grefcoco' / 'grefs(unc).json'
+    refs = json.loads((root_of_grefs / 'good.json').read_text())
+    refs[0].update(ann_id=ann_id, no_target=no_target)
+    path.write_text(json.dumps(refs))
+    ids = ann_id if isinstance(ann_id, list) else [ann_id]
+    meant = {float(value) for value in ids if isinstance(value, (int, float))} - {-1}
+    right = (
+        all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in ids)
+        and meant <= {101, 102}
+        and not (meant and -1 in ids)
+        and no_target in (None, not meant)
+    )
+    try:
+        (record, *_) = records(root_of_grefs)
+    except ValueError as error:
+        assert not right and 'ref_id 1' in str(error) and 'grefs(unc).json' in str(error)
+        return
+    assert right
+    size = IMAGES[11]
+    masks = [decode(segmentations()[int(value)], *size) for value in meant] or [np.zeros(size, np.uint8)]
+    np.testing.assert_array_equal(coco_mask.decode(record['segmentation']), np.maximum.reduce(masks))
+    assert record['no_target'] == (not meant)
+
+
+@pytest.fixture(scope='module')
+def root_of_grefs(tmp_path_factory):
+    root = write_grefs(tmp_path_factory.mktemp('grefs'))
+    (root / 'good.json').write_bytes((root / 'grefcoco' / 'grefs(unc).json').read_bytes())
+    return root

@@ -329,6 +329,10 @@ class TestBadInput:
                 "instances.json: ann_id 101 or its image_id 11 has no 'height'",
             ),
             (
+                lambda instances, refs: instances['images'][0].update(file_name=None),
+                'instances.json: file_name None of image_id 11 is none',
+            ),
+            (
                 lambda instances, refs: instances['annotations'][0].pop('segmentation'),
                 "ann_id 101 .*has no 'segmentation'",
             ),

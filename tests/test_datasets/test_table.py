@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmetris.datasets import MixedRefDataset, TableRefDataset
+from mmetris.datasets import MixedRefDataset, TableRefDataset, table
 from mmetris.registry import DATASETS
 
 HEIGHT, WIDTH = 40, 60
@@ -132,12 +132,14 @@ def test_a_palettes_numbers_are_the_mask(tmp_path):
         (dict(mask='small.png'), 'line 3: the mask .*small.png has 4 x 4 pixels .* 40 x 60'),
         (dict(mask='colour.png'), 'line 3: the mask .*colour.png has 3 channels'),
         (dict(mask='text.png'), 'line 3: mask .*text.png cannot be read as an image'),
+        (dict(mask=''), "line 3: there is a mask_id .'1'., but no mask"),
+        (dict(image='C:/a.png'), "line 3: image 'C:/a.png' must be a path inside of"),
     ],
 )
 def test_mistakes_are_named_with_file_and_line(tmp_path, change, message):
     write_folders(tmp_path)
     cv2.imwrite(str(tmp_path / 'masks/small.png'), np.ones((4, 4), np.uint8))
-    cv2.imwrite(str(tmp_path / 'masks/colour.png'), np.ones((HEIGHT, WIDTH, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / 'masks/colour.png'), np.full((HEIGHT, WIDTH, 3), (1, 2, 3), np.uint8))
     (tmp_path / 'masks/text.png').write_text('no image')
     write_table(tmp_path, [ROWS[0], {**ROWS[1], **change}])
     with pytest.raises((ValueError, FileNotFoundError), match=message) as info:
@@ -171,4 +173,72 @@ def test_a_missing_or_unreadable_table_is_named(tmp_path):
         TableRefDataset(str(tmp_path))
     (tmp_path / 'sentences.csv').write_bytes(b'image,mask,sentence\na.png,a.png,\xe9')
     with pytest.raises(ValueError, match='is no UTF-8'):
+        TableRefDataset(str(tmp_path))
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_what_spreadsheets_write_is_read(tmp_path, encoding):
+    write_folders(tmp_path)
+    lines = [
+        'image;mask; sentence ;split',
+        'a.png;a.png;"the ""bar""; in\r\nthe middle";train',
+        '',
+        'a.png; a.png;ein Straßenstück;train',
+        '',
+    ]
+    text = '\r\n'.join(lines)
+    (tmp_path / 'sentences.csv').write_bytes(text.encode(encoding))
+    (record,) = records(tmp_path)
+    assert record['expressions'] == ['the "bar"; in\nthe middle', 'ein Straßenstück']
+    assert record['sent_ids'] == [3, 5]  # Lines in the file; that of a row is its last one.
+
+
+def test_json_lines_may_hold_any_letter_and_no_mask(tmp_path):
+    write_folders(tmp_path)
+    rows = [
+        dict(image='a.png', mask=None, sentence='a\u2028b'),
+        dict(image='b.jpg', mask='b.png', sentence='c', mask_id=1),
+    ]
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
+    first, second = records(tmp_path, ann_file='rows.jsonl', split=None)
+    assert first['no_target'] and first['expressions'] == ['a\u2028b']
+    assert coco_mask.area(second['segmentation']) == 100
+    assert TableRefDataset(str(tmp_path), 'rows.jsonl', split=None).split_names() == []
+
+
+def test_a_label_map_is_decoded_once_for_its_objects(tmp_path, monkeypatch):
+    write_folders(tmp_path)
+    write_table(tmp_path, [dict(ROWS[1], mask_id=number, sentence=f'object {number}') for number in (1, 700)])
+    decoded = []
+    monkeypatch.setattr(
+        table, '_numbers', lambda data, what, read=table._numbers: decoded.append(what) or read(data, what)
+    )
+    assert [int(coco_mask.area(record['segmentation'])) for record in records(tmp_path)] == [100, 400]
+    assert len(decoded) == 1
+
+
+@pytest.mark.parametrize(
+    'rows, message',
+    [
+        ([dict(ROWS[0]), {key: ROWS[0][key] for key in ('image', 'mask', 'sentence')}], 'line 2: split is None'),
+        ([dict(ROWS[0], image=['a.png'])], 'line 1: image is a list'),
+        ([dict(ROWS[0], image=3)], 'line 1: image is 3, but the name of a file'),
+        ([dict(ROWS[0], mask_id=dict(a=1))], 'line 1: mask_id is a dict'),
+        ([dict(ROWS[0], sentence=None)], 'line 1: the sentence is empty'),
+        ([], 'rows.jsonl has no rows'),
+    ],
+)
+def test_values_of_other_types_are_refused(tmp_path, rows, message):
+    write_folders(tmp_path)
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    with pytest.raises(ValueError, match=message):
+        TableRefDataset(str(tmp_path), 'rows.jsonl')
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / 'sentences.csv').write_text('image,mask,sentence,image\na,a,a,a\n')
+    with pytest.raises(
+        ValueError, match='sentences.csv, line 1: a column is there twice: image, mask, sentence, image'
+    ):
         TableRefDataset(str(tmp_path))

@@ -19,7 +19,7 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
-from mmetris.evaluation import RefSegMetric
+from mmetris.evaluation import GRefSegMetric, RefSegMetric
 from mmetris.registry import METRICS
 
 NUM_SAMPLES = 7
@@ -48,8 +48,15 @@ def make_sample(index, pred=None, target=None, **meta):
     return sample
 
 
-def evaluate(samples, size, batch_size=2, **kwargs):
-    evaluator = Evaluator(RefSegMetric(**kwargs))
+def make_grefs(index):
+    """A data sample whose sentence may mean nothing, and be answered with nothing; all four cases are there."""
+    empty = np.zeros((5 + index, 6), np.uint8)
+    masks = dict(target=empty if index in (0, 1, 4) else None, pred=empty if index in (1, 3) else None)
+    return make_sample(index, **masks, **(dict(pred_no_target=True) if index == 5 else {}))
+
+
+def evaluate(samples, size, batch_size=2, kind=RefSegMetric, **kwargs):
+    evaluator = Evaluator(kind(**kwargs))
     for start in range(0, len(samples), batch_size):
         evaluator.process(samples[start : start + batch_size])
     return evaluator.evaluate(size)
@@ -333,8 +340,12 @@ def evaluate_in_process(rank, world_size, folder):
     scores['exchanged by the backend'] = evaluate(
         [make_sample(index) for index in samplers['repeating']], NUM_SAMPLES, collect_device='gpu'
     )
+    grefs = {
+        name: evaluate([make_grefs(index) for index in samplers[name]], NUM_SAMPLES, kind=GRefSegMetric)
+        for name in ('rounded up', 'repeating')
+    }
     with open(f'{folder}/scores_{rank}.json', 'w') as file:
-        json.dump(scores, file)
+        json.dump([scores, grefs], file)
     torch.distributed.destroy_process_group()
 
 
@@ -346,9 +357,12 @@ def test_several_processes_score_exactly_as_one(world_size, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)  # MMEngine exchanges results through the current folder
     monkeypatch.setenv('OMP_NUM_THREADS', '1')
     single = evaluate([make_sample(index) for index in range(NUM_SAMPLES)], NUM_SAMPLES)
+    single_gref = evaluate([make_grefs(index) for index in range(NUM_SAMPLES)], NUM_SAMPLES, kind=GRefSegMetric)
+    assert {'gIoU', 'cIoU', 'N-acc', 'T-acc', 'Pr@0.7'} <= set(single_gref)
     mp.spawn(evaluate_in_process, (world_size, str(tmp_path)), nprocs=world_size)
     for rank in range(world_size):
-        scores = json.loads((tmp_path / f'scores_{rank}.json').read_text())
+        scores, grefs = json.loads((tmp_path / f'scores_{rank}.json').read_text())
         assert len(scores) == 6
+        assert grefs == {'rounded up': single_gref, 'repeating': single_gref}
         for sampler, result in scores.items():
             assert result == single, sampler

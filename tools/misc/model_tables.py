@@ -27,7 +27,21 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # At the end of a config's name, with the longest first.
-DATA_SETS = ('refcocog_google', 'refcocog_umd', 'refcocoplus', 'grefcoco', 'refcoco', 'shapes')
+DATA_SETS = (
+    'refcocog_google',
+    'refcocog_umd',
+    'refcocoplus',
+    'refcoco_m',
+    'grefcoco',
+    'phrasecut',
+    'refclef',
+    'refcoco',
+    'refsegrs',
+    'refzom',
+    'rrsisd',
+    'shapes',
+    'table',
+)
 END = '<!-- end of models -->'
 BLOCK = re.compile(rf'<!-- models(?P<options>(?: \w+="[^"\n]*")*) -->\n(?P<table>.*?){END}', re.DOTALL)
 OPTIONS = {'table', 'metrics', 'also'}

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ..utils.image_io import upright_hw
+from ..utils.image_io import FORMATS, upright_hw
 from ..utils.text_files import read_text
 from .refer import load_instances, load_json
 from .segmentation import segmentation_to_rle, whole_number
@@ -241,7 +241,7 @@ def _labelme_rle(shape: dict, height: int, width: int) -> dict | None:
         return _ellipse_rle(x0, y0, radius, radius, 0, height, width)
     try:
         content = base64.b64decode(shape.get('mask') or '', validate=True)
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             inner = np.asarray(image.convert('L')) > 0
     except (binascii.Error, TypeError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'its mask is no picture: {error}') from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import mmengine.fileio as fileio
 
+from ..utils.files import read_bytes
 from ..utils.image_io import is_address, upright_hw
 from .refcoco import RefCocoDataset
 from .refer import collector_paused
@@ -84,7 +85,7 @@ class ListedRefDataset(RefCocoDataset):
         exists = os.path.isfile(path) if self._is_local(path) else fileio.exists(path, backend_args=self.backend_args)
         if not exists:
             raise FileNotFoundError(f'{what} {path} does not exist')
-        return fileio.get(path, backend_args=self.backend_args)
+        return read_bytes(path, self.backend_args)
 
     def _is_local(self, path: str) -> bool:
         return not self.backend_args and not is_address(path)

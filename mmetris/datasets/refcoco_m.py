@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import mmengine.fileio as fileio
 from mmengine.fileio import join_path
 
 from ..registry import DATASETS
+from ..utils.files import read_bytes
 from ..utils.text_files import decode_text
 from .listed import ListedRefDataset
 from .refer import image_key, load_json, parse_json_lines
@@ -152,5 +152,5 @@ def _read_records(path: str, backend_args: dict | None) -> Iterable[Any]:
             raise ValueError(f'{path} holds a {type(records).__name__}, but a list of records is expected')
         return records
     if ending in ('.jsonl', '.ndjson'):
-        return [record for _, record in parse_json_lines(decode_text(fileio.get(path, backend_args), path), path)]
+        return [record for _, record in parse_json_lines(decode_text(read_bytes(path, backend_args), path), path)]
     raise ValueError(f'{path}: RefCOCO-M is read from .parquet, .json or .jsonl files')

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import mmengine.fileio as fileio
 
+from ..utils.files import read_bytes
 from .segmentation import whole_number
 
 _fast_json: Callable[[bytes], Any] | None = None
@@ -121,7 +122,7 @@ def _read(path: str, backend_args: dict | None, content: str) -> bytes:
         raise FileNotFoundError(
             f'{path} does not exist. Expected there: {content}; docs/data.md says where to put which file'
         )
-    return fileio.get(path, backend_args=backend_args)
+    return read_bytes(path, backend_args)
 
 
 def load_json(path: str, backend_args: dict | None = None, content: str = 'JSON') -> Any:

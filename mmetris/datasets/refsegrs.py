@@ -10,6 +10,7 @@ import mmengine.fileio as fileio
 from mmengine.fileio import join_path
 
 from ..registry import DATASETS
+from ..utils.files import read_bytes
 from ..utils.text_files import decode_text
 from .refer import image_key
 from .table import TableRefDataset
@@ -63,7 +64,7 @@ class RefSegRSDataset(TableRefDataset):
             present = ', '.join(self.split_names())
             raise FileNotFoundError(f'{path} does not exist: it has the phrases of split {split!r}. Present: {present}')
         rows = []
-        for number, line in enumerate(decode_text(fileio.get(path, self.backend_args), path).split('\n'), 1):
+        for number, line in enumerate(decode_text(read_bytes(path, self.backend_args), path).split('\n'), 1):
             if not line.strip():
                 continue
             name, _, phrase = line.strip().partition(' ')

@@ -20,6 +20,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..registry import DATASETS
+from ..utils.files import read_bytes
+from ..utils.image_io import FORMATS
 from ..utils.text_files import decode_text
 from .listed import ListedRefDataset
 from .refer import image_key, parse_json_lines
@@ -49,7 +51,7 @@ def read_table(path: str, backend_args: dict | None = None) -> list[dict[str, An
     ending = os.path.splitext(path)[1].lower()
     if ending not in ('.csv', '.tsv', *JSON_LINES):
         raise ValueError(f'{path} is no table: its name must end with .csv, .tsv, {" or ".join(JSON_LINES)}')
-    text = decode_text(fileio.get(path, backend_args=backend_args), path)
+    text = decode_text(read_bytes(path, backend_args), path)
     rows = list(_json_rows(path, text) if ending in JSON_LINES else _csv_rows(path, text, ending))
     if not rows:
         raise ValueError(f'{path} has no rows')
@@ -250,7 +252,7 @@ def _numbers(data: bytes, what: str) -> np.ndarray:
         (H, W); (H, W, C) where the colours differ.
     """
     with contextlib.suppress(OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             if image.mode == 'P':
                 return np.asarray(image)
             if image.mode == '1':

@@ -22,6 +22,8 @@ import mmcv
 import numpy as np
 from PIL import Image, ImageOps
 
+from .files import check_ordinary
+
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 
 # 8192 x 8192. A mask of that size takes some seconds and 2 GB on the way to the original's pixels.
@@ -31,6 +33,12 @@ DOWNLOAD_TIMEOUT = 30  # seconds without an answer
 WHITE = (255, 255, 255)
 ORIENTATION = 0x0112  # A number of EXIF; from 5 on the picture is turned by a quarter.
 TURNED_BY_A_QUARTER = 5
+# What Pillow may take a picture for. Of the others some start programs (EPS) or read what the file names.
+_WANTED = ('AVIF', 'BMP', 'DIB', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TGA', 'TIFF', 'WEBP')
+Image.init()
+FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)  # Not every Pillow has all of them.
+# Of addresses: the others of MMEngine's backends would read what no address means, such as a local file.
+_SCHEMES = ('http', 'https', 's3', 'petrel')
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.png', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 
 
@@ -122,7 +130,7 @@ def upright_hw(source: str | os.PathLike | bytes, name: str = 'the image') -> tu
         ValueError: If its header cannot be read as that of a picture.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
             width, height = image.size
             turned = image.getexif().get(ORIENTATION, 1) >= TURNED_BY_A_QUARTER
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -170,6 +178,7 @@ def _read_bytes(source: str) -> bytes:
     if is_address(source):
         return _download(source)
     path = Path(source).expanduser()
+    check_ordinary(path)
     if path.is_dir():
         raise ValueError(f'{source} is a folder; one image is needed here')
     try:
@@ -182,7 +191,10 @@ def _read_bytes(source: str) -> bytes:
 
 def _download(address: str) -> bytes:
     """Content at an address; other kinds than HTTP (say ``s3://``) go to MMEngine's file backends."""
-    if not re.match(r'https?://', address, re.IGNORECASE):
+    scheme = address.partition('://')[0].lower()
+    if scheme not in _SCHEMES:
+        raise ValueError(f'{address} is not fetched: addresses of {", ".join(_SCHEMES)} are, and files by their path')
+    if scheme not in ('http', 'https'):
         from mmengine.fileio import get
 
         try:
@@ -261,7 +273,7 @@ def _from_bytes(content: bytes, max_pixels: int, background: Sequence[int], name
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # Our own limit follows.
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(f'{name} is too large: {error}') from error
     except Exception as error:  # A broken file raises whatever its bytes lead to.

@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from .files import check_ordinary
+
 # Surrogates stand for bytes of a file name, or of a command line, that are no UTF-8.
 _NOT_UTF8 = re.compile('[\ud800-\udfff]')
 # UTF-32 is left out: no editor writes it, and its mark in one order begins with that of UTF-16.
@@ -20,8 +22,9 @@ def read_text(path: str | os.PathLike) -> str:
         path: The file.
 
     Raises:
-        ValueError: If it is neither; the message names file and line.
+        ValueError: If it is neither, which the message tells by file and line; or no ordinary file.
     """
+    check_ordinary(path)
     return decode_text(Path(path).read_bytes(), path)
 
 

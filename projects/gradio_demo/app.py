@@ -39,6 +39,7 @@ HINTS = {
     CLASSES: ('Class names, by commas or one a line', 'dog, cat, grass'),
 }
 SESSION_SECONDS = 3600  # a visitor who leaves frees the memory after so long
+SESSIONS = 16  # of so many visitors at most answers are kept, some 200 MB each at the limits; the oldest go
 CSS = """
 footer {display: none !important}
 #message .message {padding: 8px 12px; border-radius: 8px; border: 1px solid; white-space: pre-line; font-size: 14px}
@@ -259,11 +260,17 @@ class Page:
         label, placeholder = HINTS[mode]
         return gr.Textbox(label=label, placeholder=placeholder)
 
+    def _check_uploaded(self, path: str | None) -> None:
+        """Refuse a path that did not come by an upload: a request can name any file of this machine."""
+        if path is not None and not Path(path).resolve().is_relative_to(Path(self.picture.GRADIO_CACHE).resolve()):
+            raise ValueError('This picture was not loaded on this page.')
+
     @without_traceback
     def check_picture(self, path: str | None, session: Session | None) -> dict:
         """A new picture: whether it can be read, and the old one's masks away."""
         if path is None:
             return self.nothing_but('')
+        self._check_uploaded(path)
         session = session or Session(self.predictor, self.limits)
         session.set_image(path)
         return self.nothing_but('') | {self.session: session}
@@ -271,6 +278,7 @@ class Page:
     @without_traceback
     def ask(self, path: str | None, mode: str, text: str, threshold: float, session: Session | None) -> dict:
         """Ask the model."""
+        self._check_uploaded(path)
         session = session or Session(self.predictor, self.limits)
         answers = session.ask(path, mode, text)
         return self._shown(answers, threshold) | {self.session: session, self.answers: answers}
@@ -320,7 +328,7 @@ class Page:
             max_file_size=self.limits.max_megabytes * 10**6,
             css=CSS,
             theme=gr.themes.Default(),
-            state_session_capacity=32,
+            state_session_capacity=SESSIONS,
             prevent_thread_lock=True,
         )
         print(f'The page is at {address} (Ctrl+C ends it)', flush=True)

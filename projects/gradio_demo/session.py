@@ -37,13 +37,13 @@ class Limits(NamedTuple):
         max_pixels: Largest picture, width times height. Defaults to 16.8 million.
         max_megabytes: Largest file. Defaults to 20.
         max_texts: Sentences, or class names, of one question. Defaults to 20.
-        max_values: Pixels times sentences, all of whose probabilities are kept. Defaults to 67 million, 268 MB.
+        max_values: Pixels times sentences, all of whose probabilities are kept. Defaults to 34 million, 134 MB.
     """
 
     max_pixels: int = 2**24
     max_megabytes: int = 20
     max_texts: int = 20
-    max_values: int = 2**26
+    max_values: int = 2**25
 
 
 class Row(NamedTuple):

@@ -11,12 +11,12 @@ import mmseg.datasets.transforms as mmseg_transforms
 import numpy as np
 from mmcv.transforms import BaseTransform
 from mmcv.transforms import LoadImageFromFile as MMCVLoadImageFromFile
-from mmengine.fileio import get
 from mmengine.logging import print_log
 from mmseg.datasets.transforms import LoadImageFromNDArray
 from pycocotools import mask as coco_mask
 
 from ...registry import TRANSFORMS
+from ...utils.files import read_bytes
 from ...utils.image_io import decode_image
 from ..segmentation import segmentation_to_rle
 
@@ -74,7 +74,7 @@ class LoadImageFromFile(MMCVLoadImageFromFile):
         path = results['img_path']
         name = f'{path} (img_id {results.get("img_id")})'
         try:
-            image = decode_image(get(path, backend_args=self.backend_args), name, backend=self.imdecode_backend)
+            image = decode_image(read_bytes(path, self.backend_args), name, backend=self.imdecode_backend)
         except (ValueError, OSError) as error:
             if not self.ignore_empty:
                 raise

@@ -32,6 +32,7 @@ from torch import nn
 from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import read_checkpoint
 from mmetris.utils.config_types import is_kind_of, type_name
+from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 from mmetris.utils.work_folder import find_resumable, out_dir_of
 
@@ -125,17 +126,16 @@ def runner_settings() -> set[str]:
 
 
 def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> None:
-    """End the program with one line if a local checkpoint is missing, damaged, or holds more than plain data.
+    """End the program with one line if a checkpoint is missing, damaged, or holds more than plain data.
 
-    MMEngine, which loads it afterwards, would run code pickled inside. Addresses pass unread.
+    What is named by its address is fetched first; the training then finds it here.
     """
-    if '://' in path:
-        return
-    if not Path(path).is_file():
-        parser.error(f'{option}: checkpoint not found: {path}')
     try:
-        read_checkpoint(path)
-    except ValueError as error:
+        file = weights_path(path)
+        if not file.is_file():
+            parser.error(f'{option}: checkpoint not found: {path}')
+        read_checkpoint(file)
+    except (ValueError, FileNotFoundError) as error:
         parser.error(f'{option}: {error}')
 
 

@@ -136,7 +136,9 @@ class ToyHub:
         assert match, path
         repo, kind, _ = match.groups()
         if kind == 'preupload':
-            files = [dict(path=file['path'], uploadMode='regular') for file in json.loads(body)['files']]
+            files = [
+                dict(path=file['path'], uploadMode='regular', shouldIgnore=False) for file in json.loads(body)['files']
+            ]
             return _send_json(request, dict(files=files))
         for line in map(json.loads, body.splitlines()):
             if line['key'] == 'file':

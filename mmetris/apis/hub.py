@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmetris.models.encoders.fingerprint import Fingerprint
 from mmetris.models.encoders.frozen_encoder import FINGERPRINT_KEY
-from mmetris.models.encoders.slim_checkpoint import is_slim, slim_state_dict, tuned_weights
+from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained, slim_state_dict, tuned_weights
 from mmetris.registry import MODELS, TRANSFORMS
 from mmetris.utils.checkpoint_io import read_checkpoint, read_safetensors, write_atomically
 from mmetris.utils.config_types import type_name
@@ -43,8 +43,6 @@ FORMAT = 1
 MAX_CONFIG_BYTES = 1 << 20
 _SOURCES = ('clip_checkpoint', 'checkpoint')  # Arguments that name files of weights.
 _LEFT_OUT = ('init_cfg', 'prefix_cache', 'pretrained')  # The checkpoint has the weights; a cache is a folder here.
-# Steps of test pipelines that are not ours. They read files and labels, which a picture that is given has not.
-_FOREIGN_STEPS = ('LoadImageFromFile', 'LoadAnnotations', 'InferencerLoader', 'PackSegInputs')
 
 
 class SharedModel(NamedTuple):
@@ -300,13 +298,12 @@ def _check_type(name: Any, where: str, path: str | os.PathLike = 'the model') ->
 
     MMEngine imports what a registry does not know by its dotted name (``os.system``, say), so it is not asked.
     """
-    for registry in (MODELS, TRANSFORMS):
-        registry.import_from_location()
-        found = registry.module_dict.get(name.removeprefix('mmetris.') if isinstance(name, str) else None)
-        if found is not None and found.__module__.startswith('mmetris.'):
-            return
-    if not (where.startswith('test_pipeline') and name in _FOREIGN_STEPS):
-        raise ValueError(f'{path}: {where}={name!r} is none of the models and transforms of mmetris')
+    registry = MODELS if where.startswith('model') else TRANSFORMS
+    registry.import_from_location()
+    found = registry.module_dict.get(name.removeprefix('mmetris.')) if isinstance(name, str) else None
+    if found is None or not found.__module__.startswith('mmetris.'):
+        kind = 'models' if registry is MODELS else 'transforms'
+        raise ValueError(f'{path}: {where}={name!r} is none of the {kind} of mmetris')
 
 
 def _built(
@@ -324,7 +321,8 @@ def _built(
     files = find_model(model, weights)
     content = read_checkpoint(files.weights)
     state = dict(content.get('state_dict', content))
-    built = init_model(files.config, device='cpu')  # Reads the frozen encoders' own weights.
+    built = init_model(files.config, files.weights, device='cpu')
+    read_pretrained(built)  # The frozen encoders' own weights, also where the checkpoint has some.
     tuned_weights(built, state)  # Raises unless it was tuned on these.
     if not is_slim(state):
         slim_state_dict(built, state)
@@ -436,11 +434,16 @@ def _card(
         task = 'semantic segmentation by class names'
     results = [
         EvalResult(
-            task_type='image-segmentation', task_name=task, dataset_type=data.split()[0].lower(), dataset_name=data,
-            metric_type=metric, metric_value=float(value),
+            task_type='image-segmentation',
+            task_name=task,
+            dataset_type=re.sub('[^a-z0-9]+', '-', split.lower()),
+            dataset_name=split,
+            metric_type=metric,
+            metric_value=float(value),
         )
-        for data, metrics in scores.items() for metric, value in metrics.items()
-    ]  # fmt: skip
+        for split, metrics in scores.items()
+        for metric, value in metrics.items()
+    ]
     data = ModelCardData(
         library_name='mmetris',
         pipeline_tag='image-segmentation',

@@ -157,7 +157,7 @@ def read_safetensors(
         map_location: Where the tensors go: a device or its name. Anything else means the CPU, as it is the default.
 
     Raises:
-        ValueError: If it is damaged, or is an archive as well, which another reader would take for a pickle.
+        ValueError: If it is damaged, or is an archive as well, for which another reader may take it.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -168,13 +168,20 @@ def read_safetensors(
             metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise ValueError(f'{path} is not a readable safetensors file ({error}); copy or download it again') from error
-    if _archived_names(Path(path)):
+    if archived_names(path):
         raise ValueError(f'{path} is a safetensors file and an archive at once: it was made to be misread; use another')
     return tensors, metadata
 
 
-def _archived_names(path: Path) -> list[str]:
-    """Files in a zip archive; none if it is no archive."""
+def archived_names(path: str | os.PathLike) -> list[str]:
+    """Files in a zip archive.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Their names; none if it is no archive, or one that cannot be read.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()

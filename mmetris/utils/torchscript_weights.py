@@ -19,6 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checkpoint_io import archived_names
+
 _DTYPES = dict(
     FloatStorage=torch.float32,
     HalfStorage=torch.float16,
@@ -94,10 +96,7 @@ def is_torchscript(path: str | os.PathLike) -> bool:
     Args:
         path: The file.
     """
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+    return any(name.endswith('/constants.pkl') for name in archived_names(path))
 
 
 def read_torchscript(path: str | os.PathLike) -> dict[str, Tensor]:

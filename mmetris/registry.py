@@ -17,7 +17,6 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import (
-    _process_mmcls_checkpoint,
     get_external_models,
     get_mmcls_models,
     get_torchvision_models,
@@ -106,8 +105,10 @@ def load_from_restricted_reader(filename: str, map_location: Any = None) -> Any:
     zoo = _ZOOS.get(scheme)
     path = weights_path(zoo()[name] if zoo is not None else filename)
     content = read_checkpoint(path, 'cpu' if map_location is None else map_location)
-    # A file of safetensors, or of a state dict alone, has no more.
-    return _process_mmcls_checkpoint(content) if scheme == 'mmcls' else content
+    if scheme == 'mmcls':  # A classifier, of which the backbone is meant.
+        state, prefix = content['state_dict'], 'backbone.'
+        return dict(state_dict={key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+    return content
 
 
 _ZOOS: dict[str, Callable[[], dict[str, str]]] = {

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from mmetris.models.converters import CRIS, DETRIS, ETRIS, PublishedCode
+from mmetris.models.backbones.dinov2_tower import resolve_sizes
+from mmetris.models.converters import CRIS, DETRIS, ETRIS, ConvertedCheckpoint, PublishedCode
 from mmetris.utils.checkpoint_io import put_in_place, remove, unfinished_path
 from mmetris.utils.downloads import (
     MAIN,
@@ -150,6 +151,7 @@ def fetch_published(
     remove(unfinished)
     try:
         converted = convert_file(CODES[published.code], source, unfinished, recipes, **options)
+        _compare(converted, published, source, say)
         (unfinished / 'source.json').write_text(json.dumps(origin, indent=1) + '\n', encoding='utf-8')
         put_in_place(unfinished, folder)
     finally:
@@ -157,6 +159,24 @@ def fetch_published(
     size = (folder / 'model.pth').stat().st_size
     say(f'converted: {len(converted.names)} keys, none left over -> {folder / "model.pth"}, {size:,} bytes')
     return folder / 'config.py', folder / 'model.pth'
+
+
+def _compare(converted: ConvertedCheckpoint, published: Published, source: Path, say: Callable[[str], Any]) -> None:
+    """Raise ValueError if a file lacks what the model of its name is tuned by; tell if its image encoder is another."""
+    expected = Config.fromfile(published.config).model
+    for part in ('backbone', 'text_encoder'):
+        if lacking := set(expected[part].get('tuning', {})) - set(converted.model_cfg[part].get('tuning', {})):
+            raise ValueError(
+                f'{source} is not {published.name}: its {part.replace("_", " ")} has no {", ".join(sorted(lacking))}'
+            )
+    if published.code == 'DETRIS':
+        archs = (converted.model_cfg['backbone']['arch'], expected.backbone.arch)
+        own, wanted = (resolve_sizes(arch)[1] for arch in archs)
+        if (own.width, own.depth, own.num_registers) != (wanted.width, wanted.depth, wanted.num_registers):
+            say(
+                f'note: a DINOv2 of width {own.width}, {own.depth} blocks and {own.num_registers} registers; that of '
+                f'{published.name} has {wanted.width}, {wanted.depth} and {wanted.num_registers}: is it the right file?'
+            )
 
 
 def _fetch(

@@ -49,7 +49,7 @@ def encoder_files() -> dict[str, EncoderFile]:
         *_, sha256, file = address.split('/')
         name = 'clip-' + re.sub(r'vit-(\w)-(\d+)', r'vit\1\2', arch.lower())
         found.append(EncoderFile(name, file, address, sha256))
-    for letter in 'sblg':
+    for letter in 'sbl':
         for suffix, registers in (('', ''), ('_reg', '_reg4')):
             address = _DINOV2.format(letter, registers)
             file = address.rpartition('/')[2]

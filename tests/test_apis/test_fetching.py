@@ -96,8 +96,9 @@ def test_from_a_name_to_a_mask(hub, mmetris, tmp_path):
     status, out, err = mmetris('download', 'DETRIS-large_refcoco', *SET)
     size = len(hub.repos[REPO][FILE])
     assert (status, err) == (0, '')
-    first, second, third = out.splitlines()
+    first, note, second, third = out.splitlines()
     assert first.startswith(f'{FILE} of {REPO}: {size:,} bytes, {size:,} of them received now, sha256 agrees -> ')
+    assert re.match(r'note: a DINOv2 of width \d+, .* that of detris_large_refcoco has 1024, 24 and 4: is it', note)
     assert re.match(r'converted: \d+ keys, none left over -> .*model\.pth, [\d,]+ bytes$', second)
     assert third == f'ready: mmetris segment photo.jpg "the man in red" --model {NAME}'
     assert len(hub.gets()) == 1
@@ -110,15 +111,19 @@ def test_from_a_name_to_a_mask(hub, mmetris, tmp_path):
     assert not [path for path in (tmp_path / 'home').rglob('*') if 'unfinished' in path.name]
 
 
-def test_the_converted_model_is_the_recorded_one(hub, said):
-    download(NAME, options=HEADS, say=said.append)
+def test_the_converted_model_is_the_recorded_one(hub, said, monkeypatch):
+    """Here of a file that was fetched elsewhere, without a network."""
+    Path('fetched.pth').write_bytes(hub.repos[REPO][FILE])
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    download(NAME, local='fetched.pth', options=HEADS, say=said.append)
+    assert not hub.asked
     recorded = torch.load(GOLDEN / 'detris.io.pth', weights_only=True)
     model = RefSegInferencer(NAME, device='cpu', show_progress=False).model
     with torch.no_grad():
         logits = model.forward_logits(recorded['image'], recorded['tokens'])
     torch.testing.assert_close(logits, recorded['logits'], rtol=0, atol=1e-4)
     source = json.loads((published.assets_folder('converted', NAME) / 'source.json').read_text())
-    assert source['repo'] == REPO and source['file'] == FILE
+    assert source['file'] == 'fetched.pth' and source['options'] == HEADS | dict(context_length=17)
     assert source['sha256'] == hashlib.sha256(hub.repos[REPO][FILE]).hexdigest()
 
 
@@ -134,10 +139,11 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub, said, monkeypatch
     assert 0 < have <= 300_000 and not said
     assert not list(Path(constants.HF_HUB_CACHE).rglob('*.pth')), 'nothing has its name yet'
     hub.break_after.clear()
-    download(NAME, options=HEADS, say=said.append)
+    fetched = downloads.fetch_hub_file(REPO, FILE)
     assert hub.gets()[-1][1] == f'bytes={have}-'
     size = len(hub.repos[REPO][FILE])
-    assert f'{size:,} bytes, {size - have:,} of them received now, sha256 agrees' in said[0]
+    assert (fetched.size, fetched.received, fetched.checked) == (size, size - have, 'sha256')
+    assert fetched.path.read_bytes() == hub.repos[REPO][FILE]
 
 
 def test_a_wrong_hash_leaves_nothing(hub, said):
@@ -146,7 +152,7 @@ def test_a_wrong_hash_leaves_nothing(hub, said):
         download(NAME, options=HEADS, say=said.append)
     assert not said and not [path for path in files_of_the_cache() if path.suffix != '.lock']
     hub.wrong.clear()
-    download(NAME, options=HEADS, say=said.append)
+    assert downloads.fetch_hub_file(REPO, FILE).received
 
 
 def test_a_file_that_is_known_by_its_sha256_is_no_other(hub, said):
@@ -154,7 +160,8 @@ def test_a_file_that_is_known_by_its_sha256_is_no_other(hub, said):
     with pytest.raises(ValueError, match='but f52c5b00.* is known for it: it was replaced. Name it with --file'):
         download('detris_base_refcoco', options=HEADS, say=said.append)
     assert not hub.gets()
-    download('detris_base_refcoco', file='base/base_refcoco.pth', options=HEADS, say=said.append)
+    with pytest.raises(ValueError, match='does not divide into 5 heads'):  # Taken, since it was named.
+        download('detris_base_refcoco', file='base/base_refcoco.pth', options=dict(head_heads=5), say=said.append)
 
 
 def test_a_damaged_file_in_the_hubs_cache_is_told(hub, said):
@@ -189,7 +196,7 @@ def test_what_the_repo_has_is_listed(hub, said):
         download(NAME, say=said.append)
 
 
-def test_without_a_network_the_message_says_which_file_goes_where(hub, said, monkeypatch, tmp_path):
+def test_without_a_network_the_message_says_which_file_goes_where(hub, said, monkeypatch):
     monkeypatch.setenv('HF_ENDPOINT', 'http://127.0.0.1:9')  # A port that nobody listens at.
     address = f'http://127.0.0.1:9/{REPO}/resolve/main/{FILE}'
     with pytest.raises(FileNotFoundError, match=f'could not be fetched from {address} .*--local FILE'):
@@ -199,17 +206,14 @@ def test_without_a_network_the_message_says_which_file_goes_where(hub, said, mon
         download(NAME, say=said.append)
     with pytest.raises(FileNotFoundError, match='HF_HUB_OFFLINE.*openaipublic.*pretrained/ViT-B-16.pt'):
         download('clip-vitb16', say=said.append)
-    (tmp_path / 'fetched.pth').write_bytes(hub.repos[REPO][FILE])
-    download(NAME, local=tmp_path / 'fetched.pth', options=HEADS, say=said.append)
-    assert find_model(NAME).weights.endswith('model.pth') and not hub.asked
+    assert not hub.asked and not said
 
 
-def test_offline_the_cache_is_enough(hub, said, monkeypatch):
+def test_offline_the_cache_is_enough(hub, monkeypatch):
     downloads.fetch_hub_file(REPO, FILE)
     hub.asked.clear()
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    download(NAME, options=HEADS, say=said.append)
-    assert 'found in the cache' in said[0] and not hub.asked
+    assert downloads.fetch_hub_file(REPO, FILE).received == 0 and not hub.asked
 
 
 def test_a_file_of_another_code_is_named(hub, said):
@@ -225,6 +229,11 @@ def test_a_file_of_another_code_is_named(hub, said):
         del state['state_dict'][key]
     torch.save(state, 'without.pth')
     with pytest.raises(ValueError, match=f'missing: {re.escape(keys[0])}'):
+        download(NAME, local='without.pth', options=HEADS, say=said.append)
+    for key in [key for key in state['state_dict'] if '.resblocks.' in key and '.adapter.' in key]:
+        del state['state_dict'][key]
+    torch.save(state, 'without.pth')
+    with pytest.raises(ValueError, match='without.pth is not detris_large_refcoco: its text encoder has no adapter'):
         download(NAME, local='without.pth', options=HEADS, say=said.append)
 
 

@@ -155,7 +155,7 @@ def test_a_cut_off_file_is_refused(tmp_path, part, suffix):
     if suffix == '.pth':
         torch.save(dict(state_dict=weights), path)
     else:
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
 
         save_file(weights, str(path))
     content = path.read_bytes()

@@ -238,7 +238,7 @@ def fetch_hub_file(
         return Fetched(found, found.stat().st_size, 0, _check_known(found, address, sha256))
     headers = build_hf_headers(token=token, library_name='mmetris', library_version=__version__)
     try:
-        metadata = get_hf_file_metadata(address, token=token, endpoint=endpoint())
+        metadata = get_hf_file_metadata(address, token=token)
     except (EntryNotFoundError, RevisionNotFoundError, RepositoryNotFoundError) as error:
         raise NotFetchedError(_why(error, repo_id, file, revision)) from error
     except Exception as error:  # Whatever the client raises without a network.

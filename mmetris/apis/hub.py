@@ -79,7 +79,7 @@ def save_pretrained(
             the card says that none were given.
         datasets: What it was trained on, as the hub calls it. Defaults to none.
         license: As the hub writes it, such as ``'apache-2.0'``. Defaults to None: not told.
-        name: Title of the card. Defaults to None: the type of the model.
+        name: ``owner/name``, for title and example of the card. Defaults to None: the type of the model.
 
     Returns:
         The folder.
@@ -96,7 +96,7 @@ def save_pretrained(
         save_file(
             {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
             temporary,
-            metadata=dict(format='pt', library='mmetris'),
+            metadata=dict(format='pt'),  # One entry: the order of several is another one each time.
         )
     card = _card(told, scores or {}, datasets, license, name or built.__class__.__name__, folder / WEIGHTS)
     for file, text in ((CONFIG, json.dumps(told, indent=1, ensure_ascii=False) + '\n'), (CARD, card)):
@@ -145,7 +145,7 @@ def push_to_hub(
         >>> push_to_hub('work_dirs/etris_r101_refcoco', 'me/etris-r101', scores={'RefCOCO val': {'mIoU': 70.5}})
     """
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, weights, scores, datasets, license, name=repo_id.rpartition('/')[2])
+        save_pretrained(model, folder, weights, scores, datasets, license, name=repo_id)
         api = HfApi(endpoint=endpoint(), token=token, library_name='mmetris', library_version=__version__)
         api.create_repo(repo_id, private=private, exist_ok=True)
         info = api.upload_folder(
@@ -429,6 +429,8 @@ def _card(
     weights: Path,
 ) -> str:
     """Text of the model card."""
+    repo = name if '/' in name else f'OWNER/{name}'
+    name = repo.partition('/')[2]
     task = 'referring image segmentation'
     if told['model']['type'].removeprefix('mmetris.') != 'ReferringSegmentor':
         task = 'semantic segmentation by class names'
@@ -500,8 +502,8 @@ frozen tensors in single precision.
 ```python
 from mmetris.apis import RefSegInferencer, from_pretrained
 
-model = from_pretrained('OWNER/{name}')
-result = RefSegInferencer('hf://OWNER/{name}')('photo.jpg', 'the dog on the left')
+model = from_pretrained('{repo}')
+result = RefSegInferencer('hf://{repo}')('photo.jpg', 'the dog on the left')
 ```
 """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import yaml
 from mmengine.config import Config
 
 import mmetris
-from mmetris.utils.downloads import SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
+from mmetris.utils.downloads import HUB, SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
 
 from .published import converted_files, published_of
 
@@ -188,7 +189,8 @@ def _plain(name: str) -> str:
 def _of_index(name: str, with_weights: bool) -> tuple[Path, str | None]:
     """Config and weights of a name in the model index."""
     if name.endswith('.py') or os.sep in name:
-        raise FileNotFoundError(f'config file or folder not found: {name}')
+        hint = f'; a model of the hub is {HUB}{name}' if re.fullmatch(r'[\w.-]+/[\w.-]+(?<!\.py)', name) else ''
+        raise FileNotFoundError(f'config file or folder not found: {name}{hint}')
     entry, root = find_entry(name), package_root()
     weights = entry.get('Weights')
     if weights is not None and scheme_of(weights) is None:

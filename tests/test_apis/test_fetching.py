@@ -280,6 +280,19 @@ def test_encoders_are_fetched_into_a_place_where_configs_find_them(hub, said, mo
     assert not table['RN50.pt'].place.exists()
 
 
+def test_tags_of_open_clip_are_fetched_by_it(hub, said, monkeypatch):
+    Path('tagged.py').write_text(
+        "model = dict(dual_encoder=dict(arch='ViT-B-16', clip_checkpoint='laion2b_s34b_b88k'))"
+    )
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(FileNotFoundError, match="CLIP weights 'laion2b_s34b_b88k' of ViT-B-16 are not on this machine"):
+        download('tagged.py', say=said.append)
+    Path('empty.py').write_text('model = dict()')
+    assert download('empty.py', say=said.append) == [] and said[-1] == 'empty.py names no files of encoders'
+    with pytest.raises(FileNotFoundError, match='config file not found: none.py'):
+        download('none.py', say=said.append)
+
+
 def test_names_and_arguments_that_lead_nowhere(hub, said, mmetris):
     with pytest.raises(FileNotFoundError, match='did you mean detris_large_refcoco'):
         download('detris_large_refcocc', say=said.append)

@@ -138,6 +138,7 @@ def test_push_and_fetch(toy_server, trained, shared, tmp_path, monkeypatch):
     assert url == f'{toy_server.address}/me/tiny/commit/{COMMIT}'
     sent = toy_server.repos['me/tiny']
     assert set(sent) == {CONFIG, WEIGHTS, CARD} and sent[WEIGHTS] == (shared / WEIGHTS).read_bytes()
+    assert b"RefSegInferencer('hf://me/tiny')" in sent[CARD]
     toy_server.asked.clear()
     for source in ('me/tiny', 'hf://me/tiny', f'hf://me/tiny@{COMMIT}'):
         model = from_pretrained(source, device='cpu', token=False)
@@ -153,6 +154,8 @@ def test_push_and_fetch(toy_server, trained, shared, tmp_path, monkeypatch):
         from_pretrained('me/tiny', revision='v2')
     with pytest.raises(FileNotFoundError, match='there is no .*me/none'):
         from_pretrained('me/none')
+    with pytest.raises(FileNotFoundError, match='not found: me/tiny; a model of the hub is hf://me/tiny'):
+        RefSegInferencer('me/tiny')
     result = RefSegInferencer('hf://me/tiny', device='cpu', show_progress=False)(picture(), 'the red circle')
     assert result['masks'][0].shape == (48, 80)
 

@@ -2,8 +2,10 @@
 
 import io
 import pickle
+import sys
 import warnings
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,8 +104,16 @@ class Calls:
         return (print, ('ran',))
 
 
-def storage(size, shape, stride=(1,), numel=4):
-    """A pickle of one module with a tensor of a shape from a storage of so many numbers, as PyTorch writes them."""
+class Module:
+    """What a module of an archive is pickled as: an instance of a class of its own code."""
+
+
+Module.__module__ = '__torch__'
+Module.__qualname__ = 'Module'
+
+
+def in_module(size=0, shape=(4,), stride=(1,), numel=4):
+    """A pickle of a module with a tensor of a shape from a storage of so many numbers, as PyTorch writes them."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value):
@@ -113,9 +123,24 @@ def storage(size, shape, stride=(1,), numel=4):
         def __reduce__(self):
             return torch._utils._rebuild_tensor_v2, (Pickler, size, shape, stride, False, {})
 
+    module = Module()
+    module.weight = Tensor()
     file = io.BytesIO()
-    Pickler(file, 2).dump(Tensor())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, '__torch__', SimpleNamespace(Module=Module))
+        Pickler(file, 2).dump(module)
     return file.getvalue()
+
+
+def with_pickle(archive, path, content):
+    """A copy of an archive with another tree, and a storage of four numbers."""
+    changed = {'data.pkl': content, '0': torch.arange(4.0).numpy().tobytes()}
+    return rewritten(archive, path, lambda name, _: changed.get(name.rpartition('/')[2]))
+
+
+def test_a_tree_made_by_hand_is_read(archive, tmp_path):
+    read = read_torchscript(with_pickle(archive, tmp_path / 'x.pt', in_module(1, (2,))))
+    assert torch.equal(read['weight'], torch.tensor([1.0, 2.0]))
 
 
 @pytest.mark.parametrize(
@@ -124,15 +149,15 @@ def storage(size, shape, stride=(1,), numel=4):
         pickle.dumps(Calls(), 2),
         b'',
         pickle.dumps([1, 2], 2),
-        storage(0, (10**6, 10**6), (0, 0)),
-        storage(3, (4,)),
-        storage(0, (4,), numel=10**12),
-        storage(0, (2, 2), (-1, 1)),
+        in_module(0, (10**6, 10**6), (0, 0)),
+        in_module(3, (4,)),
+        in_module(0, (4,), numel=10**12),
+        in_module(0, (2, 2), (-1, 1)),
     ],
     ids=['code', 'empty', 'a list', 'a large view', 'beyond the end', 'more than there is', 'backwards'],
 )
 def test_other_content_is_refused(archive, tmp_path, content, capsys):
-    path = rewritten(archive, tmp_path / 'x.pt', lambda name, _: content if name.endswith('/data.pkl') else None)
+    path = with_pickle(archive, tmp_path / 'x.pt', content)
     with pytest.raises(ValueError, match=r'x\.pt cannot be read'):
         read_torchscript(path)
     assert 'ran' not in capsys.readouterr().out

@@ -325,7 +325,8 @@ def _state(apis: _Apis, entry: dict[str, Any], root: Path) -> str:
         return 'no weights: train it'
     if apis.published.converted_files(published) is not None:
         return f'ready: converted from {published.repo}'
-    file = 'name the file with --file' if published.file is None else published.file
+    file = published.file if published.seen else f'{published.file}, a supposed name'
+    file = 'name the file with --file' if published.file is None else file
     return f'not here yet: mmetris download {published.name} ({published.repo}, {file})'
 
 

@@ -22,7 +22,8 @@ import click
 from mmetris.version import __version__
 
 MODEL_HELP = (
-    'Config file, name of a model ("mmetris models" lists them), or folder of a training. '
+    'Config file, name of a model ("mmetris models" lists them), folder of a training, or hf://owner/name of a shared '
+    'one. '
     'Default: the demo model, which knows drawn shapes only.'
 )
 DTYPES = ('float32', 'bfloat16', 'float16')  # As in mmetris.utils.autocast, which would import PyTorch.
@@ -128,6 +129,7 @@ def mmetris_command() -> None:
       mmetris video clip.mp4 "the red car" --out-file car.mp4
       mmetris models
       mmetris data check my_config.py
+      mmetris download detris_base_refcoco
 
     "mmetris COMMAND --help" explains a command.
     """
@@ -304,20 +306,135 @@ def models() -> None:
     """List the models that --model knows by name.
 
     Those without weights are recipes: train them (tools/train.py), then give the folder of the training as --model.
+    Those that can be fetched are by "mmetris download NAME".
     """
     apis = _load_apis()
     root = apis.model_zoo.package_root()
     entries = list(apis.model_zoo.indexed_models())
     width = max(len(entry['Name']) for entry in entries)
     for entry in entries:
-        weights = entry.get('Weights')
-        if weights is None:
-            state = 'no weights: train it'
-        elif apis.is_address(weights):
-            state = f'downloaded from {weights}'
-        else:
-            state = 'ready' if (root / weights).is_file() else f'weights are missing: {root / weights}'
-        click.echo(f'{entry["Name"]:{width}}  {state}')
+        click.echo(f'{entry["Name"]:{width}}  {_state(apis, entry, root)}')
+
+
+def _state(apis: _Apis, entry: dict[str, Any], root: Path) -> str:
+    """Where the weights of an entry of the model index are."""
+    weights, published = entry.get('Weights'), apis.published.published_of(entry, root)
+    if weights is not None:
+        if apis.downloads.scheme_of(weights) is not None:
+            return f'fetched from {weights} when it is used'
+        return 'ready' if (root / weights).is_file() else f'weights are missing: {root / weights}'
+    if published is None:
+        return 'no weights: train it'
+    if apis.published.converted_files(published) is not None:
+        return f'ready: converted from {published.repo}'
+    file = published.file if published.seen else f'{published.file}, a supposed name'
+    file = 'name the file with --file' if published.file is None else file
+    return f'not here yet: mmetris download {published.name} ({published.repo}, {file})'
+
+
+@mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('name')
+@click.option('--file', metavar='PATH', help='Another file of the repo than the one that is known for NAME.')
+@click.option('--revision', default='main', show_default=True, metavar='REV', help='Branch, tag or commit of the repo.')
+@click.option('--local', metavar='FILE', help='Convert this file, which was fetched elsewhere; the hub is not asked.')
+@click.option('--encoders', is_flag=True, help='Fetch what training needs as well: files of CLIP and DINOv2.')
+@click.option(
+    '--set',
+    'options',
+    multiple=True,
+    metavar='KEY=VALUE',
+    help='What no shape tells, where it is not as in the published models: head_heads, align_heads, image_heads, '
+    'text_heads, out_blocks (4,8), context_length.',
+)
+def download(
+    name: str, file: str | None, revision: str, local: str | None, encoders: bool, options: tuple[str, ...]
+) -> None:
+    """Fetch weights from the network, check them, convert them once, and keep them.
+
+    NAME is a model ("mmetris models" lists them), a config file, or an encoder, such as clip-vitb16 or
+    dinov2-vitl14_reg. Of a model that others published weights of, these are fetched from Hugging Face; of any other
+    the pretrained encoders that its training starts from.
+
+    HF_HOME says where files are kept, HF_ENDPOINT which server is asked, HF_HUB_OFFLINE=1 that none is. An interrupted
+    download goes on where it stopped.
+
+    \b
+    Examples:
+      mmetris download detris_base_refcoco
+      mmetris download detris_large_mixed --file NAME_OF_THE_FILE
+      mmetris download clip-vitb16
+    """
+    apis = _load_apis()
+    if not sys.stderr.isatty():
+        apis.hide_progress_bars()
+    apis.fetching.download(name, file, revision, local, encoders, _parsed(options), say=click.echo)
+
+
+def _parsed(options: Sequence[str]) -> dict[str, Any]:
+    """Whole numbers, or several with commas in between, by their keys."""
+    found: dict[str, Any] = {}
+    for option in options:
+        key, _, value = option.partition('=')
+        try:
+            numbers = [int(number) for number in value.split(',')]
+        except ValueError:
+            raise click.UsageError(f'--set {option}: a whole number is needed, or several as in 4,8') from None
+        found[key] = numbers[0] if len(numbers) == 1 else tuple(numbers)
+    return found
+
+
+@mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('model')
+@click.argument('repo', required=False)
+@click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.')
+@click.option('--out-dir', metavar='DIR', help='Write the files here and send nothing, to look at them first.')
+@click.option(
+    '--score', 'scores', multiple=True, metavar='DATA:METRIC=X', help='"RefCOCO val:mIoU=70.5", for the card.'
+)
+@click.option('--dataset', 'datasets', multiple=True, metavar='NAME', help='What it was trained on, for the card.')
+@click.option('--license', metavar='NAME', help='As the hub writes it: apache-2.0.')
+@click.option('--private', is_flag=True, help='Make a private repo, if there is none yet.')
+@click.option('--revision', metavar='REV', help='Branch to send to. Default: main.')
+@click.option('--create-pr', is_flag=True, help='Propose it as a pull request.')
+def push(
+    model: str,
+    repo: str | None,
+    weights: str | None,
+    out_dir: str | None,
+    scores: tuple[str, ...],
+    datasets: tuple[str, ...],
+    license: str | None,
+    private: bool,
+    revision: str | None,
+    create_pr: bool,
+) -> None:
+    """Send what was tuned of MODEL to REPO (owner/name) on Hugging Face's hub, with its config and a card.
+
+    The frozen encoders stay here, and so do data sets, folders and the rest of the config. Log in before ("hf auth
+    login", or HF_TOKEN).
+
+    \b
+    Examples:
+      mmetris push work_dirs/etris_r101_refcoco me/etris-r101 --dataset RefCOCO --score "RefCOCO val:mIoU=70.5"
+      mmetris push work_dirs/etris_r101_refcoco --out-dir look_at_it_first
+    """
+    if (repo is None) == (out_dir is None):
+        raise click.UsageError('give REPO to send it to, or --out-dir DIR to write the files only')
+    found: dict[str, dict[str, float]] = {}
+    for score in scores:
+        data, _, rest = score.rpartition(':')
+        metric, _, value = rest.partition('=')
+        try:
+            found.setdefault(data, {})[metric] = float(value)
+        except ValueError:
+            raise click.UsageError(f'--score {score}: "RefCOCO val:mIoU=70.5" is the form') from None
+    hub = _load_apis().hub
+    told: dict[str, Any] = dict(weights=weights, scores=found, datasets=datasets, license=license)
+    if repo is None:
+        click.echo(f'written: {hub.save_pretrained(model, out_dir, **told)}')
+    else:
+        sent = hub.push_to_hub(model, repo, **told, private=private or None, revision=revision, create_pr=create_pr)
+        click.echo(f'sent: {sent}')
 
 
 @mmetris_command.group(context_settings=dict(help_option_names=['-h', '--help']))
@@ -483,15 +600,17 @@ class _Apis:
     """What the commands need of the package; imported when a command runs, so that --help answers at once."""
 
     def __init__(self) -> None:
+        from huggingface_hub.utils import disable_progress_bars
+
         import mmetris.datasets  # noqa: F401
-        from mmetris.apis import RefSegInferencer, RefSegPredictor, model_zoo, result_files
-        from mmetris.utils import checkpoint_io
-        from mmetris.utils.image_io import is_address
+        from mmetris.apis import RefSegInferencer, RefSegPredictor, fetching, hub, model_zoo, published, result_files
+        from mmetris.utils import checkpoint_io, downloads
         from mmetris.visualization import draw_expressions
 
         self.RefSegInferencer, self.RefSegPredictor = RefSegInferencer, RefSegPredictor
         self.model_zoo, self.result_files, self.checkpoint_io = model_zoo, result_files, checkpoint_io
-        self.draw_expressions, self.is_address = draw_expressions, is_address
+        self.fetching, self.published, self.downloads, self.hub = fetching, published, downloads, hub
+        self.draw_expressions, self.hide_progress_bars = draw_expressions, disable_progress_bars
 
 
 def _load_apis() -> _Apis:

@@ -9,15 +9,21 @@ MMEngine's root with a warning, so that MMSeg's names would be lost there: the k
 therefore declared as well.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from mmengine import registry as mmengine_registry
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import (
+    get_external_models,
+    get_mmcls_models,
+    get_torchvision_models,
+)
 from mmseg import registry as mmseg_registry
 
-from mmetris.utils.checkpoint_io import declare_safe_globals
+from mmetris.utils.checkpoint_io import declare_safe_globals, read_checkpoint
 
 # Here, because every run imports this module before it loads a checkpoint, whoever's tools it is started with.
 declare_safe_globals()
@@ -72,9 +78,43 @@ INFERENCERS = _child('inferencer', mmseg_registry.INFERENCERS)
 MODULE2PACKAGE.setdefault('mmetris', 'mmetris')
 
 
-@CheckpointLoader.register_scheme(prefixes='mmetris://', force=True)
-def _load_shipped(filename: str, map_location: Any = None) -> Any:
-    """Weights that ship with the package: the addresses of pretrained/metafile.yml, for all of MMEngine's loading."""
-    from .apis.model_zoo import shipped_file
+# Every kind of address that MMEngine's loaders know ('' is any other name, a file's), in its own words.
+_ADDRESSES = (
+    *('', 'http://', 'https://', 'torchvision://', 'modelzoo://', 'open-mmlab://', 'openmmlab://', 'mmcls://'),
+    *('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://', 'mmetris://', 'hf://', 'file://'),
+)
 
-    return CheckpointLoader.load_checkpoint(shipped_file(filename), map_location)
+
+@CheckpointLoader.register_scheme(prefixes=_ADDRESSES, force=True)
+def load_from_restricted_reader(filename: str, map_location: Any = None) -> Any:
+    """What MMEngine loads (``load_from``, ``resume``, ``init_cfg=dict(type='Pretrained')``, its inferencers) is read as
+    our tools read it: MMEngine's own readers run the pickled code of a file that the restricted one refuses.
+
+    Args:
+        filename: A file or an address, see :func:`mmetris.utils.downloads.weights_path`; a name after
+            ``torchvision://``, ``open-mmlab://`` or ``mmcls://`` is looked up as MMEngine does.
+        map_location: As in :func:`torch.load`. Defaults to None: the CPU.
+
+    Raises:
+        FileNotFoundError: If it is not there, or cannot be fetched.
+        ValueError: If it cannot be read, holds code, or is an address of another kind.
+    """
+    from .utils.downloads import weights_path
+
+    scheme, _, name = filename.partition('://')
+    zoo = _ZOOS.get(scheme)
+    path = weights_path(zoo()[name] if zoo is not None else filename)
+    content = read_checkpoint(path, 'cpu' if map_location is None else map_location)
+    if scheme == 'mmcls':  # A classifier, of which the backbone is meant.
+        state, prefix = content['state_dict'], 'backbone.'
+        return dict(state_dict={key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)})
+    return content
+
+
+_ZOOS: dict[str, Callable[[], dict[str, str]]] = {
+    'torchvision': get_torchvision_models,
+    'modelzoo': get_torchvision_models,
+    'open-mmlab': get_external_models,
+    'openmmlab': get_external_models,
+    'mmcls': get_mmcls_models,
+}

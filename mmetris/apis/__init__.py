@@ -1,8 +1,18 @@
-"""Python entry points: segment pictures, build a model, load weights, switch between tasks."""
+"""Python entry points: segment pictures, build a model, load weights, switch between tasks, share on the hub."""
 
+from .hub import from_pretrained, push_to_hub, save_pretrained
 from .inferencer import RefSegInferencer
 from .model import init_model, load_weights
 from .predictor import RefSegPredictor
 from .task_switcher import TaskSwitcher
 
-__all__ = ['RefSegInferencer', 'RefSegPredictor', 'TaskSwitcher', 'init_model', 'load_weights']
+__all__ = [
+    'RefSegInferencer',
+    'RefSegPredictor',
+    'TaskSwitcher',
+    'from_pretrained',
+    'init_model',
+    'load_weights',
+    'push_to_hub',
+    'save_pretrained',
+]

@@ -123,7 +123,7 @@ class Asker:
         self.model: Any = model  # Of one of two classes, told apart by `by_class`.
         self.by_class = hasattr(model, 'class_logits')
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
-        for step in _test_pipeline(cfg):
+        for step in test_pipeline(cfg):
             kind = type_name(step)
             if kind in ('LoadImageFromFile', 'InferencerLoader'):
                 self.to_float32 = bool(step.get('to_float32', False))
@@ -300,8 +300,15 @@ def answer_of(sample: RefDataSample, threshold: float, own_threshold: float) -> 
     return answer, probability
 
 
-def _test_pipeline(cfg: Config) -> list[dict[str, Any]]:
-    """The config's test pipeline, wherever its data set is wrapped in others."""
+def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
+    """The config's test pipeline, wherever its data set is wrapped in others.
+
+    Args:
+        cfg: The config.
+
+    Raises:
+        ValueError: If it has none.
+    """
     dataset = (cfg.get('test_dataloader') or {}).get('dataset')
     while isinstance(dataset, dict) and 'pipeline' not in dataset:
         dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]

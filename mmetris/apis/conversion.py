@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,10 +84,49 @@ def complete_config(converted: ConvertedCheckpoint, recipe: Path, context_length
     return Config(adapted)
 
 
+def convert_file(
+    code: PublishedCode,
+    checkpoint: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    recipes: Mapping[str, Path],
+    text_heads: int | None = None,
+    image_heads: int | None = None,
+    context_length: int = 17,
+    **options: Any,
+) -> ConvertedCheckpoint:
+    """Read, convert, check, and only then write ``config.py`` and ``model.pth``.
+
+    Args:
+        code: The published code.
+        checkpoint: Its file.
+        out_dir: Folder to write into.
+        recipes: For each family of image encoders the config that surrounds the model, see :func:`complete_config`.
+        text_heads: See :meth:`~mmetris.models.converters.PublishedCode.from_published`. Defaults to None: by the width.
+        image_heads: Likewise.
+        context_length: Tokens of a sentence. Defaults to 17, RefCOCO's.
+        **options: Of this code's ``model_cfg``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or does not fit.
+    """
+    converted = code.from_published(
+        read_checkpoint(checkpoint), text_heads, image_heads, context_length=context_length, **options
+    )
+    check_finite(converted.checkpoint['state_dict'], str(checkpoint))
+    cfg = complete_config(converted, recipes[converted.sizes.family], context_length)
+    converted.checkpoint['meta']['dataset_meta'] = dict(RefCocoDataset.METAINFO)
+    out_dir = Path(out_dir)
+    save_checkpoint(out_dir / 'model.pth', converted.checkpoint)
+    with write_atomically(out_dir / 'config.py') as temporary:
+        temporary.write_text(cfg.pretty_text, encoding='utf-8')
+    return converted
+
+
 def convert_published(
     code: PublishedCode, args: argparse.Namespace, recipes: Mapping[str, Path], **options: Any
 ) -> None:
-    """Read, convert, check, and only then write ``config.py`` and ``model.pth``; every key used is printed.
+    """What a converter's command does: :func:`convert_file`; every key used is printed.
 
     A file that does not fit ends the program with one line.
 
@@ -96,22 +136,19 @@ def convert_published(
         recipes: For each family of image encoders the config that surrounds the model, see :func:`complete_config`.
         **options: Options of this code alone.
     """
+    out_dir = Path(args.out_dir)
     try:
-        converted = code.from_published(
-            read_checkpoint(args.checkpoint),
+        converted = convert_file(
+            code,
+            args.checkpoint,
+            out_dir,
+            recipes,
             args.text_heads,
             args.image_heads,
+            args.context_length,
             head_heads=args.head_heads,
-            context_length=args.context_length,
             **options,
         )
-        check_finite(converted.checkpoint['state_dict'], args.checkpoint)
-        cfg = complete_config(converted, recipes[converted.sizes.family], args.context_length)
-        converted.checkpoint['meta']['dataset_meta'] = dict(RefCocoDataset.METAINFO)
-        out_dir = Path(args.out_dir)
-        save_checkpoint(out_dir / 'model.pth', converted.checkpoint)
-        with write_atomically(out_dir / 'config.py') as temporary:
-            temporary.write_text(cfg.pretty_text, encoding='utf-8')
     except (ValueError, OSError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
     for published, ours in converted.names.items():

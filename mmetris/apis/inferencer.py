@@ -37,7 +37,8 @@ class RefSegInferencer(BaseInferencer):
     """Segment what sentences mean.
 
     Args:
-        model: Config file, name in the model index, folder of a training (config and best checkpoint), or a config.
+        model: Config file, name in the model index, folder of a training (config and best checkpoint), a shared model
+            (``hf://owner/name``, or its folder), or a config.
             Defaults to None: the demo model that ships with mmetris; it knows drawn shapes only.
         weights: Checkpoint, full or slim, a file or an address. Defaults to None: those that belong to ``model``.
         device: ``'cpu'``, ``'cuda:0'``... Defaults to None: a GPU if there is one, else the CPU.

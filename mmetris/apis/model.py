@@ -18,9 +18,8 @@ from mmetris.models.converters.shared_keys import PUBLISHED_PARTS
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
+from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import quieted
-
-from .model_zoo import SHIPPED, shipped_file
 
 
 def init_model(
@@ -33,8 +32,8 @@ def init_model(
 
     Args:
         config: Config file, or what was read from one. A config is a Python program: use those you trust.
-        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), or the ``mmetris://`` address of one that
-            ships; a slim one takes the frozen CLIP from the
+        checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), a file or an address (``https://``,
+            ``hf://owner/name/file``, ``mmetris://`` for one that ships); a slim one takes the frozen CLIP from the
             ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
             weights, the rest random.
         device: Where the model goes. Defaults to None: ``'cuda:0'`` if there is one, else ``'cpu'``.
@@ -69,9 +68,7 @@ def init_model(
     init_default_scope('mmetris')
     model = MODELS.build(config.model)
     dataset_meta = dict(RefCocoDataset.METAINFO)
-    if isinstance(checkpoint, str) and checkpoint.startswith(SHIPPED):
-        checkpoint = shipped_file(checkpoint)
-    content: Mapping[str, Any] = {} if checkpoint is None else read_checkpoint(checkpoint)
+    content: Mapping[str, Any] = {} if checkpoint is None else read_checkpoint(weights_path(checkpoint))
     with quieted(MMLogger.get_current_instance()):  # MMEngine tells of each parameter where its value comes from.
         if checkpoint is None:
             model.init_weights()

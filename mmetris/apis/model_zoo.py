@@ -14,14 +14,16 @@ import yaml
 from mmengine.config import Config
 
 import mmetris
-from mmetris.utils.image_io import is_address
+from mmetris.utils.downloads import HUB, SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
+
+from .published import converted_files, published_of
 
 DEMO_CONFIG = 'configs/etris/etris_tiny_long-192px_shapes.py'
 DEMO_WEIGHTS = 'pretrained/etris_tiny_long-192px_shapes.pth'
 
 
-# Addresses in the metafiles: a file inside the package, and none. A slash ends both for MIM: pretrained/metafile.yml.
-SHIPPED = 'mmetris://'
+# Addresses in the metafiles: a file inside the package (SHIPPED), and none. A slash ends both for MIM:
+# pretrained/metafile.yml.
 NOT_PUBLISHED = 'mmetris://not-published/'
 
 
@@ -52,7 +54,8 @@ def package_root() -> Path:
 
 
 def indexed_models() -> Iterator[dict[str, Any]]:
-    """Entries of the model index: ``Name``, ``Config``, perhaps ``Alias``, and ``Weights`` where there are any.
+    """Entries of the model index: ``Name``, ``Config``, perhaps ``Alias``, ``Weights`` where there are any, and
+    ``Published`` where others published some in their own layout (:mod:`mmetris.apis.published`).
 
     Weights that ship with mmetris are named relative to :func:`package_root`, others by their address.
     """
@@ -72,15 +75,15 @@ def shipped_file(address: str) -> str:
         address: ``mmetris://pretrained/<name>.pth``, as in the metafiles; MMEngine loads it as it stands.
 
     Raises:
-        FileNotFoundError: If mmetris has no such weights; the message says whether any belong to the model.
+        NotFetchedError: If mmetris has no such weights; the message says whether any belong to the model.
     """
     if address.rstrip('/') == NOT_PUBLISHED.rstrip('/'):
-        raise FileNotFoundError(
+        raise NotFetchedError(
             'there are no weights of mmetris for this model: train it (tools/train.py), and give the checkpoint'
         )
     file = package_root() / address.removeprefix(SHIPPED).rstrip('/')
     if not file.is_file():
-        raise FileNotFoundError(f'{address} does not ship with mmetris: there is no {file}')
+        raise NotFetchedError(f'{address} does not ship with mmetris: there is no {file}')
     return str(file)
 
 
@@ -89,10 +92,11 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
 
     Args:
         model: Config file; name in the model index (``mmetris models`` lists them); folder of a training, which has a
-            config and checkpoints; or a config that was read already. Defaults to None: the demo model.
-        weights: Checkpoint, a file or an address (``https://``; ``mmetris://`` for what ships with mmetris). Defaults
-            to None: those that belong to ``model``. In the folder of a training these are the best ones, or the last
-            where none was chosen.
+            config and checkpoints; a shared model, ``hf://owner/name`` or its folder (:mod:`mmetris.apis.hub`); or a
+            config that was read already. Defaults to None: the demo model.
+        weights: Checkpoint, a file or an address (``https://``, ``hf://owner/name/file``; ``mmetris://`` for what
+            ships with mmetris). Defaults to None: those that belong to ``model``. In the folder of a training these
+            are the best ones, or the last where none was chosen.
 
     Raises:
         FileNotFoundError: If model or weights are not there; the message says what to do.
@@ -107,12 +111,17 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
     elif isinstance(model, (str, os.PathLike)):
         name = os.fspath(model)
         path = Path(name).expanduser()
+        if scheme_of(name) == 'hf' or (path / 'config.json').is_file():
+            from .hub import find_shared  # It finds the models that it sends here.
+
+            shared = find_shared(name)
+            return ModelFiles(shared.config, str(shared.weights if weights is None else weights_path(weights)))
         if path.is_dir():
             config_file, found = _of_folder(path, weights is None)
         elif path.is_file():
             config_file, found = path, None
         else:
-            config_file, found = _of_index(name)
+            config_file, found = _of_index(name, weights is None)
         try:
             config = Config.fromfile(config_file)
         except Exception as error:  # A config is a program and can fail in any way.
@@ -125,10 +134,7 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         found = os.fspath(weights)
     elif found is None:
         raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
-    if found.startswith(SHIPPED):
-        found = shipped_file(found)
-    else:
-        found = _download(found) if is_address(found) else str(Path(found).expanduser())
+    found = str(weights_path(found))
     if not Path(found).is_file():
         raise FileNotFoundError(f'the weights of {name} are missing: {found}')
     complete_clip_paths(config.get('model', {}))
@@ -153,38 +159,58 @@ def _of_folder(folder: Path, with_weights: bool) -> tuple[Path, str | None]:
     return configs[0], str((best or last)[-1])
 
 
-def _of_index(name: str) -> tuple[Path, str | None]:
-    """Config and weights of a name in the model index."""
-    if name.endswith('.py') or os.sep in name:
-        raise FileNotFoundError(f'config file or folder not found: {name}')
+def find_entry(name: str) -> dict[str, Any]:
+    """The entry of a name in the model index; upper case, ``-`` and ``_`` make no difference.
+
+    Args:
+        name: A name or an alias.
+
+    Raises:
+        FileNotFoundError: If there is none; the message names what comes near.
+    """
     known: dict[str, dict[str, Any]] = {}
     for model in indexed_models():
         aliases = model.get('Alias') or []
         for alias in [model['Name'], *([aliases] if isinstance(aliases, str) else aliases)]:
-            known[alias.lower()] = model
-    entry = known.get(name.lower())
+            known[_plain(alias)] = model
+    entry = known.get(_plain(name))
     if entry is None:
-        close = difflib.get_close_matches(name.lower(), known, n=3)
-        hint = f'did you mean {" or ".join(close)}?' if close else '"mmetris models" lists the names'
+        close = difflib.get_close_matches(_plain(name), known, n=3)
+        names = ' or '.join(known[one]['Name'] for one in close)
+        hint = f'did you mean {names}?' if close else '"mmetris models" lists the names'
         raise FileNotFoundError(f'no model, file or folder is called {name!r}; {hint}')
-    root, weights = package_root(), entry.get('Weights')
-    if weights is not None and not is_address(weights):
+    return entry
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace('-', '_')
+
+
+def _of_index(name: str, with_weights: bool) -> tuple[Path, str | None]:
+    """Config and weights of a name in the model index."""
+    if name.endswith('.py') or os.sep in name:
+        hint = f'; a model of the hub is {HUB}{name}' if re.fullmatch(r'[\w.-]+/[\w.-]+(?<!\.py)', name) else ''
+        raise FileNotFoundError(f'config file or folder not found: {name}{hint}')
+    entry, root = find_entry(name), package_root()
+    weights = entry.get('Weights')
+    if weights is not None and scheme_of(weights) is None:
         weights = str(root / weights)
+    published = published_of(entry, root)
+    if weights is None and published is not None and with_weights:
+        converted = converted_files(published)
+        if converted is None:
+            raise FileNotFoundError(
+                f'no weights for {published.name} on this machine: "mmetris download {published.name}" fetches the '
+                f'published ones from {hub_address(published.repo)} and converts them, once; or give '
+                'weights=CHECKPOINT (--weights on the command line)'
+            )
+        return converted[0], str(converted[1])
+    if weights is None and with_weights:
+        raise FileNotFoundError(
+            f'no weights for {entry["Name"]}: nobody published any that could be fetched. Give weights=CHECKPOINT '
+            '(--weights on the command line), or the folder of a training'
+        )
     return root / entry['Config'], weights
-
-
-def _download(address: str) -> str:
-    """Fetch weights into PyTorch's cache, once."""
-    import torch
-
-    file = Path(torch.hub.get_dir()) / 'checkpoints' / re.split(r'[?#]', address)[0].rstrip('/').rpartition('/')[2]
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(address, str(file), progress=False)
-        except (OSError, ValueError) as error:
-            raise FileNotFoundError(f'weights {address} could not be downloaded: {error}') from error
-    return str(file)
 
 
 def complete_clip_paths(cfg: Any) -> None:

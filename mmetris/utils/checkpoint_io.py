@@ -34,13 +34,15 @@ def declare_safe_globals() -> None:
     torch.serialization.add_safe_globals(declared_globals())
 
 
-def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a checkpoint of tensors and plain values onto the CPU.
+def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[str, Any]:
+    """Read a checkpoint of tensors and plain values.
 
-    MMEngine's own loading falls back to running pickled code when the restricted way fails; this does not.
+    MMEngine's own loading falls back to running pickled code when the restricted way fails; this does not. Every file
+    of weights is read here, wherever it was named (:func:`mmetris.utils.downloads.weights_path`).
 
     Args:
         path: A ``.pth`` file (of MMEngine, PyTorch or the released ETRIS code) or a ``.safetensors`` file.
+        map_location: Where the tensors go, as in :func:`torch.load`. Defaults to the CPU.
 
     Returns:
         What was saved, such as ``dict(state_dict=..., meta=...)``. The content of a ``.safetensors`` file comes as
@@ -54,12 +56,12 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint not found: {path}')
     if path.suffix == '.safetensors':
-        return dict(state_dict=_read_safetensors(path))
+        return dict(state_dict=read_safetensors(path, map_location)[0])
     check_sums(path)
     try:
         check_before_loading(path)
         with only_safe_globals():
-            checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
         check_tensors(checkpoint)
     except OSError as error:
         raise ValueError(f'{path} cannot be read, or its end is missing: {error}') from error
@@ -155,14 +157,46 @@ def check_finite(state_dict: Mapping[str, Any], source: str) -> None:
         )
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def read_safetensors(
+    path: str | os.PathLike, map_location: Any = 'cpu'
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
 
+    Args:
+        path: The file.
+        map_location: Where the tensors go: a device or its name. Anything else means the CPU, as it is the default.
+
+    Raises:
+        ValueError: If it is damaged, or is an archive as well, for which another reader may take it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    device = str(map_location) if isinstance(map_location, (str, torch.device)) else 'cpu'
     try:
-        return load_file(str(path))
+        with safe_open(str(path), framework='pt', device=device) as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  It is no dict.
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise ValueError(f'{path} is not a readable safetensors file ({error})') from error
+        raise ValueError(f'{path} is not a readable safetensors file ({error}); copy or download it again') from error
+    if archived_names(path):
+        raise ValueError(f'{path} is a safetensors file and an archive at once: it was made to be misread; use another')
+    return tensors, metadata
+
+
+def archived_names(path: str | os.PathLike) -> list[str]:
+    """Files in a zip archive.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Their names; none if it is no archive, or one that cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception:  # noqa: BLE001  No archive, or one that nobody can read.
+        return []
 
 
 class CheckpointNotSavedError(OSError):

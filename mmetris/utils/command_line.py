@@ -34,6 +34,7 @@ from torch import nn
 from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
 from mmetris.utils.config_types import is_kind_of, type_name
+from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 from mmetris.utils.work_folder import find_resumable, out_dir_of
 
@@ -127,22 +128,21 @@ def runner_settings() -> set[str]:
     return names - {'self', 'cfg'} | {'runner_type'}
 
 
-def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> dict[str, Any] | None:
-    """End the program with one line if a local checkpoint is missing, damaged, not finite, or more than plain data.
+def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> dict[str, Any]:
+    """End the program with one line if a checkpoint is missing, damaged, not finite, or more than plain data.
 
-    MMEngine, which loads it afterwards, would run code pickled inside. Addresses pass unread.
+    What is named by its address is fetched first; the training then finds it here.
 
     Returns:
-        What is in it, or None for an address.
+        What is in it.
     """
-    if '://' in path:
-        return None
-    if not Path(path).is_file():
-        parser.error(f'{option}: checkpoint not found: {path}')
     try:
-        content = read_checkpoint(path)
+        file = weights_path(path)
+        if not file.is_file():
+            parser.error(f'{option}: checkpoint not found: {path}')
+        content = read_checkpoint(file)
         check_finite(content.get('state_dict', content), path)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         parser.error(f'{option}: {error}')
     return content
 

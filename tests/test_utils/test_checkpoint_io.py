@@ -5,12 +5,14 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from safetensors.torch import load_file, save_file
 
 from mmetris.utils.checkpoint_io import declare_safe_globals, read_checkpoint, save_checkpoint, write_atomically
 
@@ -169,6 +171,28 @@ def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
     (tmp_path / 'model.pth').write_bytes(content)
     with pytest.raises(ValueError, match='model.pth is damaged: the checksum'):
         read_checkpoint(tmp_path / 'model.pth')
+
+
+def test_packed_files_are_refused_before_they_are_unpacked(tmp_path):
+    """PyTorch packs none; a thousand times as much could come out."""
+    torch.save(dict(weight=torch.zeros(100_000)), tmp_path / 'x.pth')
+    with zipfile.ZipFile(tmp_path / 'x.pth') as source, zipfile.ZipFile(tmp_path / 'packed.pth', 'w') as target:
+        for info in source.infolist():
+            target.writestr(info.filename, source.read(info), zipfile.ZIP_DEFLATED)
+    assert torch.load(tmp_path / 'packed.pth', weights_only=True)['weight'].sum() == 0, 'PyTorch reads it'
+    with pytest.raises(ValueError, match='packed.pth cannot be read as a checkpoint: the archive is compressed'):
+        read_checkpoint(tmp_path / 'packed.pth')
+
+
+def test_a_file_of_two_kinds_is_refused(tmp_path):
+    torch.save(dict(weight=torch.zeros(4)), tmp_path / 'inner.pth')
+    inner = torch.frombuffer(bytearray((tmp_path / 'inner.pth').read_bytes()), dtype=torch.uint8)
+    save_file(dict(a=torch.zeros(3)), tmp_path / 'one.safetensors')
+    save_file(dict(a=torch.zeros(3), z=inner), tmp_path / 'two.safetensors')
+    assert zipfile.is_zipfile(tmp_path / 'two.safetensors') and 'a' in load_file(tmp_path / 'two.safetensors')
+    assert torch.equal(read_checkpoint(tmp_path / 'one.safetensors')['state_dict']['a'], torch.zeros(3))
+    with pytest.raises(ValueError, match='a safetensors file and an archive at once'):
+        read_checkpoint(tmp_path / 'two.safetensors')
 
 
 def test_the_old_format_without_checksums_is_read(tmp_path):

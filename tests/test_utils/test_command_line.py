@@ -106,11 +106,15 @@ def test_unknown_key_finds_the_shortest_unknown_part():
     assert unknown_key(cfg, 'work_dir') is None
 
 
-def test_a_missing_checkpoint_is_an_error_and_an_address_passes(parser, capsys):
-    check_checkpoint(parser, 'https://host/file.pth', '--resume')
-    with pytest.raises(SystemExit):
-        check_checkpoint(parser, 'no.pth', '--resume')
-    assert '--resume: checkpoint not found: no.pth' in capsys.readouterr().err
+def test_a_missing_checkpoint_is_an_error_also_at_an_address(parser, capsys):
+    for name, complaint in (
+        ('no.pth', 'checkpoint not found: no.pth'),
+        ('http://127.0.0.1:9/file.pth', 'could not be fetched'),  # A port that nobody listens at.
+        ('ftp://host/file.pth', 'weights are not read from ftp://'),
+    ):
+        with pytest.raises(SystemExit):
+            check_checkpoint(parser, name, '--resume')
+        assert '--resume: ' in (said := capsys.readouterr().err) and complaint in said
 
 
 def test_the_work_folder_is_the_command_lines_then_the_configs_then_its_name(parser, path):

@@ -38,7 +38,9 @@ def test_files_folders_and_what_is_missing_pass(tmp_path):
     assert read_bytes(tmp_path / 'a.txt') == b'a'
 
 
-@pytest.mark.parametrize('content', [b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', b'\xd7\xcd\xc6\x9a' + bytes(60)])
+@pytest.mark.parametrize(
+    'content', [b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', b'\xd7\xcd\xc6\x9a' + bytes(60)]
+)
 def test_formats_that_start_other_programs_are_no_pictures(tmp_path, content):
     """Pillow would hand EPS to Ghostscript, whatever the file is called."""
     (tmp_path / 'a.png').write_bytes(content)
@@ -49,5 +51,7 @@ def test_formats_that_start_other_programs_are_no_pictures(tmp_path, content):
 
 @pytest.mark.parametrize('address', ['file:///etc/passwd', 'FILE:///etc/passwd', 'ftp://host/a.png', 'local://a.png'])
 def test_addresses_of_other_kinds_are_not_fetched(address):
-    with pytest.raises(ValueError, match='is not fetched: addresses of http, https, s3, petrel are, and files by their path'):
+    with pytest.raises(
+        ValueError, match='is not fetched: addresses of http, https, s3, petrel are, and files by their path'
+    ):
         read_image(address)

@@ -7,12 +7,12 @@ two are alike, but for ``mask_token``, which only pre-training reads.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
+from mmetris.utils.encoder_files import encoder_path, how_to_get
 
 # Weights of pre-training or classification that no tower has.
 _NOT_IN_TOWERS = ('mask_token', 'head.weight', 'head.bias')
@@ -51,7 +51,8 @@ def read_dinov2(source: str) -> dict[str, Tensor]:
     """Read the weights of a tower.
 
     Args:
-        source: DINOv2's own ``.pth``, or a ``.pth`` or ``.safetensors`` file with its keys or timm's.
+        source: DINOv2's own ``.pth``, or a ``.pth`` or ``.safetensors`` file with its keys or timm's; or its address
+            (see :func:`~mmetris.utils.encoder_files.encoder_path`).
 
     Returns:
         DINOv2's own keys and tensors in single precision.
@@ -60,12 +61,18 @@ def read_dinov2(source: str) -> dict[str, Tensor]:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, holds no DINOv2, or NaN or Inf.
     """
-    if not Path(source).expanduser().is_file():
+    path = encoder_path(source)
+    if not path.is_file():
         raise FileNotFoundError(
-            f"DINOv2's weights not found: {source}. Put dinov2_vitb14_reg4_pretrain.pth (or the file of another size; "
-            'https://github.com/facebookresearch/dinov2 names their addresses) there, or let checkpoint name the file'
+            f"DINOv2's weights not found: {source}. "
+            + (
+                how_to_get(source)
+                or 'Put dinov2_vitb14_reg4_pretrain.pth (or the file of another size) there; "mmetris download '
+                'dinov2-vitb14_reg" fetches it'
+            )
+            + ', or let checkpoint name the file'
         )
-    state = read_checkpoint(source)
+    state = read_checkpoint(path)
     for wrapper in _WRAPPERS:
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

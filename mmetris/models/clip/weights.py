@@ -1,7 +1,7 @@
 """Read CLIP weights from OpenAI archives, open_clip and safetensors files, or an open_clip tag.
 
 Nothing here runs code from a file: pickles are read as checkpoints are, restricted to plain data; TorchScript archives
-are only asked for their tensors.
+are read for their tensors, and not loaded as programs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, read_safetensors
+from mmetris.utils.encoder_files import encoder_path, how_to_get
+from mmetris.utils.torchscript_weights import is_torchscript, read_torchscript
 
 from ..layers.position_embedding import resize_position_embedding
 from .arch import CUSTOM, QUICK_GELU_SUFFIX
-from .torchscript import is_torchscript, read_torchscript
 
 if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
@@ -52,6 +53,7 @@ def load_clip_weights(source: str, arch: DualEncoder) -> ClipWeights:
 
     Args:
         source: A file (OpenAI ``.pt`` archive, open_clip ``.pt`` / ``.pth`` / ``.bin`` state dict, ``.safetensors``)
+            or its address (see :func:`~mmetris.utils.encoder_files.encoder_path`),
             or an open_clip tag such as ``'openai'`` or ``'laion2b_s34b_b88k'``, which open_clip downloads into its
             cache.
         arch: Architecture the weights are meant for; a tag is looked up under its name.
@@ -60,7 +62,7 @@ def load_clip_weights(source: str, arch: DualEncoder) -> ClipWeights:
         FileNotFoundError: If ``source`` is neither a file nor a tag of ``arch``; says what to put where.
         ValueError: If the file cannot be read as a state dict, or holds no CLIP weights.
     """
-    path = Path(source).expanduser()
+    path = encoder_path(source)
     if path.is_file():
         return _read_file(str(path.resolve()), path.stat().st_mtime_ns)
     return _read_tag(source, arch)
@@ -71,11 +73,11 @@ def _read_file(path: str, mtime_ns: int) -> ClipWeights:
     del mtime_ns  # Only part of the cache's key: a file that has changed is read again.
     quick_gelu = None
     if path.endswith('.safetensors'):
-        state, metadata = _read_safetensors(path)
+        state, metadata = read_safetensors(path)
         if 'quick_gelu' in metadata:
             quick_gelu = metadata['quick_gelu'].lower() == 'true'
-    elif is_torchscript(Path(path)):
-        state = read_torchscript(Path(path))
+    elif is_torchscript(path):
+        state = read_torchscript(path)
         quick_gelu = True  # Only OpenAI publishes CLIP as TorchScript, and always with QuickGELU.
     else:
         state = _read_pickle(path)
@@ -84,15 +86,26 @@ def _read_file(path: str, mtime_ns: int) -> ClipWeights:
     return _split(path, state, quick_gelu)
 
 
-def _read_tag(tag: str, arch: DualEncoder) -> ClipWeights:
+def tagged_file(tag: str, arch: DualEncoder) -> tuple[str, bool]:
+    """The file of an open_clip tag, fetched by open_clip into its cache, and whether it was trained with QuickGELU.
+
+    Args:
+        tag: The tag, such as ``'openai'``.
+        arch: Whose weights they are.
+
+    Raises:
+        FileNotFoundError: If there is no such tag, or it cannot be fetched.
+    """
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     tag_cfg = get_pretrained_cfg(arch.name, tag)
     if not tag_cfg:
         tags = list_pretrained_tags_by_model(arch.name)
+        known = how_to_get(tag)
         raise FileNotFoundError(
-            f"CLIP weights {tag!r}: no such file, and no open_clip tag of {arch.name}. Put OpenAI's archive "
-            '(such as ViT-B-16.pt or RN101.pt) or '
+            f'CLIP weights {tag!r}: no such file, and no open_clip tag of {arch.name}. '
+            + ('' if known is None else f'{known[0].upper()}{known[1:]}. ')
+            + "Put OpenAI's archive (such as ViT-B-16.pt or RN101.pt) or "
             'a .safetensors / .pth state dict at that path, or set clip_checkpoint to '
             + (
                 f'one of the tags {", ".join(tags)}.'
@@ -101,26 +114,19 @@ def _read_tag(tag: str, arch: DualEncoder) -> ClipWeights:
             )
         )
     try:
-        path = download_pretrained(tag_cfg)
+        return download_pretrained(tag_cfg), bool(tag_cfg.get('quick_gelu', False))
     except Exception as error:  # Whatever the hub's client raises without a network.
         raise FileNotFoundError(
             f'CLIP weights {tag!r} of {arch.name} are not on this machine and could not be downloaded '
             f'({type(error).__name__}: {error}). '
             'Download them where there is a network and set clip_checkpoint to the file.'
         ) from error
+
+
+def _read_tag(tag: str, arch: DualEncoder) -> ClipWeights:
+    path, quick_gelu = tagged_file(tag, arch)
     weights = _read_file(path, Path(path).stat().st_mtime_ns)
-    quick_gelu = bool(tag_cfg.get('quick_gelu', False))
     return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu)
-
-
-def _read_safetensors(path: str) -> tuple[dict[str, Tensor], Mapping[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework='pt') as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f'{path} is not a readable safetensors file ({error}); copy or download it again') from error
 
 
 def _read_pickle(path: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmetris.models.clip.torchscript import is_torchscript, read_torchscript
+from mmetris.utils.torchscript_weights import is_torchscript, read_torchscript
 
 
 class Nested(torch.nn.Module):
@@ -103,7 +103,7 @@ def test_damaged_archives_are_refused(archive, tmp_path, pickled, words):
         return pickled if name.endswith('/data.pkl') else content
 
     path = rewritten(archive, tmp_path / 'damaged.pt', without_end if pickled is None else with_pickle)
-    with pytest.raises(ValueError, match=r'damaged\.pt cannot be read as a TorchScript archive of CLIP') as caught:
+    with pytest.raises(ValueError, match=r'damaged\.pt cannot be read as a TorchScript archive of weights') as caught:
         read_torchscript(path)
     assert re.search(words, str(caught.value))
 

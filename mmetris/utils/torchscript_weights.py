@@ -7,30 +7,28 @@ their state with; a file of a stranger's could write files that way.
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmetris.utils.restricted_pickle import STORAGES, check_archive, check_memory
+from .checkpoint_io import archived_names
+from .restricted_pickle import STORAGES, check_archive, check_memory
 
 _LISTS = ('build_intlist', 'build_doublelist', 'build_boollist', 'build_tensorlist')
 
 
-def is_torchscript(path: Path) -> bool:
+def is_torchscript(path: str | os.PathLike) -> bool:
     """Whether a file is an archive with a program; a checkpoint of ``torch.save`` has none."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith('/constants.pkl') for name in archive.namelist())
+    return any(name.endswith('/constants.pkl') for name in archived_names(path))
 
 
-def read_torchscript(path: Path) -> dict[str, Tensor]:
+def read_torchscript(path: str | os.PathLike) -> dict[str, Tensor]:
     """Parameters and buffers of the archived module by their dotted names, as its ``state_dict()`` has them.
 
     Args:
@@ -42,13 +40,13 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            check_archive(archive, path.stat().st_size, part='/data')  # data.pkl and data/0, data/1, ...
+            check_archive(archive, os.stat(path).st_size, part='/data')  # data.pkl and data/0, data/1, ...
             (content,) = (name for name in archive.namelist() if name.endswith('/data.pkl'))
             module = _Reader(archive, content).load()
             return dict(_named_tensors(module, ''))
     except Exception as error:  # A damaged file raises whatever its bytes lead to.
         raise ValueError(
-            f'{path} cannot be read as a TorchScript archive of CLIP ({error}); nothing in it was run. Copy or '
+            f'{path} cannot be read as a TorchScript archive of weights ({error}); nothing in it was run. Copy or '
             'download it again'
         ) from error
 

@@ -1,0 +1,132 @@
+"""``mmetris download``: which files a name needs, from where."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmetris.models.clip.dual_encoder import DualEncoder
+from mmetris.models.clip.weights import tagged_file
+from mmetris.utils.downloads import MAIN, Fetched, scheme_of, weights_path
+from mmetris.utils.encoder_files import EncoderFile, encoder_files, encoder_path, fetch_encoder
+
+from .model_zoo import find_entry, package_root
+from .published import Published, fetch_published, published_of
+
+
+def download(
+    name: str,
+    file: str | None = None,
+    revision: str = MAIN,
+    local: str | os.PathLike | None = None,
+    encoders: bool = False,
+    options: Mapping[str, Any] | None = None,
+    say: Callable[[str], Any] = print,
+) -> list[Path]:
+    """Fetch what a name needs, unless it is there.
+
+    Args:
+        name: A model of the index, a config file, or an encoder (:func:`~mmetris.utils.encoder_files.encoder_files`).
+        file: Another file of the published weights' repo. Defaults to None: the known one.
+        revision: Its branch, tag or commit. Defaults to ``'main'``.
+        local: File of published weights that was fetched elsewhere. Defaults to None: the hub is asked.
+        encoders: Whether the encoders that training starts from are fetched beside published weights. Defaults to
+            False. They are always where there are no published weights.
+        options: Options of the converter, see :data:`~mmetris.apis.published.OPTIONS`. Defaults to None.
+        say: Told what is done, line by line.
+
+    Returns:
+        The files: weights, and those of encoders.
+
+    Raises:
+        FileNotFoundError: If there is nothing of that name, or it cannot be fetched; the message says which file from
+            where goes into which place.
+        ValueError: If a file is damaged, was exchanged, holds code, or is another model's; or an argument has no use.
+    """
+    known = {one.name: one for one in encoder_files().values()}.get(_encoder_name(name))
+    published: Published | None = None
+    config: Path | None = None
+    label = name
+    if known is None and (Path(name).suffix == '.py' or Path(name).is_file()):
+        config = Path(name)
+        if not config.is_file():
+            raise FileNotFoundError(f'config file not found: {name}')
+    elif known is None:
+        entry, root = find_entry(name), package_root()
+        published, config, label = published_of(entry, root), root / entry['Config'], entry['Name']
+    if published is None and (file or local or options or revision != MAIN):
+        raise ValueError(
+            f'--file, --revision, --local and --set are for published weights to convert; {label} has none'
+        )
+    paths = []
+    if known is not None:
+        paths.append(_said(known, fetch_encoder(known), say))
+    if published is not None:
+        paths.append(fetch_published(published, file, revision, local, options, say)[1])
+        say(f'ready: mmetris segment photo.jpg "the man in red" --model {published.name}')
+    elif config is not None:
+        say(f'{label}: nobody published weights that could be fetched; its encoders are, to train it')
+    if config is not None and (encoders or published is None):
+        found = [_fetch_source(source, arch, say) for source, arch in encoder_sources(Config.fromfile(config))]
+        if not found:
+            say(f'{label} names no files of encoders')
+        paths += found
+    return paths
+
+
+def _encoder_name(name: str) -> str:
+    """Upper case and the first underscore make no difference: ``dinov2_vitb14_reg`` is ``dinov2-vitb14_reg``."""
+    return name.lower().replace('_', '-', 1) if name.lower().startswith(('clip_', 'dinov2_')) else name.lower()
+
+
+def encoder_sources(config: Config) -> Iterator[tuple[str, Any]]:
+    """Where a config's encoders take their weights from, each once, with the architecture that belongs to it.
+
+    Args:
+        config: The config.
+    """
+    seen = set()
+
+    def walk(node: Any, arch: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict):
+            arch = node.get('arch', arch)
+            for key in ('clip_checkpoint', 'checkpoint'):
+                source = node.get(key)
+                if isinstance(source, str) and node.get('type') != 'Pretrained' and source not in seen:
+                    seen.add(source)
+                    yield source, arch
+            for value in node.values():
+                yield from walk(value, arch)
+        elif isinstance(node, (list, tuple)):
+            for value in node:
+                yield from walk(value, arch)
+
+    yield from walk(config.get('model', {}), None)
+
+
+def _fetch_source(source: str, arch: Any, say: Callable[[str], Any]) -> Path:
+    """A file that a config names, wherever it is."""
+    path = encoder_path(source)
+    for there in (path, package_root() / source):
+        if there.is_file():
+            say(f'{source}: here already -> {there}')
+            return there
+    known: EncoderFile | None = encoder_files().get(Path(source).name)
+    if known is not None:
+        return _said(known, fetch_encoder(known), say)
+    if scheme_of(source) is not None:
+        return weights_path(source)
+    path = Path(tagged_file(source, DualEncoder.describe(arch))[0])
+    say(f'{source}: {path.stat().st_size:,} bytes, by open_clip -> {path}')
+    return path
+
+
+def _said(known: EncoderFile, fetched: Fetched, say: Callable[[str], Any]) -> Path:
+    received = f'{fetched.received:,} of them received now' if fetched.received else 'here already'
+    compared = 'nothing to compare it with' if fetched.checked == 'nothing' else f'{fetched.checked} agrees'
+    say(f'{known.file}: {fetched.size:,} bytes, {received}, {compared} -> {fetched.path}')
+    return fetched.path

@@ -4,7 +4,7 @@ import mmseg.models  # noqa: F401  A registry's child does not trigger its paren
 
 from .backbones import CLIPResNet, CLIPViT, DINOv2ViT
 from .data_preprocessor import RefSegDataPreProcessor
-from .decode_heads import ETRISHead
+from .decode_heads import ETRISHead, NoTargetHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
 from .necks import Bridger, TextFirst
@@ -44,6 +44,7 @@ __all__ = [
     'ETRISHead',
     'FrozenEncoder',
     'LoRA',
+    'NoTargetHead',
     'PromptTokens',
     'RefSegDataPreProcessor',
     'ReferringSegmentor',

@@ -22,7 +22,16 @@ KINDS = ('attribute', 'place', 'relation')
 MAX_TOKENS = 15  # with [SOS] and [EOS]; RefCOCO's sentences are cut at 17
 
 # Words that CLIP's byte pair encoding cuts in more than one piece (a test holds this against the real tokenizer).
-_PIECES = {'checkered': 2, 'cyan': 2, 'leftmost': 2, 'rightmost': 2, 'topmost': 2, 'farthest': 2, 'furthest': 2, 'triangles': 2}
+_PIECES = {
+    'checkered': 2,
+    'cyan': 2,
+    'leftmost': 2,
+    'rightmost': 2,
+    'topmost': 2,
+    'farthest': 2,
+    'furthest': 2,
+    'triangles': 2,
+}
 
 # What is tried, and how often: superlatives nearly always hold, so without weights they would crowd out the rest.
 _PLACE_DRAW = REGIONS * 3 + tuple(EXTREMES)

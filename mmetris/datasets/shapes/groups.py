@@ -79,9 +79,7 @@ def _placed(
     return GroupExpression(text, (Expression('place', text, description, place=place),))
 
 
-def _nothing(
-    rng: np.random.Generator, scene: Scene, known: Sequence[Description], kind: str
-) -> GroupExpression | None:
+def _nothing(rng: np.random.Generator, scene: Scene, known: Sequence[Description], kind: str) -> GroupExpression | None:
     """A sentence that means nothing: the object is not there or, every other time, not where the sentence says."""
     if kind == 'attribute':
         absent = _absent(rng, scene)
@@ -107,9 +105,7 @@ def _nothing(
     return GroupExpression(text, (Expression('relation', text, subject, relation=relation, reference=reference),))
 
 
-def _several(
-    rng: np.random.Generator, scene: Scene, known: Sequence[Description], kind: str
-) -> GroupExpression | None:
+def _several(rng: np.random.Generator, scene: Scene, known: Sequence[Description], kind: str) -> GroupExpression | None:
     """A sentence that means several objects: all of a description, those of them at a place, or one and another."""
     if kind == 'both':
         one, other = (known[index] for index in rng.permutation(len(known))[:2])

@@ -77,6 +77,7 @@ DATA = dict(
     shapes=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['val', 'testA', 'testB'], 17),
     mixed=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),
 )
+DATA['shapes-grefs'] = ('grefcoco/instances.json', 'grefcoco/grefs(unc).json', 'val', ['val', 'testA', 'testB'], 17)
 
 
 def load(name: str) -> Config:
@@ -149,7 +150,7 @@ def steps_of(cfg: Config, kind: str, pipelines: tuple[str, ...] = ('train', 'val
 
 
 def test_there_is_a_config_for_every_encoder_and_data_set_of_the_paper():
-    published = set(DATA) - {'grefcoco', 'mixed', 'shapes'}
+    published = set(DATA) - {'grefcoco', 'mixed', 'shapes', 'shapes-grefs'}
     wanted = {f'etris/etris_{encoder}_{data}' for encoder in ('r50', 'r101', 'vitb16') for data in published}
     wanted |= {f'detris/detris_{encoder}_{data}' for encoder in ('base', 'large') for data in published}
     wanted |= {'etris/etris_vitl14_refcoco', 'etris/etris_tiny_shapes', 'detris/detris_large_mixed'}
@@ -176,7 +177,7 @@ def test_the_name_agrees_with_the_content(name):
         dataset = train_sets(cfg)[0] if phase == 'train' else cfg[f'{phase}_dataloader'].dataset
         assert (dataset.ann_file, dataset.split_file) == (ann_file, split_file)
         assert split is None or dataset.split == split
-        assert ('shapes' in dataset.data_root) == (data == 'shapes')
+        assert ('shapes' in dataset.data_root) == data.startswith('shapes')
     assert cfg.test_cfg.splits == test_splits
     assert cfg.test_dataloader.dataset.split in test_splits
     assert cfg.context_length == (17 if name.startswith('detris/') and data == 'refcocog_google' else length)
@@ -204,7 +205,7 @@ def test_input_size_and_token_length_are_the_same_everywhere(name):
 def test_the_best_epoch_is_picked_on_val_and_every_sentence_is_scored(name):
     cfg = load(name)
     assert cfg.val_dataloader.dataset.split == 'val'
-    several = parts_of(name)[2] == 'grefcoco'
+    several = parts_of(name)[2] in ('grefcoco', 'shapes-grefs')
     assert cfg.default_hooks.checkpoint.save_best == ('gIoU' if several else 'mIoU')
     for phase in ('val', 'test'):
         assert cfg[f'{phase}_dataloader'].dataset.text_mode == 'original'

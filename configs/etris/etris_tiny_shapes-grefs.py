@@ -1,10 +1,10 @@
 """ETRIS on the tiny CLIP, Shapes with sentences that mean nothing, one object or several, with a no-target head.
 
     python tools/dataset_tools/make_shapes.py data/shapes_grefs --layout grefcoco
-    python tools/train.py configs/etris/etris_tiny_shapes-grefs.py
+    bash tools/dist_train.sh configs/etris/etris_tiny_shapes-grefs.py 2
 
-No row of the paper. Starts from the demo model, whose sentences all mean one object; meant for one CPU core and a
-quarter of an hour. Results in docs/shapes.md.
+No row of the paper. Starts from the demo model, whose sentences all mean one object; meant for a CPU and minutes.
+Results in docs/shapes.md.
 """
 
 _base_ = [

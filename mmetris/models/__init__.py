@@ -8,7 +8,7 @@ from .decode_heads import ETRISHead, NoTargetHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
 from .necks import Bridger, TextFirst
-from .segmentors import ClassNameSegmentor, ReferringSegmentor
+from .segmentors import ClassNameSegmentor, ReferringSegmentor, RefSegTTAModel
 from .text_encoders import ClassText, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
 from .tuning import (
@@ -47,6 +47,7 @@ __all__ = [
     'NoTargetHead',
     'PromptTokens',
     'RefSegDataPreProcessor',
+    'RefSegTTAModel',
     'ReferringSegmentor',
     'StageSpec',
     'StagedImageEncoder',

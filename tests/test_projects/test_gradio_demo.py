@@ -79,7 +79,7 @@ def test_moving_the_threshold_asks_the_model_nothing(folder, visit, monkeypatch)
     def fail(*_, **__):
         raise AssertionError('the model was asked')
 
-    monkeypatch.setattr(visit.predictor.model, 'forward_logits', fail)
+    monkeypatch.setattr(visit.predictor.model, 'forward_answers', fail)
     monkeypatch.setattr(visit.predictor.model, 'encode_images', fail)
     masks = answers.masks_at(0.6)[1]
     assert all(np.array_equal(mask, wanted) for mask, wanted in zip(masks, expected))

@@ -111,6 +111,8 @@ class ReferringSegmentor(BridgedModel, BaseSegmentor):
         Returns:
             The logits of :meth:`forward_logits`, and (B,) scores in 0..1 or None.
         """
+        if self.no_target_rule is None:
+            return self.forward_logits(images, tokens, image_index), None
         with autocast_to(self.test_cfg.get('dtype'), tokens.device.type):
             return self.decode_head.answer(self.bridge(images, tokens, image_index), self.test_cfg)
 

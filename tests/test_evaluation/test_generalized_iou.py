@@ -176,4 +176,3 @@ def test_the_heads_answers_are_counted_as_relas(tmp_path):
     with open(tmp_path / 'sentences.csv', encoding='utf-8') as file:
         table = list(csv.DictReader(file))
     assert [float(row['no_target_score']) for row in table] == pytest.approx(no_target.tolist(), abs=1e-6)
-

@@ -447,8 +447,8 @@ NUMBERS = dict(both=2, two=2, three=3, four=4, five=5, six=6)
 
 
 def read_phrase(text):
-    """An oracle's reading of a phrase without place and relation: what its words ask of an object, whether its noun is a
-    plural, and how many it claims there are."""
+    """An oracle's reading of a phrase without place and relation: what its words ask of an object, whether its noun is
+    a plural, and how many it claims there are."""
     words = [SYNONYMS.get(word, word) for word in text.split()]
     wanted, plural, count = dict(colour=set(), shape=set(), size=set(), texture=set()), False, None
     for word in words:

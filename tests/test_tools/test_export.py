@@ -240,7 +240,9 @@ def test_not_in_the_picture_is_exported_with_its_threshold(resnet, tmp_path, cap
     least = f'{between:.6f}'
     segment.main([str(resnet.out), 'photo.png', *TEXTS[:2], '--threshold', '0.01', '--no-target-threshold', least])
     printed = capsys.readouterr().out
-    assert printed.count('": not in the picture, no-target score 0.') == 1 and printed.count(', score 0.') == 1
+    assert (
+        printed.count('": not in the picture, no-target score 0.') == 1 and printed.count('of the picture, score ') == 1
+    )
     assert printed.count(f'(threshold {between:.6g})') == 2
     with pytest.raises(SystemExit):
         segment.main([str(resnet.out), 'photo.png', 'a cat', '--no-target-threshold', '1.5'])

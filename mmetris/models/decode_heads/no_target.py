@@ -58,7 +58,8 @@ class NoTargetHead(BaseModule):
         sentence_channels: Width of the sentence feature.
         channels: Width between the two linear layers. Defaults to 128.
         threshold: Probability from which on the mask is emptied. Defaults to 0.5.
-        loss_weight: Factor of the loss. Defaults to 1.
+        loss_weight: Factor of the loss. Defaults to 0.1, which leaves the fused map to the mask, whose loss is a mean
+            over pixels and so a small number: with 1 masks were worse (docs/shapes.md).
         no_target_weight: Factor of those samples in the loss that mean nothing, for data where they are rare. Defaults
             to 1.
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
@@ -73,7 +74,7 @@ class NoTargetHead(BaseModule):
         sentence_channels: int,
         channels: int = 128,
         threshold: float = 0.5,
-        loss_weight: float = 1.0,
+        loss_weight: float = 0.1,
         no_target_weight: float = 1.0,
         init_cfg: dict | None = None,
     ) -> None:

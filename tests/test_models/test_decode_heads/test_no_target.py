@@ -77,13 +77,14 @@ def test_each_row_is_answered_by_itself_and_by_all_it_is_given():
 
 
 def test_the_loss_is_the_cross_entropy_worked_out_by_hand():
-    """Logits 2, 1, -1 with "empty" true, false, true: log(1 + e^-2), log(1 + e^1), log(1 + e^1), and their mean. A
-    truth of background and unknown pixels counts for nothing; weights are factors of single terms and of all."""
+    """Logits 2, 1, -1 with "empty" true, false, true: log(1 + e^-2), log(1 + e^1), log(1 + e^1), and a tenth of their
+    mean. A truth of background and unknown pixels counts for nothing; weights are factors of single terms and of all.
+    """
     logits = torch.tensor([2.0, 1.0, -1.0, 5.0])
     masks = rows([0, 0, 0], [0, 1, 255], [0, 0, 0], [0, 255, 0])
     terms = [math.log1p(math.exp(-2)), math.log1p(math.e), math.log1p(math.e)]
     found = make_head().loss(logits, masks)
-    assert found['loss_no_target'].item() == pytest.approx(sum(terms) / 3)
+    assert found['loss_no_target'].item() == pytest.approx(0.1 * sum(terms) / 3)
     assert found['acc_no_target'].item() == pytest.approx(100 / 3)
     weighted = make_head(loss_weight=0.5, no_target_weight=3.0).loss(logits, masks)
     assert weighted['loss_no_target'].item() == pytest.approx(0.5 * (3 * terms[0] + terms[1] + 3 * terms[2]) / 3)

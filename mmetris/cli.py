@@ -27,6 +27,7 @@ MODEL_HELP = (
     'Default: the demo model, which knows drawn shapes only.'
 )
 DTYPES = ('float32', 'bfloat16', 'float16')  # As in mmetris.utils.autocast, which would import PyTorch.
+NO_TARGET_BY = ('head', 'peak', 'top', 'area')  # As in mmetris.models.decode_heads.no_target.
 FORMATS = dict(mp4='mp4v', mov='mp4v', mkv='mp4v', avi='MJPG')
 
 
@@ -103,6 +104,20 @@ _model_options = _with(
         help="Pixels of a higher probability belong to the mask, 0 to 1. Default: the model's own, 0.35.",
     ),
     click.option(
+        '--no-target-threshold',
+        type=float,
+        metavar='P',
+        help='A sentence whose no-target score is at least this gets an empty mask, "not in the picture", 0 to 1. '
+        "Default: the model's own, if it gives such scores.",
+    ),
+    click.option(
+        '--no-target-by',
+        type=click.Choice(NO_TARGET_BY),
+        help='What the no-target score is: the answer of a head that was trained for it; or, for models without one, 1 '
+        "less the mask's highest probability (peak), the mean of its highest hundredth (top), or its share of the "
+        'picture (area), with a threshold. Default: the head, if there is one.',
+    ),
+    click.option(
         '--max-pixels',
         type=click.IntRange(1),
         metavar='N',
@@ -176,7 +191,8 @@ def segment(
     """Segment in IMAGE what each SENTENCE means, and print box and score.
 
     IMAGE is a file, an address (https://...) or a folder. The score is the mean probability inside the mask; the box is
-    left, top, right, bottom in pixels of the upright image.
+    left, top, right, bottom in pixels of the upright image. A model that decides whether a sentence means anything in
+    the picture adds its no-target score, and says "not in the picture" where it does not.
 
     \b
     Examples:
@@ -203,7 +219,7 @@ def segment(
     apis = _load_apis()
     if out_file is not None:
         apis.result_files.check_image_suffix(out_file)
-    inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **model, show_progress=False)
+    inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **_with_rule(model), show_progress=False)
     if classes is not None:
         names = [name.strip() for name in classes.removesuffix(',').split(',')] if ',' in classes else classes
         inferencer.show_progress = progress and sys.stdout.isatty()
@@ -218,16 +234,17 @@ def segment(
                 click.echo(f'written: {written}')
         return
     sources = inferencer._inputs_to_list(image)
-    writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold)
+    rule = inferencer.no_target_rule
+    writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold, rule)
     found = inferencer.stream(sources, list(texts), batch_size, skip_unreadable=skip_unreadable)
     with nullcontext() if writer is None else writer:  # Whatever stops the run, what was found is kept.
         for one in _track(found, len(sources), progress and len(sources) > 1):
-            _print_answers(one, inferencer.threshold)
+            _print_answers(one, inferencer.threshold, rule)
             overlay = None if out_file is None and writer is None else inferencer.visualize(one)
             if out_file is not None:
                 apis.result_files.write_image(overlay, out_file)
             if writer is not None:
-                writer.add(one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay)
+                writer.add_answers(one, overlay)
     if out_file is not None:
         click.echo(f'written: {out_file}')
     if writer is not None:
@@ -286,7 +303,7 @@ def video(
     try:
         if not capture.isOpened():
             raise ValueError(f'{video} cannot be read as a video')
-        predictor = apis.RefSegPredictor(**_given(max_pixels=max_pixels), **model)
+        predictor = apis.RefSegPredictor(**_given(max_pixels=max_pixels), **_with_rule(model))
         total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
         if max_frames is not None:
             total = min(total, max_frames) or max_frames
@@ -632,6 +649,12 @@ def _given(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
 
 
+def _with_rule(model: dict[str, Any]) -> dict[str, Any]:
+    """Options of a model, those on "not in the picture" as its ``no_target``."""
+    by, threshold = model.pop('no_target_by'), model.pop('no_target_threshold')
+    return dict(model, no_target=threshold if by is None else dict(by=by, **_given(threshold=threshold)))
+
+
 def _track(items: Any, total: int, show: bool) -> Any:
     if not show or not sys.stdout.isatty():
         return items
@@ -640,12 +663,19 @@ def _track(items: Any, total: int, show: bool) -> Any:
     return track(items, description='Inference', total=total or None)
 
 
-def _print_answers(one: dict[str, Any], threshold: float) -> None:
+def _print_answers(one: dict[str, Any], threshold: float, rule: Any = None) -> None:
     width = max(len(text) for text in one['texts'])
-    for text, box, score, is_empty in zip(one['texts'], one['boxes'], one['scores'], one['is_empty'], strict=True):
+    absence = [None] * len(one['texts']) if rule is None else one['no_target_scores']
+    absent = [False] * len(one['texts']) if rule is None else one['no_target']
+    rows = zip(one['texts'], one['boxes'], one['scores'], one['is_empty'], absence, absent, strict=True)
+    for text, box, score, is_empty, no_target_score, is_absent in rows:
         answer = f'nothing found: no pixel is above {threshold:g}'
-        if not is_empty:
+        if is_absent:
+            answer = 'not in the picture'
+        elif not is_empty:
             answer = f'score {score:.2f}, box {" ".join(f"{edge:.0f}" for edge in box)}'
+        if rule is not None:
+            answer += f', no-target score {no_target_score:.2f} ({rule.by}, threshold {rule.threshold:g})'
         click.echo(f'{one["name"]}: {text:{min(width, 60)}}  {answer}')
 
 
@@ -663,16 +693,16 @@ def _draw_frames(predictor: Any, capture: Any, texts: list[str], every: int, max
     """Pictures (RGB) of a video's frames with their masks."""
     from mmetris.visualization import draw_expressions
 
-    count, masks = 0, []
+    count, found = 0, {}
     while max_frames is None or count < max_frames:
         there, frame = capture.read()
         if not there:
             return
         if count % every == 0:
             predictor.set_image(frame)
-            masks = predictor.predict(texts)['masks']
+            found = predictor.predict(texts)
         count += 1
-        yield draw_expressions(frame[..., ::-1], texts, masks)
+        yield draw_expressions(frame[..., ::-1], texts, found['masks'], no_target=found.get('no_target'))
 
 
 @contextmanager

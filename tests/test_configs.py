@@ -85,6 +85,7 @@ DATA = dict(
     table=('sentences.csv', None, 'val', ['val'], 17),
     mixed=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),
 )
+DATA['shapes-grefs'] = ('grefcoco/instances.json', 'grefcoco/grefs(unc).json', 'val', ['val', 'testA', 'testB'], 17)
 
 
 def load(name: str) -> Config:
@@ -187,7 +188,7 @@ def test_the_name_agrees_with_the_content(name):
         else:
             assert (dataset.get('ann_file'), dataset.get('split_file')) == (ann_file, split_file)
         assert split is None or dataset.split == split
-        assert ('shapes' in dataset.data_root) == (data == 'shapes')
+        assert ('shapes' in dataset.data_root) == data.startswith('shapes')
     assert cfg.test_cfg.splits == test_splits
     assert cfg.test_dataloader.dataset.split in test_splits
     assert cfg.context_length == (17 if name.startswith('detris/') and data == 'refcocog_google' else length)
@@ -215,7 +216,7 @@ def test_input_size_and_token_length_are_the_same_everywhere(name):
 def test_the_best_epoch_is_picked_on_val_and_every_sentence_is_scored(name):
     cfg = load(name)
     assert cfg.val_dataloader.dataset.split == 'val'
-    several = parts_of(name)[2] in ('grefcoco', 'refzom', 'table')
+    several = parts_of(name)[2] in ('grefcoco', 'refzom', 'shapes-grefs', 'table')
     assert cfg.default_hooks.checkpoint.save_best == ('gIoU' if several else 'mIoU')
     for phase in ('val', 'test'):
         assert cfg[f'{phase}_dataloader'].dataset.text_mode == 'original'

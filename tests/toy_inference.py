@@ -14,8 +14,11 @@ from tests import toy
 ROOT = Path(__file__).parents[1]
 
 
-def save_toy_model(folder: Path, seed: int = 3, kind: str = 'vit') -> tuple[Path, Path]:
-    """Write config and full checkpoint of a toy model, as a training's folder has them."""
+def save_toy_model(
+    folder: Path, seed: int = 3, kind: str = 'vit', decode_head: dict | None = None
+) -> tuple[Path, Path]:
+    """Write config and full checkpoint of a toy model, as a training's folder has them; ``decode_head`` changes single
+    arguments of that."""
     folder.mkdir(parents=True, exist_ok=True)
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -27,18 +30,19 @@ def save_toy_model(folder: Path, seed: int = 3, kind: str = 'vit') -> tuple[Path
     cfg = Config(
         dict(
             default_scope='mmetris',
-            model=toy.model_cfg(kind),
+            model=toy.model_cfg(kind, decode_head=decode_head),
             test_dataloader=dict(dataset=dict(type='RefCocoDataset', pipeline=pipeline)),
         )
     )
     cfg.dump(folder / f'toy_{kind}.py')
-    torch.save(dict(state_dict=undecided_model(seed, kind).state_dict()), folder / 'best_mIoU_epoch_2.pth')
+    weights = undecided_model(seed, kind, decode_head).state_dict()
+    torch.save(dict(state_dict=weights), folder / 'best_mIoU_epoch_2.pth')
     return folder / f'toy_{kind}.py', folder / 'best_mIoU_epoch_2.pth'
 
 
-def undecided_model(seed: int = 3, kind: str = 'vit') -> torch.nn.Module:
+def undecided_model(seed: int = 3, kind: str = 'vit', decode_head: dict | None = None) -> torch.nn.Module:
     """A toy model whose masks cover about half of a picture, other parts for other sentences."""
-    model = toy.build_model(kind, seed=seed).eval()
+    model = toy.build_model(kind, seed=seed, decode_head=decode_head).eval()
     kernel = model.decode_head.projector.kernel_projection
     pixels = torch.from_numpy(np.stack([picture(64, 64, seed) for seed in range(4)])).permute(0, 3, 1, 2)
     images = model.data_preprocessor(dict(inputs=list(pixels)))['inputs']

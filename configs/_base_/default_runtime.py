@@ -51,4 +51,4 @@ log_level = 'INFO'
 
 load_from = None
 resume = False
-tta_model = dict(type='SegTTAModel')
+tta_model = dict(type='RefSegTTAModel')

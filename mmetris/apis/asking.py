@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,12 +22,14 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
+from mmetris.models.decode_heads import NoTargetRule
 from mmetris.models.necks import ImagePrefix
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
 from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.config_types import type_name
 from mmetris.utils.expressions import check_expressions
+from mmetris.utils.probabilities import check_probability
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
 Classes = str | os.PathLike | Sequence[str | Sequence[str]] | Vocabulary
@@ -57,40 +58,63 @@ class Answer(NamedTuple):
         box: (4,) float32: left, top, right, bottom of the mask in pixels. Right and bottom are exclusive, so that
             right - left is its width. Zeros if the mask is empty.
         score: Mean probability inside the mask, 0..1; 0 if it is empty.
-        is_empty: Whether no pixel is above the threshold.
+        is_empty: Whether the mask has no pixel: none is above the threshold, or the sentence means nothing.
+        no_target_score: Score that the sentence means nothing in the picture, 0..1; None where the model decides no
+            such thing.
+        no_target: Whether it means nothing: the mask is empty then, whatever the probabilities.
     """
 
     mask: np.ndarray
     box: np.ndarray
     score: float
     is_empty: bool
+    no_target_score: float | None = None
+    no_target: bool = False
 
 
-def read_answer(probability: np.ndarray, threshold: float = 0.35) -> Answer:
+# The lists of results that hold the fields of an :class:`Answer`; the last two only of models that decide it.
+ANSWER_LISTS = ('masks', 'boxes', 'scores', 'is_empty', 'no_target_scores', 'no_target')
+NO_TARGET_LISTS = ANSWER_LISTS[-2:]
+
+
+def read_answer(
+    probability: np.ndarray,
+    threshold: float = 0.35,
+    no_target_score: float | None = None,
+    no_target: bool = False,
+) -> Answer:
     """Mask, box and score of a probability map; moving the threshold needs no more than this.
 
     Args:
         probability: (H, W), 0..1.
         threshold: Pixels above it belong to the mask. Defaults to 0.35, ETRIS's (Sec. 4.2).
+        no_target_score: See :class:`Answer`. Defaults to None.
+        no_target: Whether the sentence means nothing. Defaults to False.
 
     Raises:
         ValueError: If the threshold is not between 0 and 1.
     """
-    return describe_mask(probability > check_threshold(threshold), probability)
+    mask = probability > check_threshold(threshold)
+    return describe_mask(np.zeros_like(mask) if no_target else mask, probability, no_target_score, no_target)
 
 
-def describe_mask(mask: np.ndarray, probability: np.ndarray) -> Answer:
+def describe_mask(
+    mask: np.ndarray, probability: np.ndarray, no_target_score: float | None = None, no_target: bool = False
+) -> Answer:
     """Box and score of a mask.
 
     Args:
         mask: (H, W) bool.
         probability: (H, W), 0..1.
+        no_target_score: See :class:`Answer`. Defaults to None.
+        no_target: See there. Defaults to False.
     """
     if not mask.any():
-        return Answer(mask, np.zeros(4, np.float32), 0.0, True)
+        return Answer(mask, np.zeros(4, np.float32), 0.0, True, no_target_score, no_target)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
-    return Answer(mask, box, float(probability[mask].mean(dtype=np.float64)), False)
+    score = float(probability[mask].mean(dtype=np.float64))
+    return Answer(mask, box, score, False, no_target_score, no_target)
 
 
 def check_threshold(threshold: float) -> float:
@@ -99,9 +123,23 @@ def check_threshold(threshold: float) -> float:
     Raises:
         ValueError: If it is not.
     """
-    if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 < threshold < 1:
-        raise ValueError(f'threshold must be a number between 0 and 1, but is {threshold!r}')
-    return float(threshold)
+    return check_probability(threshold, 'threshold')
+
+
+def set_no_target(cfg: Config, no_target: float | Mapping | bool | None) -> None:
+    """Let the model that is built from a config decide "not in the picture" otherwise.
+
+    Args:
+        cfg: The config, whose ``model.test_cfg.no_target`` is changed; without a ``model``, whoever builds it says so.
+        no_target: A threshold for the rule that the config has; or a rule, or False for none, see
+            :class:`ReferringSegmentor`. None changes nothing.
+    """
+    if no_target is None or 'model' not in cfg:
+        return
+    test_cfg = dict(cfg.model.get('test_cfg') or {})
+    if not isinstance(no_target, (Mapping, bool)):
+        no_target = dict(test_cfg.get('no_target') or {}, threshold=no_target)
+    cfg.model.test_cfg = dict(test_cfg, no_target=no_target)
 
 
 class Asker:
@@ -133,6 +171,11 @@ class Asker:
             elif not kind.startswith('LoadAnnotations'):
                 steps.append(TRANSFORMS.build(step))
         self.pipeline = Compose(steps)
+
+    @property
+    def no_target_rule(self) -> NoTargetRule | None:
+        """How the model decides that a sentence means nothing in the picture; None if it does not."""
+        return None if self.by_class else self.model.no_target_rule
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +231,8 @@ class Asker:
             image_index: The picture that each sentence speaks of.
 
         Returns:
-            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at the picture's size.
+            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at the picture's size, and
+            ``no_target_score`` where the model decides "not in the picture".
         """
         samples = []
         for text, index in zip(texts, image_index, strict=True):
@@ -198,11 +242,12 @@ class Asker:
         tokens = self.tokens_of(texts, samples)
         for sample, ids in zip(samples, tokens):
             sample.tokens = ids
-        logits = self.model.forward_logits(
+        logits, no_target_scores = self.model.forward_answers(
             encoded.prefix, tokens, torch.tensor(list(image_index), device=tokens.device)
         )
         input_hw = tuple(encoded.inputs.shape[-2:])
-        return [sample.cpu() for sample in self.model.postprocess_result(logits, samples, input_hw)]
+        predicted = self.model.postprocess_result(logits, samples, input_hw, no_target_scores)
+        return [sample.cpu() for sample in predicted]
 
     def vocabulary_of(self, classes: Classes | None) -> Vocabulary:
         """Classes as users give them; None is the vocabulary of a model that has one.
@@ -227,7 +272,8 @@ class Asker:
         """The class of each pixel.
 
         A model of class names decides as in testing. A referring model is asked about every name; a pixel gets the
-        class of the highest probability, and none where all are below the threshold.
+        class of the highest probability, and none where all are below the threshold. A name that the model takes for
+        not in the picture gets no pixel.
 
         Args:
             encoded: What :meth:`encode` made of the pictures.
@@ -268,6 +314,8 @@ class Asker:
         for start in range(0, len(prompts), batch_size):
             chunk = prompts[start : start + batch_size]
             for sample, label in zip(self.ask(encoded, chunk, [row] * len(chunk)), owners[start:]):
+                if sample.get('pred_no_target', False):
+                    continue
                 probability = sample.seg_logits.data[0].float().sigmoid().numpy()
                 higher = probability > best
                 best[higher], labels[higher] = probability[higher], label
@@ -292,10 +340,11 @@ def answer_of(sample: RefDataSample, threshold: float, own_threshold: float) -> 
         The answer, and the probability map (H, W) float32.
     """
     probability = sample.seg_logits.data[0].float().sigmoid().numpy()
+    no_target = sample.get('no_target_score'), sample.get('pred_no_target', False)
     if threshold == own_threshold:
         # Not by the probabilities, which were logits in between: a pixel right at the threshold could change sides.
-        return describe_mask(sample.pred_sem_seg.data[0].numpy() == 1, probability), probability
-    answer = read_answer(probability, threshold)
+        return describe_mask(sample.pred_sem_seg.data[0].numpy() == 1, probability, *no_target), probability
+    answer = read_answer(probability, threshold, *no_target)
     sample.pred_sem_seg.data = torch.from_numpy(answer.mask[None].astype(np.uint8))
     return answer, probability
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import mmengine.fileio as fileio
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -319,7 +318,7 @@ def _decode(images: dict[str, dict], source: _Source, split: str, where: str, re
     contents = source.contents.setdefault(split, {})
     for path, record in images.items():
         try:
-            content = fileio.get(path)
+            content = read_bytes(path)
             hw = decode_image(content, path).shape[:2]
             if hw != (record['height'], record['width']):
                 raise ValueError(
@@ -368,10 +367,10 @@ def _draw(datasets: list[tuple[str, RefCocoDataset]], number: int, report: DataR
             record = dataset.data_list[index * len(dataset) // share]
             path = record['img_path']
             try:
-                image = decode_image(fileio.get(path), path)[..., ::-1]
+                image = decode_image(read_bytes(path), path)[..., ::-1]
                 mask = coco_mask.decode(record['segmentation']) > 0
-                meant = ' (no target)' if record.get('no_target') else ''
-                text = writable(f'{dataset.split or "all"}: {record["expressions"][0]}{meant}')
-                yield draw_expressions(np.ascontiguousarray(image), [text], [mask])
+                text = writable(f'{dataset.split or "all"}: {record["expressions"][0]}')
+                none = [bool(record.get('no_target'))]
+                yield draw_expressions(np.ascontiguousarray(image), [text], [mask], no_target=none)
             except DATA_ERRORS as error:
                 report.problems.append(Problem(ERROR, where, f'sample cannot be drawn: {_said(error)}'))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -22,12 +22,12 @@ from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
 from mmetris.visualization import draw_expressions, draw_labels
 
-from .asking import Asker, Classes, answer_of, check_threshold
+from .asking import ANSWER_LISTS, NO_TARGET_LISTS, Asker, Classes, answer_of, check_threshold, set_no_target
 from .model import init_model
 from .model_zoo import find_model, indexed_models
 from .result_files import LabelWriter, ResultWriter
 
-PER_SENTENCE = ('texts', 'masks', 'probabilities', 'boxes', 'scores', 'is_empty', 'data_samples')
+PER_SENTENCE = ('texts', *ANSWER_LISTS, 'probabilities', 'data_samples')
 
 # Index, BGR picture and name of pictures that are encoded together.
 _Group = list[tuple[int, np.ndarray, str]]
@@ -48,10 +48,14 @@ class RefSegInferencer(BaseInferencer):
         show_progress: Whether to show a progress bar. Defaults to True.
         dtype: What the model computes in: ``'float32'``, ``'bfloat16'``, or on a GPU ``'float16'``. Defaults to None:
             what the config says, float32 if nothing.
+        no_target: How "not in the picture" is decided: a threshold for the model's own rule, or a rule,
+            ``dict(by='top', threshold=0.5)``, or False for none, see :class:`ReferringSegmentor`. Defaults to None: as
+            the config says.
 
     Raises:
         FileNotFoundError: If model or weights are missing.
-        ValueError: If the weights do not belong to the model, or ``dtype`` is another.
+        ValueError: If the weights do not belong to the model, ``dtype`` is another, or ``no_target`` is no rule, or
+            none for this model.
 
     Example:
         >>> inferencer = RefSegInferencer()
@@ -70,16 +74,19 @@ class RefSegInferencer(BaseInferencer):
         scope: str = 'mmetris',
         show_progress: bool = True,
         dtype: str | None = None,
+        no_target: float | Mapping | bool | None = None,
     ) -> None:
         if threshold is not None:
             threshold = check_threshold(threshold)
         check_dtype(dtype, 'dtype')
         files = find_model(model, weights)
         set_test_dtype(files.config, dtype)
+        set_no_target(files.config, no_target)
         super().__init__(files.config, files.weights, device, scope, show_progress)
         self.own_threshold = self.model.decode_head.threshold
         self.threshold = self.own_threshold if threshold is None else threshold
         self.max_pixels = max_pixels
+        self.no_target_rule = self.asker.no_target_rule
 
     def __call__(
         self,
@@ -115,7 +122,9 @@ class RefSegInferencer(BaseInferencer):
             Lists with one entry for each pair of picture and sentence, in order of the pictures: ``image_index``,
             ``texts``, ``masks`` (H, W) bool, ``probabilities`` (H, W) float32, ``boxes`` (left, top, right, bottom in
             pixels; right and bottom exclusive; zeros if empty), ``scores`` (mean probability inside the mask, 0 if
-            empty), ``is_empty`` (whether no pixel is above the threshold). And with one entry for each picture:
+            empty), ``is_empty`` (whether no pixel is above the threshold). Of a model that decides "not in the picture"
+            also ``no_target_scores`` (0..1) and ``no_target`` (whether the score is at or above
+            ``no_target_rule.threshold``, so that the mask is empty). And with one entry for each picture:
             ``images`` (names), ``visualization`` (RGB). A picture that was skipped has None there.
 
         Raises:
@@ -128,13 +137,13 @@ class RefSegInferencer(BaseInferencer):
         result.update(
             {
                 key: []
-                for key in PER_SENTENCE
+                for key in self._lists
                 if (key != 'probabilities' or return_probabilities) and (key != 'data_samples' or return_datasamples)
             }
         )
         if return_vis:
             result['visualization'] = [None] * len(sources)
-        writer = None if out_dir is None else ResultWriter(out_dir, threshold)
+        writer = None if out_dir is None else ResultWriter(out_dir, threshold, self.no_target_rule)
         answers: Iterable[dict[str, Any]] = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
         if self.show_progress:
             answers = track(answers, description='Inference', total=len(sources))
@@ -144,9 +153,7 @@ class RefSegInferencer(BaseInferencer):
                 if return_vis:
                     overlay = result['visualization'][index] = self.visualize(one)
                 if writer is not None:
-                    writer.add(
-                        one['name'], one['image'], one['texts'], one['masks'], one['boxes'], one['scores'], overlay
-                    )
+                    writer.add_answers(one, overlay)
                 result['images'][index] = one['name']
                 self.postprocess(one, result)
         return result
@@ -239,11 +246,12 @@ class RefSegInferencer(BaseInferencer):
         for group in self.preprocess(sources, batch_size, sentences=sentences, skip_unreadable=skip_unreadable):
             for index, image, name, samples in self.forward(group, batch_size=batch_size, sentences=sentences):
                 one: dict[str, Any] = dict(index=index, name=name, image=np.ascontiguousarray(image[..., ::-1]))
-                one.update({key: [] for key in PER_SENTENCE}, texts=sentences[index], data_samples=samples)
+                one.update({key: [] for key in self._lists}, texts=sentences[index], data_samples=samples)
                 for sample in samples:
                     answer, probability = answer_of(sample, threshold, self.own_threshold)
-                    for key, value in zip(('masks', 'boxes', 'scores', 'is_empty'), answer, strict=True):
-                        one[key].append(value)
+                    for key, value in zip(ANSWER_LISTS, answer, strict=True):
+                        if key in one:
+                            one[key].append(value)
                     one['probabilities'].append(probability)
                 yield one
 
@@ -318,7 +326,8 @@ class RefSegInferencer(BaseInferencer):
         Returns:
             (H', W', 3) RGB.
         """
-        return draw_expressions(inputs['image'], inputs['texts'], inputs['masks'], inputs['scores'], **kwargs)
+        options = dict(no_target=inputs['no_target'], **kwargs) if 'no_target' in inputs else kwargs
+        return draw_expressions(inputs['image'], inputs['texts'], inputs['masks'], inputs['scores'], **options)
 
     def postprocess(
         self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False, **kwargs: Any
@@ -332,10 +341,15 @@ class RefSegInferencer(BaseInferencer):
             **kwargs: Not used.
         """
         visualization['image_index'].extend([preds['index']] * len(preds['texts']))
-        for key in PER_SENTENCE:
+        for key in self._lists:
             if key in visualization:
                 visualization[key].extend(preds[key])
         return visualization
+
+    @property
+    def _lists(self) -> list[str]:
+        """Names of the lists with one entry for each sentence."""
+        return [key for key in PER_SENTENCE if self.no_target_rule is not None or key not in NO_TARGET_LISTS]
 
     def _inputs_to_list(self, inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
         """Pictures one by one; a folder stands for those in it."""

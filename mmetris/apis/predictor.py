@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
 
+from mmetris.models.decode_heads import NoTargetRule
 from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, read_image
 
-from .asking import Asker, Classes, EncodedImages, answer_of, check_threshold
+from .asking import (
+    ANSWER_LISTS,
+    NO_TARGET_LISTS,
+    Asker,
+    Classes,
+    EncodedImages,
+    answer_of,
+    check_threshold,
+    set_no_target,
+)
 from .model import init_model
 from .model_zoo import find_model
 
@@ -32,10 +42,12 @@ class RefSegPredictor:
         threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
         max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.
         dtype: See :class:`RefSegInferencer`. Defaults to None: what the config says, or that of the inferencer.
+        no_target: See there. Defaults to None: what the config says, or that of the inferencer.
 
     Raises:
         FileNotFoundError: If model or weights are missing.
-        ValueError: If the weights do not belong to the model, or ``dtype`` is another or given beside an inferencer.
+        ValueError: If the weights do not belong to the model, ``dtype`` or ``no_target`` is none for this model, or one
+            of them is given beside an inferencer.
 
     Example:
         >>> predictor = RefSegPredictor()
@@ -52,15 +64,19 @@ class RefSegPredictor:
         threshold: float | None = None,
         max_pixels: int = MAX_PIXELS,
         dtype: str | None = None,
+        no_target: float | Mapping | bool | None = None,
     ) -> None:
         check_dtype(dtype, 'dtype')
         asker = getattr(model, 'asker', None)
         if asker is None:
             files = find_model(model, weights)
             set_test_dtype(files.config, dtype)
+            set_no_target(files.config, no_target)
             asker = Asker(init_model(files.config, files.weights, device), files.config)
-        elif dtype is not None:
-            raise ValueError(f'dtype={dtype!r}: the model is shared with an inferencer, so give it to that')
+        else:
+            for name, value in (('dtype', dtype), ('no_target', no_target)):
+                if value is not None:
+                    raise ValueError(f'{name}={value!r}: the model is shared with an inferencer, so give it to that')
         self.asker = asker
         self.own_threshold: float = self.asker.model.decode_head.threshold
         self.threshold: float = self.own_threshold if threshold is None else check_threshold(threshold)
@@ -71,6 +87,11 @@ class RefSegPredictor:
     def model(self) -> Any:
         """The model."""
         return self.asker.model
+
+    @property
+    def no_target_rule(self) -> NoTargetRule | None:
+        """How the model decides that a sentence means nothing in the picture; None if it does not."""
+        return self.asker.no_target_rule
 
     @property
     def image_hw(self) -> tuple[int, int] | None:
@@ -136,7 +157,8 @@ class RefSegPredictor:
         Returns:
             Lists with one entry for each sentence: ``texts``, ``masks`` (H, W) bool, ``probabilities`` (H, W) float32,
             ``boxes`` (left, top, right, bottom in pixels; right and bottom exclusive), ``scores`` (mean probability
-            inside the mask), ``is_empty`` (whether no pixel is above the threshold).
+            inside the mask), ``is_empty`` (whether no pixel is above the threshold); and of a model that decides "not
+            in the picture" ``no_target_scores`` and ``no_target``, see :class:`RefSegInferencer`.
 
         Raises:
             RuntimeError: If no picture is set.
@@ -146,14 +168,16 @@ class RefSegPredictor:
             raise RuntimeError('no image: call set_image first')
         least = self.threshold if threshold is None else check_threshold(threshold)
         texts = self.asker.check_texts(texts)
-        result: dict[str, list] = dict(texts=texts, masks=[], probabilities=[], boxes=[], scores=[], is_empty=[])
+        names = [key for key in ANSWER_LISTS if self.no_target_rule is not None or key not in NO_TARGET_LISTS]
+        result: dict[str, list] = dict(texts=texts, probabilities=[], **{name: [] for name in names})
         samples = []
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             for sample in self.asker.ask(self._encoded, chunk, [0] * len(chunk)):
                 answer, probability = answer_of(sample, least, self.own_threshold)
-                for key, value in zip(('masks', 'boxes', 'scores', 'is_empty'), answer, strict=True):
-                    result[key].append(value)
+                for key, value in zip(ANSWER_LISTS, answer, strict=True):
+                    if key in result:
+                        result[key].append(value)
                 result['probabilities'].append(probability)
                 samples.append(sample)
         if return_datasamples:

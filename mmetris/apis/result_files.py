@@ -3,6 +3,9 @@
 out_dir/masks/<image>_<number of the sentence>.png     palette PNG: 0 outside, 1 inside (shown black and white)
 out_dir/overlays/<image>.jpg                           the picture with all its masks and sentences
 out_dir/predictions.json                               COCO's layout; one annotation for each sentence
+
+Of a model that decides "not in the picture", an annotation has ``no_target_score`` and ``no_target``, and ``info`` what
+it decides by and the threshold.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mmetris.models.decode_heads import NoTargetRule
 from mmetris.utils.checkpoint_io import write_atomically
 from mmetris.utils.file_names import FreeNames, file_stem
 from mmetris.utils.text_files import writable
@@ -52,11 +56,16 @@ class ResultWriter(_Writer):
     Args:
         out_dir: Folder to write to; made if missing. Files of an earlier run with the same names are replaced.
         threshold: What the masks were cut at, kept in the JSON.
+        no_target_rule: What "not in the picture" is decided by, kept there too. Defaults to None: it is not decided.
     """
 
-    def __init__(self, out_dir: str | os.PathLike, threshold: float) -> None:
+    def __init__(
+        self, out_dir: str | os.PathLike, threshold: float, no_target_rule: NoTargetRule | None = None
+    ) -> None:
         super().__init__(out_dir)
-        self._info = dict(description='masks predicted by mmetris', threshold=threshold)
+        self._info: dict[str, Any] = dict(description='masks predicted by mmetris', threshold=threshold)
+        if no_target_rule is not None:
+            self._info['no_target'] = no_target_rule._asdict()
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
@@ -64,6 +73,17 @@ class ResultWriter(_Writer):
     def path(self) -> Path:
         """The JSON."""
         return self.out_dir / 'predictions.json'
+
+    def add_answers(self, one: Mapping[str, Any], overlay: np.ndarray | None = None) -> None:
+        """Write one picture of :meth:`RefSegInferencer.stream`.
+
+        Args:
+            one: What was yielded.
+            overlay: See :meth:`add`. Defaults to None.
+        """
+        lists = {key: one[key] for key in ('texts', 'masks', 'boxes', 'scores')}
+        absence = {key: one[key] for key in ('no_target_scores', 'no_target') if key in one}
+        self.add(one['name'], one['image'], **lists, overlay=overlay, **absence)
 
     def add(
         self,
@@ -74,6 +94,8 @@ class ResultWriter(_Writer):
         boxes: Sequence[np.ndarray],
         scores: Sequence[float],
         overlay: np.ndarray | None = None,
+        no_target_scores: Sequence[float] | None = None,
+        no_target: Sequence[bool] | None = None,
     ) -> None:
         """Write one picture's masks and overlay.
 
@@ -85,10 +107,12 @@ class ResultWriter(_Writer):
             boxes: (4,) left, top, right, bottom for each of them.
             scores: 0..1 for each of them.
             overlay: Their picture, RGB. Defaults to None: drawn here.
+            no_target_scores: 0..1 for each of them. Defaults to None: the model gives none.
+            no_target: Whether each of them means nothing in the picture. Defaults to None, as the scores.
         """
         stem = self._names.of(file_stem(name))
         if overlay is None:
-            overlay = draw_expressions(image, texts, masks, scores)
+            overlay = draw_expressions(image, texts, masks, scores, no_target=no_target)
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
         image_id = len(self._images) + 1
         height, width = image.shape[:2]
@@ -111,6 +135,9 @@ class ResultWriter(_Writer):
                     mask_file=file.as_posix(),
                 )
             )
+        if no_target_scores is not None and no_target is not None:
+            for annotation, no_target_score, absent in zip(annotations, no_target_scores, no_target, strict=True):
+                annotation.update(no_target_score=no_target_score, no_target=absent)
         self._images.append(dict(id=image_id, file_name=writable(name), height=height, width=width))
         self._annotations.extend(annotations)
         self._num_added += 1

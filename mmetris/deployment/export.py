@@ -2,7 +2,7 @@
 
     <out_dir>/whole.onnx, image.onnx, text.onnx      see :mod:`mmetris.deployment.parts`
     <out_dir>/whole.pt2, image.pt2, text.pt2         the same for torch.export.load
-    <out_dir>/export.json                            inputs and outputs, preprocessing, tokens, threshold
+    <out_dir>/export.json                            inputs and outputs, preprocessing, tokens, thresholds
     <out_dir>/bpe_simple_vocab_16e6.txt.gz           CLIP's vocabulary, from open_clip, whose licence is beside it
 
 Every file is run and compared with the model before the folder appears under its name.
@@ -151,6 +151,8 @@ def export_model(
             text=_describe_text(network, asker.max_tokens),
             threshold=network.decode_head.threshold,
         )
+        if network.no_target_rule is not None:
+            description['no_target'] = network.no_target_rule._asdict()
         for part in built:
             program = _trace(part, network.text_encoder.tokenizer)
             for kind in formats:
@@ -201,10 +203,11 @@ def make_parts(
     )
 
     def answers(rows: str) -> tuple[Port, ...]:
-        return (
+        ports = (
             Port('probabilities', 'float32', (rows, 1, *input_hw)),
             Port('logits', 'float32', (rows, *logits.shape[1:])),
         )
+        return ports if model.no_target_rule is None else (*ports, Port('no_target_scores', 'float32', (rows,)))
 
     parts = []
     if 'whole' in names:
@@ -487,7 +490,7 @@ def _deviation(name: str, reference: np.ndarray, result: np.ndarray) -> float:
     """Largest difference; of what is no probability, relative to the largest value (at least 1)."""
     if reference.shape != result.shape:
         raise DeviationError(f'{name} has the shape {result.shape} instead of {reference.shape}; nothing is kept')
-    scale = 1.0 if name == 'probabilities' else max(1.0, float(np.abs(reference).max()))
+    scale = 1.0 if name in ('probabilities', 'no_target_scores') else max(1.0, float(np.abs(reference).max()))
     return float(np.abs(result - reference).max()) / scale
 
 

@@ -4,6 +4,8 @@
     image:   images -------------------> features                                      (once for each image)
     text:    tokens, image_index, features -----------------> probabilities, logits    (as often as you ask)
 
+Where the model decides "not in the picture", ``no_target_scores`` come third.
+
 The cut is where :meth:`ReferringSegmentor.encode_images` makes it: right before the sentence comes in. Axes: I
 images, B sentences, L tokens, H W the network's input, h w the grid of the logits.
 """
@@ -61,10 +63,11 @@ class MaskOutput(nn.Module):
         self.corner_aligned = model.test_cfg.get('corner_aligned', False)
         self.input_hw = input_hw
 
-    def forward(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, logits: Tensor, no_target_scores: Tensor | None = None) -> tuple[Tensor, ...]:
         """Logits (B, 1, h, w) -> probabilities (B, 1, H, W), by bicubic interpolation and so a little outside of 0..1
-        in places, and the logits."""
-        return at_input_size(logits.sigmoid(), self.input_hw, self.corner_aligned), logits
+        in places, and the logits; behind them no-target scores (B,) as they came, if any."""
+        probabilities = at_input_size(logits.sigmoid(), self.input_hw, self.corner_aligned)
+        return (probabilities, logits) if no_target_scores is None else (probabilities, logits, no_target_scores)
 
 
 class WholeModel(nn.Module):
@@ -80,7 +83,7 @@ class WholeModel(nn.Module):
         self.model = model
         self.image_input, self.mask_output = ImageInput(model), MaskOutput(model, input_hw)
 
-    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         """Masks.
 
         Args:
@@ -88,9 +91,9 @@ class WholeModel(nn.Module):
             tokens: (B, L) int64.
 
         Returns:
-            Probabilities (B, 1, H, W) and logits (B, 1, h, w).
+            Probabilities (B, 1, H, W) and logits (B, 1, h, w); and no-target scores (B,), if the model decides that.
         """
-        return self.mask_output(self.model.forward_logits(self.image_input(images), _ids(tokens)))
+        return self.mask_output(*self.model.forward_answers(self.image_input(images), _ids(tokens)))
 
 
 class ImagePart(nn.Module):
@@ -124,7 +127,7 @@ class TextPart(nn.Module):
             prefix = model.encode_images(torch.zeros(1, 3, *input_hw))
         self._form = TreeForm(_needed(model, prefix))
 
-    def forward(self, tokens: Tensor, image_index: Tensor, *features: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, image_index: Tensor, *features: Tensor) -> tuple[Tensor, ...]:
         """Masks.
 
         Args:
@@ -133,10 +136,10 @@ class TextPart(nn.Module):
             *features: What :class:`ImagePart` made of I images.
 
         Returns:
-            Probabilities (B, 1, H, W) and logits (B, 1, h, w).
+            As of :class:`WholeModel`.
         """
         prefix = self._form.fill(features)._replace(num_images=features[0].shape[0])
-        return self.mask_output(self.model.forward_logits(prefix, _ids(tokens), image_index))
+        return self.mask_output(*self.model.forward_answers(prefix, _ids(tokens), image_index))
 
 
 def _ids(tokens: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ import mmseg.models  # noqa: F401  A registry's child does not trigger its paren
 
 from .backbones import CLIPResNet, CLIPViT, DINOv2ViT
 from .data_preprocessor import RefSegDataPreProcessor
-from .decode_heads import ETRISHead
+from .decode_heads import ETRISHead, NoTargetHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
 from .necks import Bridger, TextFirst
-from .segmentors import ClassNameSegmentor, ReferringSegmentor
+from .segmentors import ClassNameSegmentor, ReferringSegmentor, RefSegTTAModel
 from .text_encoders import ClassText, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
 from .tuning import (
@@ -44,8 +44,10 @@ __all__ = [
     'ETRISHead',
     'FrozenEncoder',
     'LoRA',
+    'NoTargetHead',
     'PromptTokens',
     'RefSegDataPreProcessor',
+    'RefSegTTAModel',
     'ReferringSegmentor',
     'StageSpec',
     'StagedImageEncoder',

@@ -20,6 +20,10 @@ class RefDataSample(SegDataSample):
       information).
     - ``letterbox``: (scale, left, top) if the image was letterboxed (meta information).
 
+    - ``no_target_score``, ``pred_no_target``: score in 0..1 that the sentence means nothing in the picture, and whether
+      it is at or above ``no_target_threshold`` (meta information), so that the predicted mask is empty; absent from
+      predictions of models that do not decide it.
+
     ``gt_sem_seg.data`` is (1, H, W) with 1 on the object, 0 elsewhere and 255 where the truth is not known;
     ``pred_sem_seg.data`` (1, H, W) has 0 and 1, ``seg_logits.data`` (1, H, W) the values before the sigmoid.
 
@@ -31,6 +35,9 @@ class RefDataSample(SegDataSample):
 
     expression: str
     tokens: Tensor
+    no_target_score: float
+    pred_no_target: bool
+    no_target_threshold: float
 
     @property
     def gt_mask(self) -> Tensor:

@@ -12,6 +12,7 @@ from .referring_picture import FAINT_COLOR, TEXT_COLOR, overlay_mask
 from .text import find_font, wrap_text
 
 # Okabe and Ito's palette without black and yellow (which vanishes on white); told apart with any colour blindness.
+NOTHING_FOUND, NOT_IN_PICTURE = 'nothing found', 'not in the picture'
 EXPRESSION_COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233))
 
 
@@ -24,6 +25,7 @@ def draw_expressions(
     min_width: int = 480,
     max_lines: int = 3,
     legend: bool = True,
+    no_target: Sequence[bool] | None = None,
 ) -> np.ndarray:
     """Draw the masks of several sentences over their picture, and the sentences below it.
 
@@ -36,6 +38,8 @@ def draw_expressions(
         min_width: Narrower pictures are enlarged to it, so that the text is legible. Defaults to 480.
         max_lines: Lines for one sentence; a longer one ends with an ellipsis. Defaults to 3.
         legend: Whether the sentences are written below. Defaults to True.
+        no_target: Whether each sentence means nothing in the picture, written behind it. Defaults to None, of a model
+            that does not decide it.
 
     Returns:
         The picture, (H', W', 3) RGB.
@@ -68,10 +72,16 @@ def draw_expressions(
     if not legend:
         return np.asarray(canvas)
     lines = [
-        _legend_text(text, None if scores is None else scores[index], bool(masks[index].any()))
+        _legend_text(
+            text,
+            None if scores is None else scores[index],
+            bool(masks[index].any()),
+            no_target is not None and bool(no_target[index]),
+        )
         for index, text in enumerate(texts)
     ]
-    return np.asarray(_add_legend(canvas, lines, max_lines))
+    notes = ('100 %', NOTHING_FOUND, *(() if no_target is None else (NOT_IN_PICTURE,)))
+    return np.asarray(_add_legend(canvas, lines, max_lines, notes))
 
 
 def draw_labels(image: np.ndarray, classes: Sequence[str], labels: np.ndarray, max_classes: int = 30) -> np.ndarray:
@@ -103,9 +113,9 @@ def color_of(index: int) -> tuple[int, int, int]:
     return EXPRESSION_COLORS[index % len(EXPRESSION_COLORS)]
 
 
-def _legend_text(text: str, score: float | None, found: bool) -> tuple[str, str]:
+def _legend_text(text: str, score: float | None, found: bool, absent: bool) -> tuple[str, str]:
     if not found:
-        return text, 'nothing found'
+        return text, NOT_IN_PICTURE if absent else NOTHING_FOUND
     return text, '' if score is None else f'{100 * score:.0f} %'
 
 
@@ -148,14 +158,16 @@ def _draw_number(canvas: Image.Image, index: int, point: tuple[int, int], size: 
     draw.text((x, y), text, 'white', find_font(text, round(size * (0.95 if len(text) == 1 else 0.75))), anchor='mm')
 
 
-def _add_legend(canvas: Image.Image, lines: Sequence[tuple[str, str]], max_lines: int) -> Image.Image:
-    """The picture with the sentences below it on white."""
+def _add_legend(
+    canvas: Image.Image, lines: Sequence[tuple[str, str]], max_lines: int, notes: Sequence[str]
+) -> Image.Image:
+    """The picture with the sentences below it on white; ``notes`` are those that a line may have."""
     # Letters grow with the picture, so that they stay legible when it is reduced to a page's width.
     size = int(np.clip(canvas.width / 34, 14, 72))
     gap, chip, line_height = round(0.6 * size), round(1.3 * size), round(1.45 * size)
     note_font = find_font('0 %', round(0.85 * size))
     # The widest note has its place whether it is there or not: the frames of a video need one size.
-    note_width = round(max(note_font.getlength(note) for note in ('100 %', 'nothing found'))) + gap
+    note_width = round(max(note_font.getlength(note) for note in notes)) + gap
     left = gap + chip + gap
     room = max(canvas.width - left - note_width - gap, 4 * size)
     rows = []

@@ -82,6 +82,8 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
                 osp.basename(img_path),
                 self.alpha,
                 self.ignore_index,
+                no_target_score=data_sample.get('no_target_score') if draw_pred else None,
+                no_target_threshold=data_sample.get('no_target_threshold'),
             )
         except ValueError as error:
             raise ValueError(f'Cannot draw the masks of {img_path or "a sample"}: {error}') from error

@@ -54,6 +54,8 @@ def draw_referring_picture(
     ignore_index: int = 255,
     min_panel: int = 384,
     max_panel: int = 640,
+    no_target_score: float | None = None,
+    no_target_threshold: float | None = None,
 ) -> np.ndarray:
     """Draw the image and its masks side by side, the sentence above and the score below.
 
@@ -70,6 +72,9 @@ def draw_referring_picture(
         min_panel: Smaller images are enlarged until their longer side has so many pixels, so that text beside
             them is legible. Defaults to 384.
         max_panel: Larger images are reduced to this. Defaults to 640.
+        no_target_score: Score that the sentence means nothing in the image, 0..1, written beside the overlap with its
+            threshold. Defaults to None: the model does not decide it.
+        no_target_threshold: Threshold from which on it does. Defaults to None.
 
     Returns:
         The picture, (H', W', 3) RGB, on white.
@@ -95,6 +100,10 @@ def draw_referring_picture(
     footer = '' if iou is None else f'IoU {100 * iou:.1f} %'
     if pred_mask is not None and not (pred_mask != 0).any():
         footer = f'{footer} (nothing predicted)' if footer else 'nothing predicted'
+    if no_target_score is not None and no_target_threshold is not None:
+        verdict = 'not in the picture' if no_target_score >= no_target_threshold else 'in the picture'
+        numbers = f'no-target score {no_target_score:.2f}, threshold {no_target_threshold:g}'
+        footer = f'{footer}  {verdict} ({numbers})'.strip()
     return _compose(panels, f'“{expression}”', footer, note)
 
 

@@ -27,6 +27,7 @@ from session import CLASSES, SENTENCES, Answers, Limits, Row, Session  # noqa: E
 
 from mmetris.apis import RefSegPredictor  # noqa: E402
 from mmetris.datasets.shapes import draw_sample, render  # noqa: E402
+from mmetris.models.decode_heads import NoTargetRule  # noqa: E402
 
 TITLE = 'Referring image segmentation'
 INTRODUCTION = 'Load a picture and say what to segment: each sentence gets its own mask.'
@@ -87,9 +88,19 @@ def show_message(text: str, kind: str = 'info') -> str:
     return f'<div class="message {kind}">{html.escape(text)}</div>' if text else ''
 
 
+def describe_rule(rule: NoTargetRule | None) -> str:
+    """When a sentence is answered by "not in the picture", to be put behind what the slider does."""
+    if rule is None:
+        return ''
+    return f'; none does where the no-target score ({rule.by}) is {rule.threshold:g} or more: not in the picture'
+
+
 def show_table(rows: list[Row], with_scores: bool) -> str:
     """HTML of the table below the picture."""
     heads = ['', 'sentence', 'score', 'box (x, y, x, y)', 'share'] if with_scores else ['', 'class', 'share']
+    decides = any(row.no_target_score is not None for row in rows)
+    if decides:
+        heads.append('no-target score')
     lines = [''.join(f'<th>{head}</th>' for head in heads)]
     for number, row in enumerate(rows, 1):
         cells = [
@@ -98,8 +109,11 @@ def show_table(rows: list[Row], with_scores: bool) -> str:
         ]
         if with_scores:
             cells.append(f'<td class="number">{"–" if row.score is None else f"{row.score:.2f}"}</td>')
-            cells.append(f'<td>{"nothing found" if row.box is None else ", ".join(map(str, row.box))}</td>')
+            empty = 'not in the picture' if row.no_target else 'nothing found'
+            cells.append(f'<td>{empty if row.box is None else ", ".join(map(str, row.box))}</td>')
         cells.append(f'<td class="number">{100 * row.share:.1f} %</td>')
+        if decides:
+            cells.append(f'<td class="number">{row.no_target_score:.2f}</td>')
         lines.append(''.join(cells))
     return f'<table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table>' if rows else ''
 
@@ -189,7 +203,7 @@ class Page:
             step=0.01,
             elem_id='threshold',
             label='Threshold',
-            info='Pixels of a higher probability belong to the mask',
+            info='Pixels of a higher probability belong to the mask' + describe_rule(self.predictor.no_target_rule),
             visible=not self.predictor.asker.by_class,
         )
         self.table = gr.HTML(elem_id='answers', padding=False)

@@ -20,6 +20,7 @@ import mmetris
 from mmetris.apis import RefSegPredictor
 from mmetris.apis.asking import NO_CLASS, read_answer
 from mmetris.apis.result_files import LabelWriter, ResultWriter, write_image
+from mmetris.models.decode_heads import NoTargetRule
 from mmetris.utils.image_io import read_image
 from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_expressions
@@ -55,6 +56,9 @@ class Row(NamedTuple):
         share: Part of the picture that the mask covers, 0..1.
         score: Mean probability inside the mask, 0..1; None where it has none.
         box: Left, top, right, bottom in pixels; None if the mask is empty.
+        no_target_score: Score that the sentence means nothing in the picture, 0..1; None of a model that does not
+            decide it, and of class names.
+        no_target: Whether it means nothing.
     """
 
     color: tuple[int, int, int]
@@ -62,6 +66,8 @@ class Row(NamedTuple):
     share: float
     score: float | None = None
     box: tuple[int, int, int, int] | None = None
+    no_target_score: float | None = None
+    no_target: bool = False
 
 
 @dataclass
@@ -76,6 +82,9 @@ class Answers:
         labels: (H, W) uint8, the best class of each pixel; None where sentences were asked.
         notes: What is worth knowing about the question, such as a sentence that was cut.
         decided: Whether the model of class names has chosen the classes itself, so that no threshold plays a part.
+        no_target_scores: 0..1 for each sentence; None of a model that does not decide "not in the picture".
+        no_target: Whether each sentence means nothing; None likewise.
+        no_target_rule: What it is decided by; None likewise.
     """
 
     image: np.ndarray
@@ -85,6 +94,9 @@ class Answers:
     labels: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     decided: bool = False
+    no_target_scores: list[float] | None = None
+    no_target: list[bool] | None = None
+    no_target_rule: NoTargetRule | None = None
 
     def labels_at(self, threshold: float) -> np.ndarray:
         """(H, W) uint8: the class of each pixel, 255 where none is above the threshold."""
@@ -95,7 +107,9 @@ class Answers:
     def masks_at(self, threshold: float) -> tuple[list[Row], list[np.ndarray]]:
         """Rows of the table and their masks (H, W) bool; classes that are there, largest first."""
         if self.labels is None:
-            answers = [read_answer(probability, threshold) for probability in self.probabilities]
+            scores = self.no_target_scores or [None] * len(self.texts)
+            absent = self.no_target or [False] * len(self.texts)
+            answers = [read_answer(one, threshold, *more) for one, *more in zip(self.probabilities, scores, absent)]
             rows = [
                 Row(
                     color_of(index),
@@ -103,6 +117,8 @@ class Answers:
                     float(answer.mask.mean()),
                     None if answer.is_empty else answer.score,
                     None if answer.is_empty else tuple(int(edge) for edge in answer.box),
+                    answer.no_target_score,
+                    answer.no_target,
                 )
                 for index, (text, answer) in enumerate(zip(self.texts, answers))
             ]
@@ -139,7 +155,15 @@ class Answers:
                     f'probability is {self.probabilities[0].max():.2f}): move the threshold down.',
                 )
             return '\n'.join(lines)
-        empty = [index for index, row in enumerate(rows) if row.box is None]
+        absent = [row for row in rows if row.no_target]
+        for row in absent[:3]:
+            lines.append(
+                f'“{_shorten(row.text)}” is not in the picture, says the model (no-target score '
+                f'{row.no_target_score:.2f}, from {self.no_target_rule.threshold:g} on nothing is marked).'
+            )
+        if len(absent) > 3:
+            lines.append(f'{len(absent) - 3} more sentences are not in the picture.')
+        empty = [index for index, row in enumerate(rows) if row.box is None and not row.no_target]
         for index in empty[:3]:
             lines.append(
                 f'Nothing found for “{_shorten(rows[index].text)}”: no pixel is above the threshold of '
@@ -160,16 +184,19 @@ class Answers:
         rows, masks = self.masks_at(threshold)
         texts = [row.text for row in rows]
         scores = None if self.labels is not None else [row.score or 0.0 for row in rows]
-        overlay = draw_expressions(self.image, texts, masks, scores) if rows else self.image
+        overlay = self.image
+        if rows:
+            overlay = draw_expressions(self.image, texts, masks, scores, no_target=self.no_target)
         folder.mkdir(parents=True, exist_ok=True)
         stem = re.sub(r'[^\w-]', '_', Path(self.name).stem)[:60] or 'picture'
         picture, archive = folder / f'{stem}_masks.png', folder / f'{stem}_masks.zip'
         write_image(overlay, picture)
         with TemporaryDirectory() as temporary:
             if self.labels is None:
-                writer = ResultWriter(temporary, threshold)
+                writer = ResultWriter(temporary, threshold, self.no_target_rule)
                 boxes = [np.array(row.box or (0, 0, 0, 0), np.float32) for row in rows]
-                writer.add(self.name, self.image, texts, masks, boxes, scores, overlay)
+                absence = self.no_target_scores, self.no_target
+                writer.add(self.name, self.image, texts, masks, boxes, scores, overlay, *absence)
             else:
                 writer = LabelWriter(temporary, self.texts)
                 writer.add(self.name, self.labels_at(threshold), overlay)
@@ -257,6 +284,8 @@ class Session:
             else:
                 result = self.predictor.predict(entries)
                 answers.texts, answers.probabilities = result['texts'], result['probabilities']
+                answers.no_target_scores, answers.no_target = result.get('no_target_scores'), result.get('no_target')
+                answers.no_target_rule = self.predictor.no_target_rule
         notes = [
             _as_sentence(str(warning.message))
             for warning in caught
@@ -278,8 +307,10 @@ class Session:
         best, labels = np.zeros(shape, np.float32), np.full(shape, NO_CLASS, np.uint8)
         at_once = min(8, max(1, self.limits.max_values // best.size))
         for start in range(0, len(answers.texts), at_once):
-            probabilities = self.predictor.predict(answers.texts[start : start + at_once])['probabilities']
-            for label, probability in enumerate(probabilities, start):
+            found = self.predictor.predict(answers.texts[start : start + at_once])
+            for label, probability in enumerate(found['probabilities'], start):
+                if found.get('no_target', [False] * at_once)[label - start]:
+                    continue
                 higher = probability > best
                 best[higher], labels[higher] = probability[higher], label
         answers.probabilities, answers.labels = [best], labels

@@ -169,12 +169,16 @@ class Answer(NamedTuple):
         probability: (H, W) float32 at the picture's size, 0..1.
         mask: (H, W) bool.
         score: Mean probability inside the mask; 0 if it is empty.
+        no_target_score: Score that the sentence means nothing in the picture, 0..1; None of an export that gives none.
+        no_target: Whether it is at or above the threshold, so that the mask is empty.
     """
 
     text: str
     probability: np.ndarray
     mask: np.ndarray
     score: float
+    no_target_score: float | None = None
+    no_target: bool = False
 
 
 class Segmenter:
@@ -212,6 +216,8 @@ class Segmenter:
             folder / text['vocabulary'], text['context_length'], text['start'], text['end'], text['pad']
         )
         self.threshold = self.facts['threshold']
+        # What decides "not in the picture" and from which score on; None of a model that does not.
+        self.no_target: dict | None = self.facts.get('no_target')
         self._placed: Placed | None = None
         self._features: dict[str, np.ndarray] = {}
 
@@ -236,45 +242,61 @@ class Segmenter:
             features = session.run(None, dict(images=self._placed.images))
             self._features = {output.name: value for output, value in zip(session.get_outputs(), features)}
 
-    def predict(self, texts: Sequence[str], threshold: float | None = None, batch_size: int = 8) -> list[Answer]:
+    def predict(
+        self,
+        texts: Sequence[str],
+        threshold: float | None = None,
+        batch_size: int = 8,
+        no_target_threshold: float | None = None,
+    ) -> list[Answer]:
         """Ask about the picture.
 
         Args:
             texts: Sentences.
             threshold: Pixels above it belong to the mask. Defaults to None: the model's.
             batch_size: Sentences that go through the model together. Defaults to 8.
+            no_target_threshold: A sentence whose no-target score is at least this gets an empty mask. Defaults to None:
+                the model's.
 
         Raises:
             RuntimeError: If no picture is set.
-            ValueError: If a sentence is empty.
+            ValueError: If a sentence is empty, or the export gives no no-target scores for the threshold.
         """
         if self._placed is None:
             raise RuntimeError('no picture: call set_image first')
         threshold = self.threshold if threshold is None else threshold
+        least = 2.0  # more than any score
+        if self.no_target is not None:
+            least = self.no_target['threshold'] if no_target_threshold is None else no_target_threshold
+        elif no_target_threshold is not None:
+            raise ValueError('this export gives no no-target scores, so there is nothing that a threshold could decide')
         texts = [' '.join(text.split())[:MAX_CHARACTERS] for text in texts]
         if not all(texts):
             raise ValueError('a sentence is empty: say in words what to segment')
         answers = []
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
-            for text, probability in zip(chunk, self._probabilities(self.tokenizer(chunk))):
+            for text, probability, no_target_score in zip(chunk, *self._outputs(self.tokenizer(chunk))):
                 coefficient = self.facts['image']['cubic_coefficient']
                 probability = resample(probability[0], self._placed.rows, 0, coefficient)
                 probability = resample(probability, self._placed.columns, 1, coefficient).clip(0, 1)
-                mask = probability > threshold
+                absent = no_target_score is not None and no_target_score >= least
+                mask = np.zeros(probability.shape, bool) if absent else probability > threshold
                 score = float(probability[mask].mean(dtype=np.float64)) if mask.any() else 0.0
-                answers.append(Answer(text, probability, mask, score))
+                answers.append(Answer(text, probability, mask, score, no_target_score, absent))
         return answers
 
-    def _probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """(B, 1, H, W) for the sentences (B, L), at the size of the network's input."""
+    def _outputs(self, tokens: np.ndarray) -> tuple[np.ndarray, list]:
+        """Probabilities (B, 1, H, W) for the sentences (B, L), at the size of the network's input, and B no-target
+        scores, None where the model gives none."""
+        names = ['probabilities'] if self.no_target is None else ['probabilities', 'no_target_scores']
         if 'text' in self.sessions:
             index = np.zeros(len(tokens), np.int64)  # All sentences speak of the one picture.
-            return self.sessions['text'].run(
-                ['probabilities'], dict(tokens=tokens, image_index=index, **self._features)
-            )[0]
-        images = np.repeat(self._placed.images, len(tokens), axis=0)
-        return self.sessions['whole'].run(['probabilities'], dict(images=images, tokens=tokens))[0]
+            outputs = self.sessions['text'].run(names, dict(tokens=tokens, image_index=index, **self._features))
+        else:
+            images = np.repeat(self._placed.images, len(tokens), axis=0)
+            outputs = self.sessions['whole'].run(names, dict(images=images, tokens=tokens))
+        return outputs[0], [None] * len(tokens) if self.no_target is None else outputs[1].tolist()
 
 
 def draw(picture: np.ndarray, answers: Sequence[Answer]) -> Image.Image:
@@ -291,7 +313,8 @@ def draw(picture: np.ndarray, answers: Sequence[Answer]) -> Image.Image:
         pen.rectangle((4, top, 16, top + 12), fill=COLORS[number % len(COLORS)])
         # Pillow's own small font has Latin letters only.
         text = answer.text.encode('latin-1', 'replace').decode('latin-1')
-        pen.text((22, top), f'{text} ({answer.score:.2f})' if answer.mask.any() else f'{text} (nothing found)', 'black')
+        empty = 'not in the picture' if answer.no_target else 'nothing found'
+        pen.text((22, top), f'{text} ({answer.score:.2f})' if answer.mask.any() else f'{text} ({empty})', 'black')
     return page
 
 
@@ -303,14 +326,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('texts', nargs='+', metavar='SENTENCE', help='what to look for')
     parser.add_argument('--out-dir', type=Path, default=Path('results'), help='folder to write to; default: results')
     parser.add_argument('--threshold', type=float, help="0..1; default: the model's")
+    parser.add_argument(
+        '--no-target-threshold',
+        type=float,
+        help='no-target score, 0..1, from which on a sentence means nothing in the picture, for models that give such '
+        "scores; default: the model's",
+    )
     args = parser.parse_args(arguments)
-    if args.threshold is not None and not 0 < args.threshold < 1:
-        parser.error(f'--threshold {args.threshold} must be between 0 and 1')
+    for name in ('threshold', 'no_target_threshold'):
+        value = getattr(args, name)
+        if value is not None and not 0 < value < 1:
+            parser.error(f'--{name.replace("_", "-")} {value} must be between 0 and 1')
     try:
         segmenter = Segmenter(args.exported)
         picture = read_picture(args.image)
         segmenter.set_image(picture)
-        answers = segmenter.predict(args.texts, args.threshold)
+        answers = segmenter.predict(args.texts, args.threshold, no_target_threshold=args.no_target_threshold)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -318,8 +349,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, answer in enumerate(answers, 1):
         file = args.out_dir / f'{stem}_{number}.png'
         Image.fromarray(answer.mask.astype(np.uint8) * 255).save(file)
-        found = f'{answer.mask.mean():.1%} of the picture, score {answer.score:.2f}'
-        print(f'{file}: "{answer.text}": {found if answer.mask.any() else "nothing found"}')
+        found = 'not in the picture' if answer.no_target else 'nothing found'
+        if answer.mask.any():
+            found = f'{answer.mask.mean():.1%} of the picture, score {answer.score:.2f}'
+        if answer.no_target_score is not None:
+            least = args.no_target_threshold or segmenter.no_target['threshold']
+            found += f', no-target score {answer.no_target_score:.2f} (threshold {least:g})'
+        print(f'{file}: "{answer.text}": {found}')
     file = args.out_dir / f'{stem}_overlay.png'
     draw(picture, answers).save(file)
     print(file)

@@ -106,3 +106,22 @@ def test_tasks_of_several_methods_share_one_clip(tmp_path):
     with pytest.raises(ValueError, match='backbone.class_embedding has other values'):
         switcher.add('other', slim(other), other)
     assert 'other' not in switcher.tasks
+
+
+@torch.no_grad()
+def test_tasks_with_and_without_a_no_target_head_share_one_clip(clip):
+    """The slim file holds the head, whose answers come back with its task."""
+    headed = dict(decode_head=dict(no_target_head=dict(channels=8)))
+    plain, trained, own = build_on(clip), build_on(clip, seed=1, **headed), build_on(clip, seed=2, **headed)
+    expected = trained.forward_answers(*INPUTS)
+    assert 'decode_head.no_target_head.classifier.bias' in slim(trained)
+    switcher = TaskSwitcher(plain)
+    switcher.add('refcoco', slim(plain))
+    with pytest.raises(ValueError, match='no_target_head'):
+        switcher.add('grefcoco', slim(trained))
+    switcher.add('grefcoco', slim(trained), own)
+    with switcher.use('grefcoco') as model:
+        for found, wanted in zip(model.forward_answers(*INPUTS), expected, strict=True):
+            assert torch.equal(found, wanted)
+    with switcher.use('refcoco') as model:
+        assert model.forward_answers(*INPUTS)[1] is None

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,7 @@ import pytest
 from mmengine.registry import init_default_scope
 from pycocotools import mask as mask_utils
 
-from mmetris.datasets import ShapesSegDataset
+from mmetris.datasets import GRefCocoDataset, ShapesSegDataset
 from mmetris.datasets.shapes import (
     COLOURS,
     FALSE,
@@ -19,7 +20,9 @@ from mmetris.datasets.shapes import (
     MAX_TOKENS,
     SEMSEG_CLASSES,
     SHAPES,
+    SIZES,
     SPLITS,
+    TEXTURES,
     TRUE,
     UNCLEAR,
     Caption,
@@ -29,6 +32,7 @@ from mmetris.datasets.shapes import (
     Scene,
     SceneObject,
     ShapesSpec,
+    draw_groups,
     draw_sample,
     is_written,
     near_miss,
@@ -40,8 +44,8 @@ from mmetris.datasets.shapes import (
     truth_table,
     write_shapes,
 )
-from mmetris.datasets.shapes.expressions import vocabulary
-from mmetris.datasets.shapes.logic import place_truth, relation_truth
+from mmetris.datasets.shapes.expressions import plural_of, vocabulary
+from mmetris.datasets.shapes.logic import EXTREMES, place_truth, relation_truth
 from tests.quiet_start import assert_quiet
 from tests.warm_process import run_script
 
@@ -420,3 +424,136 @@ def test_both_layouts_show_the_same_pictures_and_know_each_other_apart(root, sem
         write_shapes(root, SPEC, layout='semseg')
     with pytest.raises(ValueError, match="layout='coco'"):
         write_shapes(root, SPEC, layout='coco')
+
+
+# --------------------------------------------------------------------------- sentences of no, one and several objects
+
+SYNONYMS = dict(little='small', big='large', solid='plain', stripes='striped', dots='dotted', checks='checkered')
+NOUNS = dict.fromkeys(('object', 'thing', 'shape'))  # No shape in particular.
+SINGULAR = {plural_of(noun): noun for noun in (*SHAPES, *NOUNS)}
+NUMBERS = dict(both=2, two=2, three=3, four=4, five=5, six=6)
+
+
+def read_phrase(text):
+    """An oracle's reading of a phrase without place and relation: what its words ask of an object, whether its noun is
+    a plural, and how many it claims there are."""
+    words = [SYNONYMS.get(word, word) for word in text.split()]
+    wanted, plural, count = dict(colour=set(), shape=set(), size=set(), texture=set()), False, None
+    for word in words:
+        plural |= word in SINGULAR
+        word = SINGULAR.get(word, word)
+        count = NUMBERS.get(word, count)
+        for name, values in (('colour', COLOURS), ('shape', SHAPES), ('size', SIZES), ('texture', TEXTURES)):
+            if word in values:
+                wanted[name].add(word)
+        known = {'the', 'a', 'an', 'all', 'with', *NOUNS, *NUMBERS, *COLOURS, *SHAPES, *SIZES, *TEXTURES}
+        assert word in known, text
+    assert all(len(values) < 2 for values in wanted.values()), text
+    return wanted, plural, count
+
+
+def found_by(text, scene):
+    """Indices of the objects that a phrase means by its words alone, in a scene described object by object."""
+    wanted, plural, count = read_phrase(text)
+    fitting = [
+        index
+        for index, obj in enumerate(scene.objects)
+        if all(getattr(obj, name) in values for name, values in wanted.items() if values)
+    ]
+    if fitting:
+        assert (len(fitting) > 1) == plural and count in (None, len(fitting)), text
+    return tuple(fitting)
+
+
+@pytest.fixture(scope='module')
+def groups():
+    """(scene, sentence) of many scenes."""
+    drawn = [draw_groups(0, split, index) for split in SPLITS for index in range(30)]
+    return [(scene, sentence) for scene, sentences in drawn for sentence in sentences]
+
+
+def test_sentences_mean_what_an_oracle_reads_in_their_words(groups):
+    """Of attributes and numbers: an oracle that knows the scene and splits words says which objects are meant."""
+    kinds = Counter()
+    for scene, sentence in groups:
+        if all(part.kind == 'attribute' for part in sentence.parts):
+            phrases = sentence.text.split(' and ')
+            assert len(phrases) == len(sentence.parts)
+            expected = sorted({index for phrase in phrases for index in found_by(phrase, scene)})
+            assert sentence.targets(scene) == tuple(expected), sentence.text
+            kinds[len(phrases), min(len(expected), 2)] += 1
+    assert set(kinds) == {(1, 0), (1, 1), (1, 2), (2, 2)} and min(kinds.values()) > 50
+
+
+def test_places_and_relations_are_true_of_what_is_meant_and_clearly_false_of_all_else(groups):
+    kinds = Counter()
+    for scene, sentence in groups:
+        (part, *others) = sentence.parts
+        if part.kind == 'attribute':
+            continue
+        assert not others and part.text in ('', sentence.text)
+        for index, obj in enumerate(scene.objects):
+            holds = part.subject.fits(obj)
+            if holds and part.place is not None:
+                group = part.subject.truth(scene) == TRUE
+                holds = place_truth(scene, part.place, group)[index] == TRUE
+                assert place_truth(scene, part.place, group)[index] != UNCLEAR
+            if holds and part.relation is not None:
+                (reference,) = np.flatnonzero(part.reference.truth(scene) == TRUE)
+                truth = relation_truth(scene, part.relation, reference, part.subject.truth(scene) == TRUE)
+                assert truth[index] != UNCLEAR
+                holds = truth[index] == TRUE
+            assert (index in sentence.targets(scene)) == holds, sentence.text
+        plural = any(word in SINGULAR for word in sentence.text.split())
+        kinds[part.kind, min(len(sentence.targets(scene)), 2), plural] += 1
+    assert set(kinds) == {
+        ('place', 0, False),
+        ('place', 1, False),
+        ('place', 2, True),
+        ('relation', 0, False),
+        ('relation', 1, False),
+    }
+
+
+def test_of_what_is_absent_half_has_its_like_elsewhere_and_words_do_not_tell(groups):
+    """Superlatives and relations stand in sentences about nothing too, or they alone would say that there is an object;
+    half of the sentences of place and relation about nothing have an object of their description, elsewhere."""
+    nothing = [(scene, one) for scene, one in groups if not one.targets(scene)]
+    assert len(nothing) == len(groups) / 3
+    placed = [(scene, one.parts[0]) for scene, one in nothing if one.parts[0].kind != 'attribute']
+    share = np.mean([(part.subject.truth(scene) == TRUE).any() for scene, part in placed])
+    assert 0.3 < share < 0.7
+    assert any(part.place in EXTREMES for _, part in placed)
+
+
+def test_sentences_of_groups_are_short_and_differ_within_a_scene(groups):
+    encode = pytest.importorskip('open_clip').get_tokenizer('ViT-B-32').encode
+    for word in {word for _, one in groups for word in one.text.split()}:
+        assert len(encode(word)) + 2 == num_tokens(word), word
+    assert max(num_tokens(one.text) for _, one in groups) <= MAX_TOKENS
+    for split in ('train', 'testB'):
+        scene, sentences = draw_groups(5, split, 0)
+        assert scene == draw_sample(5, split, 0)[0] and len({one.text for one in sentences}) == 9
+        assert sorted(min(len(one.targets(scene)), 2) for one in sentences) == [0] * 3 + [1] * 3 + [2] * 3
+
+
+def test_grefcoco_reads_the_files_and_unites_the_masks(tmp_path):
+    root = tmp_path / 'grefs'
+    assert write_shapes(root, SPEC, layout='grefcoco') and not write_shapes(root, SPEC, layout='grefcoco')
+    with pytest.raises(FileExistsError, match='holds no Shapes data with these arguments'):
+        write_shapes(root, SPEC)
+    dataset = GRefCocoDataset(f'{root}/', split='val', pipeline=[], text_field='sent', test_mode=True)
+    index = 0
+    for place in range(SPEC.num_val):
+        scene, sentences = draw_groups(SPEC.seed, 'val', place)
+        _, masks = render(scene)
+        for sentence in sentences:
+            record = dataset.get_data_info(index)
+            index += 1
+            targets = sentence.targets(scene)
+            assert record['expressions'] == [sentence.text] and record['no_target'] == (not targets)
+            assert len(record['ann_id']) == len(targets)
+            truth = masks[list(targets)].any(0)
+            drawn = mask_utils.decode(record['segmentation']).astype(bool)
+            assert (drawn & truth).sum() >= 0.9 * (drawn | truth).sum()
+    assert index == len(dataset) == 9 * SPEC.num_val

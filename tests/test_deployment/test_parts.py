@@ -7,6 +7,7 @@ import torch
 
 from mmetris import tokenize
 from mmetris.deployment import ImagePart, TextPart, WholeModel
+from mmetris.deployment.export import make_parts
 from tests import toy
 
 HW = (64, 96)
@@ -62,3 +63,20 @@ def test_probabilities_are_those_of_postprocessing():
     samples = model.postprocess_result(logits, None, HW)
     expected = torch.stack([sample.seg_logits.data.sigmoid() for sample in samples])
     torch.testing.assert_close(probabilities.clamp(0, 1), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_no_target_head_gives_a_third_output_in_both_forms_and_a_rule_likewise():
+    cfg = toy.model_cfg('resnet', decode_head=dict(no_target_head=dict(channels=8)))
+    images, index = pictures(2), torch.tensor([1, 0, 1])
+    for no_target in (None, dict(by='top', threshold=0.5)):
+        model = toy.build(cfg | dict(test_cfg=dict(no_target=no_target))).eval()
+        expected = WholeModel(model, HW)(images[index], TOKENS)
+        found = TextPart(model, HW)(TOKENS, index, *ImagePart(model)(images))
+        assert len(expected) == 3 and expected[2].shape == (3,) and 0 < expected[2].min() < expected[2].max() < 1
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+        ports = [part.outputs for part in make_parts(model, HW, 17) if part.name != 'image']
+        assert [[port.name for port in one] for one in ports] == [['probabilities', 'logits', 'no_target_scores']] * 2
+    model = toy.build(cfg | dict(test_cfg=dict(no_target=False))).eval()
+    assert len(WholeModel(model, HW)(images[index], TOKENS)) == 2

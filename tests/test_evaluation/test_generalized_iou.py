@@ -1,5 +1,7 @@
 """gIoU, cIoU, N-acc, T-acc and Pr of sentences that mean nothing, one object or several."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 
 from mmetris.evaluation import GRefSegMetric, RefSegMetric
 from mmetris.registry import METRICS
+from mmetris.structures import RefDataSample
+from tests.toy import build_model
 
 
 def sample(index, pred, target, **kwargs):
@@ -145,3 +149,30 @@ def test_refsegmetric_refuses_an_unknown_policy_and_nothing_but_empty_truths():
         RefSegMetric(empty_target='skip')
     with pytest.raises(ValueError, match='no sample has a target'):
         scores([sample(0, NONE, NONE)], RefSegMetric(empty_target='ignore'))
+
+
+@torch.no_grad()
+def test_the_heads_answers_are_counted_as_relas(tmp_path):
+    """Of four sentences, two of which mean nothing, the head takes the two of the highest scores for those: N-acc and
+    T-acc are the shares of right ones among its answers, and the table has its scores."""
+    model = build_model(decode_head=dict(no_target_head=dict(channels=8))).eval()
+    model.decode_head.threshold = 0.01  # A mask, where the head leaves one, has pixels.
+    texts = ['the left dog', 'a cat', 'x', 'one']
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    logits, no_target = model.forward_answers(images, model.tokenize(texts))
+    threshold = no_target.sort().values[2].item()
+    model.test_cfg = dict(no_target=dict(threshold=threshold))
+    samples = model.postprocess_result(logits, [RefDataSample() for _ in texts], (64, 64), no_target)
+    truths = [torch.ones(1, 64, 64), torch.zeros(1, 64, 64)] * 2
+    dicts = []
+    for index, (data_sample, truth) in enumerate(zip(samples, truths)):
+        meta = dict(sample_idx=index, sent_id=index, img_path='a.jpg', expression=texts[index])
+        dicts.append(dict(data_sample.to_dict(), gt_sem_seg=dict(data=truth.long()), **meta))
+    answered = [score >= threshold for score in no_target.tolist()]
+    assert sum(answered) == 2
+    found = scores(dicts, output_dir=str(tmp_path))
+    assert found['N-acc'] == 100 * sum(answered[1::2]) / 2
+    assert found['T-acc'] == 100 * sum(not one for one in answered[0::2]) / 2
+    with open(tmp_path / 'sentences.csv', encoding='utf-8') as file:
+        table = list(csv.DictReader(file))
+    assert [float(row['no_target_score']) for row in table] == pytest.approx(no_target.tolist(), abs=1e-6)

@@ -227,6 +227,7 @@ def test_masks_and_a_table_of_sentences_are_written(tmp_path):
     with open(tmp_path / 'sentences.csv', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     assert [(row['name'], row['expression']) for row in rows] == [('0_100', 'object 0'), ('0_101', 'object 1')]
+    assert list(rows[0]) == ['name', 'expression', 'intersection', 'union', 'iou', 'image']
     assert all(
         float(row['iou']) == pytest.approx(100 * int(row['intersection']) / int(row['union']), abs=0.005)
         for row in rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 
 from mmetris.apis import RefSegInferencer, RefSegPredictor
+from mmetris.models.decode_heads import NoTargetRule
 from tests.quiet_start import assert_quiet
 from tests.toy_inference import ROOT, picture, save_toy_model
 
@@ -36,6 +38,12 @@ def load(name):
 
 
 session = load('session')
+
+
+def load_app():
+    """The page's module, which imports its neighbour by name."""
+    sys.modules.setdefault('session', session)
+    return load('app')
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +87,7 @@ def test_moving_the_threshold_asks_the_model_nothing(folder, visit, monkeypatch)
     def fail(*_, **__):
         raise AssertionError('the model was asked')
 
-    monkeypatch.setattr(visit.predictor.model, 'forward_logits', fail)
+    monkeypatch.setattr(visit.predictor.model, 'forward_answers', fail)
     monkeypatch.setattr(visit.predictor.model, 'encode_images', fail)
     masks = answers.masks_at(0.6)[1]
     assert all(np.array_equal(mask, wanted) for mask, wanted in zip(masks, expected))
@@ -150,6 +158,40 @@ def test_what_is_not_found_and_what_was_cut_is_said(folder, visit):
     plain, rows, message = nowhere.draw(0.35)
     assert rows == [] and np.array_equal(plain, nowhere.image)
     assert 'above the threshold of 0.35 for any class (the highest probability is 0.30)' in message
+
+
+def test_not_in_the_picture_is_said_with_score_and_threshold_and_written(folder, tmp_path):
+    save_toy_model(folder / 'headed', decode_head=dict(no_target_head=dict(channels=8)))
+    first = RefSegPredictor(folder / 'headed', device='cpu')
+    first.set_image(folder / 'picture.png')
+    scores = first.predict(TEXTS)['no_target_scores']
+    absent = scores.index(max(scores))
+    visit = session.Session(RefSegPredictor(folder / 'headed', device='cpu', no_target=max(scores)), session.Limits())
+    answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, '\n'.join(TEXTS))
+    for threshold in (0.35, 0.2):  # Moving it brings no absent object back.
+        picture_of_page, rows, message = answers.draw(threshold)
+        assert rows[absent].no_target and rows[absent].box is None and rows[1 - absent].box is not None
+        assert [row.no_target_score for row in rows] == scores
+        assert f'“{TEXTS[absent]}” is not in the picture' in message and 'Nothing found' not in message
+        assert f'{max(scores):.2f}, from {max(scores):g} on' in message
+    files = answers.write_files(0.35, tmp_path)
+    with zipfile.ZipFile(files[1]) as archive:
+        content = json.loads(archive.read('predictions.json'))
+    assert content['info']['no_target'] == dict(by='head', threshold=max(scores))
+    assert [one['no_target'] for one in content['annotations']] == [index == absent for index in range(2)]
+    labels = visit.ask(str(folder / 'picture.png'), session.CLASSES, '\n'.join(TEXTS)).labels_at(0.35)
+    assert absent not in labels and np.array_equal(labels, visit.predictor.label_map(TEXTS, 0.35))
+
+
+def test_the_table_of_the_page_has_the_score_where_there_is_one():
+    app = pytest.importorskip('gradio') and load_app()
+    rows = [session.Row((0, 0, 0), 'the red ring', 0.0, None, None, 0.91, True)]
+    table = app.show_table(rows, True)
+    assert 'not in the picture' in table and 'no-target score' in table and '0.91' in table
+    plain = app.show_table([session.Row((0, 0, 0), 'the red ring', 0.0)], True)
+    assert 'nothing found' in plain and 'no-target' not in plain
+    told = app.describe_rule(NoTargetRule('head', 0.5))
+    assert '(head) is 0.5 or more: not in the picture' in told and app.describe_rule(None) == ''
 
 
 def test_downloads_hold_masks_at_the_threshold_and_at_the_pictures_size(folder, visit, tmp_path):

@@ -70,9 +70,10 @@ def vit(tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope='module')
 def resnet(tmp_path_factory) -> SimpleNamespace:
-    """A toy ResNet, whole, as ONNX, for a larger input than its config's."""
+    """A toy ResNet with a no-target head, whole, as ONNX, for a larger input than its config's."""
     folder = tmp_path_factory.mktemp('resnet')
-    config, weights = save_toy_model(folder / 'model', kind='resnet')
+    head = dict(no_target_head=dict(channels=8, threshold=0.9))  # So high that all sentences have masks.
+    config, weights = save_toy_model(folder / 'model', kind='resnet', decode_head=head)
     export_model(config, folder / 'exported', weights, parts=['whole'], size=(64, 96))
     return SimpleNamespace(
         model=init_model(config, weights, 'cpu'), config=config, weights=weights, out=folder / 'exported'
@@ -115,7 +116,7 @@ def expected_logits(model, images: np.ndarray, texts: list[str]) -> np.ndarray:
 
 def assert_agrees(outputs: list[np.ndarray], logits: np.ndarray) -> None:
     """Probabilities at 1e-3, logits at 1e-3 of the largest."""
-    probabilities, found = outputs
+    probabilities, found = outputs[:2]
     assert np.abs(found - logits).max() <= 1e-3 * max(1, np.abs(logits).max())
     # The first cell of the grid is the first pixel, whatever lies between.
     np.testing.assert_allclose(probabilities[..., 0, 0], 1 / (1 + np.exp(-logits[..., 0, 0])), atol=1e-3)
@@ -209,6 +210,47 @@ def test_the_example_runs_without_mmetris_and_torch_and_finds_the_same_masks(req
         assert (found == mask).mean() > 0.998
         assert f'"{text}"' in printed and (f'score {score:.2f}' in printed or not mask.any())
     assert (tmp_path / 'results' / 'photo_overlay.png').is_file()
+
+
+def test_not_in_the_picture_is_exported_with_its_threshold(resnet, tmp_path, capsys, monkeypatch):
+    """Scores are those of the model; a sentence is answered so from the threshold on, the export's or another."""
+    facts = json.loads((resnet.out / 'export.json').read_text())
+    assert facts['no_target'] == dict(by='head', threshold=0.9)
+    assert [port['name'] for port in facts['files']['whole.onnx']['outputs']][2:] == ['no_target_scores']
+    assert facts['files']['whole.onnx']['largest_deviation']['no_target_scores'] <= 1e-3
+    # As large as the network's input, so that nothing is resampled.
+    Image.fromarray(picture(64, 96)).save(tmp_path / 'photo.png')
+    config = Config.fromfile(resnet.config)
+    config.test_dataloader.dataset.pipeline[1].size = (64, 96)
+    inferencer = RefSegInferencer(config, resnet.weights, device='cpu', show_progress=False)
+    scores = inferencer(tmp_path / 'photo.png', TEXTS[:2])['no_target_scores']
+    spec = importlib.util.spec_from_file_location('segment_of_export', SEGMENT)
+    segment = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(segment)
+    segmenter = segment.Segmenter(resnet.out)
+    segmenter.set_image(segment.read_picture(tmp_path / 'photo.png'))
+    answers = segmenter.predict(TEXTS[:2])
+    assert [one.no_target_score for one in answers] == pytest.approx(scores, abs=2e-3)
+    assert not any(one.no_target for one in answers)
+    between = sum(scores) / 2
+    answers = segmenter.predict(TEXTS[:2], threshold=0.01, no_target_threshold=between)
+    assert [one.no_target for one in answers] == [score > between for score in scores] in ([True, False], [False, True])
+    assert all(one.mask.any() != one.no_target for one in answers)
+    monkeypatch.chdir(tmp_path)
+    least = f'{between:.6f}'
+    segment.main([str(resnet.out), 'photo.png', *TEXTS[:2], '--threshold', '0.01', '--no-target-threshold', least])
+    printed = capsys.readouterr().out
+    assert (
+        printed.count('": not in the picture, no-target score 0.') == 1 and printed.count('of the picture, score ') == 1
+    )
+    assert printed.count(f'(threshold {between:.6g})') == 2
+    with pytest.raises(SystemExit):
+        segment.main([str(resnet.out), 'photo.png', 'a cat', '--no-target-threshold', '1.5'])
+    assert '--no-target-threshold 1.5 must be between 0 and 1' in capsys.readouterr().err
+    segmenter.no_target = None  # An export of a model without it.
+    assert [one.no_target_score for one in segmenter.predict(TEXTS[:2])] == [None, None]
+    with pytest.raises(ValueError, match='no no-target scores'):
+        segmenter.predict(TEXTS[:2], no_target_threshold=0.5)
 
 
 def call(arguments, monkeypatch) -> int:

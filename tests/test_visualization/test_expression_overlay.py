@@ -78,3 +78,11 @@ def test_what_does_not_belong_together_is_refused():
         draw_expressions(IMAGE, ['a', 'b'], [box_mask(0, 0, 1, 1)])
     with pytest.raises(ValueError, match=r'\(5, 5\)'):
         draw_expressions(IMAGE, ['a'], [np.zeros((5, 5), bool)])
+
+
+def test_a_sentence_that_means_nothing_has_a_note_of_its_own():
+    """And the frames of a video keep one size, whichever notes they have."""
+    empty = np.zeros(IMAGE.shape[:2], bool)
+    pictures = [draw_expressions(IMAGE, ['one'], [empty], no_target=[absent]) for absent in (True, False)]
+    assert pictures[0].shape == pictures[1].shape and not np.array_equal(*pictures)
+    assert np.array_equal(draw_expressions(IMAGE, ['one'], [empty]), draw_expressions(IMAGE, ['one'], [empty], [0.0]))

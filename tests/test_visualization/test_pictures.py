@@ -215,3 +215,23 @@ def test_real_photographs_with_their_sentences_are_drawn():
         mask = disc(*photo.shape[:2], center=(photo.shape[0] // 2, photo.shape[1] // 2), radius=80)
         picture = draw_referring_picture(photo, sentence, mask, mask, 1.0, path.name)
         assert panels_have(picture, PRED_COLOR) and panels_have(picture, TARGET_COLOR)
+
+
+def test_the_no_target_score_stands_below_where_a_model_decides_it(image):
+    """With its verdict: the last line differs by it, the panels do not."""
+    empty, sample = np.zeros((128, 128), np.uint8), make_sample(np.zeros((128, 128), np.uint8))
+    plain = draw_referring_picture(image, 'the disc', empty)
+    told = {
+        score: draw_referring_picture(image, 'the disc', empty, no_target_score=score, no_target_threshold=0.5)
+        for score in (0.4, 0.5)
+    }
+    end = len(plain) - 60
+    for picture in told.values():
+        assert picture.shape == plain.shape and np.array_equal(picture[:end], plain[:end])
+        assert not np.array_equal(picture, plain)
+    assert not np.array_equal(told[0.4], told[0.5])
+    sample.no_target_score = 0.5
+    sample.set_metainfo(dict(no_target_threshold=0.5))
+    drawn = RefSegLocalVisualizer().draw_datasample(image, sample)
+    note = draw_referring_picture(image, 'the disc', empty, note='a.jpg', no_target_score=0.5, no_target_threshold=0.5)
+    assert np.array_equal(drawn, note)

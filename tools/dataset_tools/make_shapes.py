@@ -1,6 +1,7 @@
 """Draw the Shapes data set, a small stand-in for RefCOCO in RefCOCO's own layout.
 
 python tools/dataset_tools/make_shapes.py data/shapes
+python tools/dataset_tools/make_shapes.py data/shapes_grefs --layout grefcoco   # sentences of no, one, many objects
 python tools/dataset_tools/make_shapes.py data/shapes_semseg --layout semseg     # labels instead of sentences
 """
 
@@ -32,7 +33,8 @@ def parse_args() -> argparse.Namespace:
         '--layout',
         choices=LAYOUTS,
         default='refcoco',
-        help="'refcoco' with sentences (default), 'semseg' with labels by colour and shape",
+        help="'refcoco' with sentences of one object (default), 'grefcoco' with sentences of no, one and several, "
+        "'semseg' with labels by colour and shape",
     )
     parser.add_argument('--workers', type=int, default=0, help='drawing processes; 0 draws in this one')
     parser.add_argument('--force', action='store_true', help='replace what the folder holds')

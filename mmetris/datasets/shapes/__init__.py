@@ -6,11 +6,12 @@ It needs no download and stands in for RefCOCO in tests, demos and quick experim
 
 from .captions import Caption, Clause, near_miss, sample_caption, scene_caption, truth_table
 from .expressions import KINDS, MAX_TOKENS, num_tokens, refer
+from .groups import GroupExpression, refer_to_groups
 from .logic import FALSE, TRUE, UNCLEAR, Description, Expression
 from .render import contours, render
 from .scene import COLOURS, SHAPES, SIZES, TEXTURES, Scene, SceneObject, random_scene
 from .semseg import SEMSEG_CLASSES, label_map, semseg_palette
-from .writer import LAYOUTS, SPLITS, VERSION, ShapesSpec, draw_sample, is_written, write_shapes
+from .writer import LAYOUTS, SPLITS, VERSION, ShapesSpec, draw_groups, draw_sample, is_written, write_shapes
 
 __all__ = [
     'COLOURS',
@@ -19,6 +20,7 @@ __all__ = [
     'Description',
     'Expression',
     'FALSE',
+    'GroupExpression',
     'KINDS',
     'LAYOUTS',
     'MAX_TOKENS',
@@ -34,6 +36,7 @@ __all__ = [
     'UNCLEAR',
     'VERSION',
     'contours',
+    'draw_groups',
     'draw_sample',
     'is_written',
     'label_map',
@@ -41,6 +44,7 @@ __all__ = [
     'num_tokens',
     'random_scene',
     'refer',
+    'refer_to_groups',
     'render',
     'sample_caption',
     'scene_caption',

@@ -146,7 +146,7 @@ def scene_caption(scene: Scene, rng: np.random.Generator) -> str:
     return sample_caption(scene, rng).text
 
 
-def _swap_attribute(rng: np.random.Generator, description: Description) -> Description:
+def swap_attribute(rng: np.random.Generator, description: Description) -> Description:
     """Give one of the attributes named another value."""
     named = [name for name, value in vars(description).items() if value is not None]
     name = pick(rng, named)
@@ -169,9 +169,9 @@ def near_miss(caption: Caption, rng: np.random.Generator) -> Caption:
     change = pick(rng, changes)
     reference = clause.reference or Description()  # Not asked for where there is none.
     if change == 'subject':
-        clause = replace(clause, subject=_swap_attribute(rng, clause.subject))
+        clause = replace(clause, subject=swap_attribute(rng, clause.subject))
     elif change == 'reference':
-        clause = replace(clause, reference=_swap_attribute(rng, reference))
+        clause = replace(clause, reference=swap_attribute(rng, reference))
     elif change == 'place':
         family = REGIONS if clause.place in REGIONS else tuple(EXTREMES)
         clause = replace(clause, place=pick(rng, [p for p in family if p != clause.place]))

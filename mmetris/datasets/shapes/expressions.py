@@ -22,7 +22,16 @@ KINDS = ('attribute', 'place', 'relation')
 MAX_TOKENS = 15  # with [SOS] and [EOS]; RefCOCO's sentences are cut at 17
 
 # Words that CLIP's byte pair encoding cuts in more than one piece (a test holds this against the real tokenizer).
-_PIECES = {'checkered': 2, 'cyan': 2, 'leftmost': 2, 'rightmost': 2, 'topmost': 2, 'farthest': 2, 'furthest': 2}
+_PIECES = {
+    'checkered': 2,
+    'cyan': 2,
+    'leftmost': 2,
+    'rightmost': 2,
+    'topmost': 2,
+    'farthest': 2,
+    'furthest': 2,
+    'triangles': 2,
+}
 
 # What is tried, and how often: superlatives nearly always hold, so without weights they would crowd out the rest.
 _PLACE_DRAW = REGIONS * 3 + tuple(EXTREMES)
@@ -79,7 +88,7 @@ _RELATION_WORDS = {
 
 
 def vocabulary() -> frozenset[str]:
-    """Every word that a sentence or caption can hold."""
+    """Every word that a sentence about one object, or a caption, can hold."""
     phrases = {'the a an is and with object', *_NOUNS, *COLOURS, *SHAPES, *_TEXTURE_TAILS.values()}
     for table in (_WORDS, _PLACE_TAILS, _PLACE_HEADS, _RELATION_WORDS):
         phrases.update(phrase for phrases_of in table.values() for phrase in phrases_of)
@@ -108,8 +117,10 @@ def relation_words(rng: np.random.Generator, relation: str) -> str:
     return pick(rng, _RELATION_WORDS[relation])
 
 
-def noun_phrase(rng: np.random.Generator, description: Description, head: str = '', article: str = 'the') -> str:
-    """Word a description: ``[article] [head] [size] [texture] [colour] shape [with texture]``."""
+def noun_phrase(
+    rng: np.random.Generator, description: Description, head: str = '', article: str = 'the', plural: bool = False
+) -> str:
+    """Word a description: ``[article] [head] [size] [texture] [colour] shape[s] [with texture]``."""
     words = [head]
     if description.size:
         words.append(pick(rng, _WORDS[description.size]))
@@ -118,11 +129,17 @@ def noun_phrase(rng: np.random.Generator, description: Description, head: str = 
         tail = _TEXTURE_TAILS[description.texture]
     elif description.texture:
         words.append(pick(rng, _WORDS[description.texture]))
-    words += [description.colour or '', description.shape or pick(rng, _NOUNS), tail]
+    noun = description.shape or pick(rng, _NOUNS)
+    words += [description.colour or '', plural_of(noun) if plural else noun, tail]
     phrase = ' '.join(word for word in words if word)
     if article == 'a' and phrase[0] in 'aeiou':
         article = 'an'
     return f'{article} {phrase}'.strip()
+
+
+def plural_of(noun: str) -> str:
+    """A shape's name, or another of our nouns, for several of them."""
+    return f'{noun}es' if noun.endswith('s') else f'{noun}s'
 
 
 @cache
@@ -160,7 +177,8 @@ class _Names:
         self.vague = [[d for d in descriptions if count[d] > 1] for descriptions in self.fitting]
 
 
-def _article(rng: np.random.Generator) -> str:
+def any_article(rng: np.random.Generator) -> str:
+    """'the' mostly, or 'a', or nothing."""
     return pick(rng, ('the', 'the', 'the', '', 'a'))
 
 
@@ -173,7 +191,7 @@ def _attribute_expression(rng: np.random.Generator, scene: Scene, names: _Names,
     # "The red thing" is possible, but people mostly name the shape.
     wanted = [d for d in unique if _num_attributes(d) <= count and (d.shape or rng.random() < 0.2)] or unique[:1]
     subject = pick(rng, wanted)
-    return Expression('attribute', noun_phrase(rng, subject, article=_article(rng)), subject)
+    return Expression('attribute', noun_phrase(rng, subject, article=any_article(rng)), subject)
 
 
 def _subjects(rng: np.random.Generator, names: _Names, index: int) -> list[Description]:
@@ -195,7 +213,7 @@ def _place_expression(
         if Expression('place', '', subject, place=place).referent(scene) != index:
             continue
         head, tail = place_words(rng, place)
-        article = pick(rng, ('the', 'the', '')) if head else _article(rng)
+        article = pick(rng, ('the', 'the', '')) if head else any_article(rng)
         text = ' '.join(filter(None, (noun_phrase(rng, subject, head, article), tail)))
         if num_tokens(text) <= MAX_TOKENS:
             return Expression('place', text, subject, place=place)
@@ -219,7 +237,7 @@ def _relation_expression(
             continue
         text = ' '.join(
             (
-                noun_phrase(rng, subject, article=_article(rng)),
+                noun_phrase(rng, subject, article=any_article(rng)),
                 relation_words(rng, relation),
                 noun_phrase(rng, reference),
             )

@@ -5,8 +5,9 @@
     <root>/train2014/COCO_train2014_000000000001.jpg ...
     <root>/shapes.json                 version and arguments this copy was drawn with
 
-Any reader of RefCOCO reads it, with no option set. The layout ``'semseg'`` (``semseg.py``) holds labels instead of
-sentences. Axes: K objects, H W pixels.
+Any reader of RefCOCO reads it, with no option set. The layout ``'grefcoco'`` has gRefCOCO's file instead,
+``grefcoco/grefs(unc).json``, with sentences that mean nothing, one object or several (``groups.py``); ``'semseg'``
+(``semseg.py``) holds labels instead of sentences. Axes: K objects, H W pixels.
 """
 
 import json
@@ -22,7 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ..refer import NO_TARGET
 from .expressions import Expression, refer
+from .groups import GroupExpression, refer_to_groups
 from .render import contours, render
 from .scene import SHAPES, Scene, random_scene
 from .semseg import draw_semseg
@@ -30,7 +33,11 @@ from .semseg import draw_semseg
 VERSION = 1  # of the drawing: any change to scenes, pixels or words that a seed gives must raise it
 SPLITS = ('train', 'val', 'testA', 'testB')
 STAMP = 'shapes.json'
-LAYOUTS = ('refcoco', 'semseg')
+LAYOUTS = ('refcoco', 'grefcoco', 'semseg')
+_DESCRIPTIONS = dict(
+    refcoco='Shapes: drawn scenes with referring expressions, in the layout of RefCOCO',
+    grefcoco='Shapes: drawn scenes with sentences that mean no object, one or several, in the layout of gRefCOCO',
+)
 
 _NUM_OBJECTS = {'train': (2, 4), 'val': (2, 4), 'testA': (2, 4), 'testB': (5, 6)}
 _JPEG_QUALITY = 95
@@ -84,6 +91,16 @@ def draw_sample(seed: int, split: str, index: int) -> tuple[Scene, list[tuple[Ex
     raise RuntimeError(f'no scene with clear expressions in {_MOST_DRAWS} draws (seed {seed}, {split}, {index})')
 
 
+def draw_groups(seed: int, split: str, index: int) -> tuple[Scene, list[GroupExpression]]:
+    """The scene of :func:`draw_sample` with sentences that mean none of its objects, one or several.
+
+    Raises:
+        ValueError: If the split is unknown.
+    """
+    scene, triples = draw_sample(seed, split, index)
+    return scene, refer_to_groups(np.random.default_rng([seed, SPLITS.index(split), index, 1]), scene, triples)
+
+
 def _uncompressed_rle(mask: np.ndarray) -> dict:
     """COCO's uncompressed run lengths of an (H, W) bool mask: column by column, the first run is background."""
     flat = mask.ravel(order='F')
@@ -112,19 +129,30 @@ def _annotation(scene: Scene, index: int, mask: np.ndarray) -> dict:
     )
 
 
-def _draw(job: tuple[int, str, int]) -> dict:
-    """Draw one image and all that is said of it; what comes back is free of ids."""
-    scene, triples = draw_sample(*job)
+def _draw_picture(split: str, scene: Scene) -> dict:
+    """Draw one image and its masks; what comes back is free of ids."""
     image, masks = render(scene)
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     return dict(
-        split=job[1],
+        split=split,
         width=scene.width,
         height=scene.height,
         jpeg=cv2.imencode('.jpg', image[..., ::-1], quality)[1].tobytes(),
         annotations=[_annotation(scene, i, mask) for i, mask in enumerate(masks)],
-        sentences=[[expression.text for expression in triple] for triple in triples],
     )
+
+
+def _draw(job: tuple[int, str, int]) -> dict:
+    """One image, its masks and, of each object, the sentences."""
+    scene, triples = draw_sample(*job)
+    refs = [((index,), [expression.text for expression in triple]) for index, triple in enumerate(triples)]
+    return dict(_draw_picture(job[1], scene), refs=refs)
+
+
+def _draw_grefs(job: tuple[int, str, int]) -> dict:
+    """One image, its masks, and sentences with the indices of what they mean."""
+    scene, expressions = draw_groups(*job)
+    return dict(_draw_picture(job[1], scene), refs=[(one.targets(scene), [one.text]) for one in expressions])
 
 
 def _raw(text: str, sent_id: int) -> str:
@@ -162,41 +190,46 @@ def _write_semseg_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
         (folder / 'annotations' / split / f'{index:06d}.png').write_bytes(png)
 
 
-def _write_refcoco_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
-    """Fill an empty folder in the layout of RefCOCO."""
-    (folder / 'refcoco').mkdir(parents=True)
+def _write_refer_tree(spec: ShapesSpec, folder: Path, workers: int, layout: str) -> None:
+    """Fill an empty folder in the layout of RefCOCO or of gRefCOCO."""
+    grouped = layout == 'grefcoco'
+    (folder / layout).mkdir(parents=True)
     (folder / 'train2014').mkdir()
     images: list[dict] = []
     annotations: list[dict] = []
     refs: list[dict] = []
-    for image_id, sample in enumerate(_draw_all(_draw, _jobs(spec), workers), start=1):
+    num_sentences = 0
+    for image_id, sample in enumerate(_draw_all(_draw_grefs if grouped else _draw, _jobs(spec), workers), start=1):
         name = f'COCO_train2014_{image_id:012d}'
         (folder / 'train2014' / f'{name}.jpg').write_bytes(sample['jpeg'])
         images.append(
             dict(id=image_id, file_name=f'{name}.jpg', width=sample['width'], height=sample['height'], license=1)
         )
-        for annotation, sentences in zip(sample['annotations'], sample['sentences']):
-            ann_id = len(annotations) + 1
-            annotations.append(dict(id=ann_id, image_id=image_id, **annotation))
-            first = len(refs) * len(sentences)
-            refs.append(
-                dict(
-                    ref_id=len(refs),
-                    ann_id=ann_id,
-                    image_id=image_id,
-                    category_id=annotation['category_id'],
-                    split=sample['split'],
-                    sent_ids=[first + i for i in range(len(sentences))],
-                    file_name=f'{name}_{ann_id}.jpg',
-                    sentences=[
-                        dict(sent_id=first + i, raw=_raw(text, first + i), sent=text, tokens=text.split())
-                        for i, text in enumerate(sentences)
-                    ],
-                )
+        first_id = len(annotations) + 1
+        for annotation in sample['annotations']:
+            annotations.append(dict(id=len(annotations) + 1, image_id=image_id, **annotation))
+        for targets, texts in sample['refs']:
+            ann_ids = [first_id + target for target in targets]
+            categories = [annotations[ann_id - 1]['category_id'] for ann_id in ann_ids]
+            sent_ids = list(range(num_sentences, num_sentences + len(texts)))
+            num_sentences += len(texts)
+            ref = dict(
+                ref_id=len(refs),
+                ann_id=ann_ids or [NO_TARGET] if grouped else ann_ids[0],
+                image_id=image_id,
+                category_id=categories or [NO_TARGET] if grouped else categories[0],
+                split=sample['split'],
+                sent_ids=sent_ids,
+                file_name=f'{name}.jpg' if grouped else f'{name}_{ann_ids[0]}.jpg',
+                sentences=[
+                    dict(sent_id=sent_id, raw=_raw(text, sent_id), sent=text, tokens=text.split())
+                    for sent_id, text in zip(sent_ids, texts)
+                ],
             )
+            refs.append(dict(ref, no_target=not ann_ids) if grouped else ref)
     instances = dict(
         info=dict(
-            description='Shapes: drawn scenes with referring expressions, in the layout of RefCOCO',
+            description=_DESCRIPTIONS[layout],
             version=str(VERSION),
             url='',
             year=2026,
@@ -208,10 +241,13 @@ def _write_refcoco_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
         annotations=annotations,
         categories=[dict(id=i, name=shape, supercategory='shape') for i, shape in enumerate(SHAPES, start=1)],
     )
-    (folder / 'refcoco' / 'instances.json').write_text(json.dumps(instances), encoding='utf-8')
+    (folder / layout / 'instances.json').write_text(json.dumps(instances), encoding='utf-8')
+    if grouped:
+        (folder / layout / 'grefs(unc).json').write_text(json.dumps(refs), encoding='utf-8')
+        return
     # Pickle writes equal strings that are one object once; through JSON none are, whoever drew them.
     refs = json.loads(json.dumps(refs))
-    (folder / 'refcoco' / 'refs(unc).p').write_bytes(pickle.dumps(refs, protocol=2))
+    (folder / layout / 'refs(unc).p').write_bytes(pickle.dumps(refs, protocol=2))
 
 
 def _stamp(spec: ShapesSpec, layout: str) -> dict:
@@ -239,7 +275,8 @@ def write_shapes(
         spec: Seed and sizes.
         workers: Processes that draw; 0 draws in this one. The bytes do not depend on it.
         force: Whether to replace what a non-empty folder holds.
-        layout: ``'refcoco'`` (default) with sentences, or ``'semseg'`` with labels.
+        layout: ``'refcoco'`` (default) with a sentence of each kind for each object, ``'grefcoco'`` with sentences that
+            mean nothing, one object or several, or ``'semseg'`` with labels.
 
     Returns:
         Whether anything was written.
@@ -263,7 +300,10 @@ def write_shapes(
     partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        (_write_refcoco_tree if layout == 'refcoco' else _write_semseg_tree)(spec, partial, workers)
+        if layout == 'semseg':
+            _write_semseg_tree(spec, partial, workers)
+        else:
+            _write_refer_tree(spec, partial, workers, layout)
         stamp = json.dumps(_stamp(spec, layout), indent=1) + '\n'
         (partial / STAMP).write_text(stamp, encoding='utf-8')
         if root.is_dir():

@@ -43,6 +43,8 @@ class SampleOverlap(NamedTuple):
     has_prediction: bool
     # File name of the picture.
     image: str = ''
+    # Score that the sentence means nothing in the picture, of a model that decides it.
+    no_target_score: float | None = None
 
 
 def sample_key(data_sample: Mapping[str, Any]) -> tuple | None:
@@ -96,8 +98,8 @@ class RefSegMetric(BaseMetric):
             MMSegmentation.
         output_dir: Folder for the predicted masks, one PNG of 0 and 1 for each sentence, and
             ``sentences.csv`` (``sentences_<prefix>.csv``) with the name of each one's mask, its IoU and the file name
-            of its image. Nothing is written if None.
-            Defaults to None.
+            of its image; of a model that decides "not in the picture", also its no-target score. Nothing is written if
+            None. Defaults to None.
         format_only: Write the masks and compute no scores, for data without ground truth. Defaults to False.
         keep_results: Has no effect; MMSegmentation's test tool passes it beside ``output_dir``. Defaults to
             False.
@@ -186,8 +188,10 @@ class RefSegMetric(BaseMetric):
                 has_prediction = bool(((pred != 0) & counted.to(pred.device)).any())
             expression = str(data_sample.get('expression') or '')
             image = osp.basename(str(data_sample.get('img_path') or ''))
+            no_target_score = data_sample.get('no_target_score')
             counts = intersection, union, has_target, has_prediction
-            self.results.append((sample_key(data_sample), name, writable(expression), *counts, writable(image)))
+            facts = writable(image), None if no_target_score is None else float(no_target_score)
+            self.results.append((sample_key(data_sample), name, writable(expression), *counts, *facts))
 
     def evaluate(self, size: int) -> dict[str, float]:
         """Collect the results of all processes and compute the scores.
@@ -312,10 +316,14 @@ class RefSegMetric(BaseMetric):
         path = osp.join(folder, f'sentences{ending}.csv')
         with open(path, 'w', newline='', encoding='utf-8') as file:
             writer = csv.writer(file)
-            writer.writerow(['name', 'expression', 'intersection', 'union', 'iou', 'image'])
+            decided = any(overlap.no_target_score is not None for overlap in overlaps)
+            columns = ['name', 'expression', 'intersection', 'union', 'iou', 'image']
+            writer.writerow([*columns, 'no_target_score'] if decided else columns)
             for overlap, iou in zip(overlaps, ious):
                 numbers = overlap.intersection, overlap.union, f'{100 * iou:.2f}'
-                writer.writerow([overlap.name, overlap.expression, *numbers, overlap.image])
+                row = [overlap.name, overlap.expression, *numbers, overlap.image]
+                score = '' if overlap.no_target_score is None else f'{overlap.no_target_score:.6f}'
+                writer.writerow([*row, score] if decided else row)
 
     @staticmethod
     def _mask_of(data_sample: Mapping[str, Any], field: str, remedy: str) -> torch.Tensor:

@@ -4,6 +4,7 @@ from .cris_fpn import CRISFPN
 from .etris_head import ETRISHead
 from .global_alignment import GlobalAlignment, GlobalAlignmentLayer
 from .hierarchical_alignment import HierarchicalAlignment, SentenceGate
+from .no_target import NoTargetHead, NoTargetRule
 from .projector import DotProductProjector, Projector, dynamic_conv
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     'GlobalAlignment',
     'GlobalAlignmentLayer',
     'HierarchicalAlignment',
+    'NoTargetHead',
+    'NoTargetRule',
     'Projector',
     'SentenceGate',
     'dynamic_conv',

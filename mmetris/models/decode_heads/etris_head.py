@@ -19,7 +19,8 @@ from ..layers.conv_norm import BATCH_NORM, MapProjection
 from ..losses.text_to_pixel_contrastive import resize_target
 from .global_alignment import GlobalAlignment
 from .hierarchical_alignment import HierarchicalAlignment, check_heads, check_maps
-from .mask_prediction import predict_masks
+from .mask_prediction import empty_without_target, predict_masks
+from .no_target import NoTargetHead, NoTargetRule, mask_score, read_no_target_rule
 from .projector import DotProductProjector, Projector
 
 NO_OPTIONS: Mapping = MappingProxyType({})
@@ -70,6 +71,8 @@ class ETRISHead(BaseModule):
         threshold: Probability above which a pixel belongs to the mask. Defaults to 0.35, as in the released code.
         align_corners: Corner rule of bilinear resizing, in the projector and of the logits. Defaults to False.
         norm_cfg: Normalisation after each convolution, e.g. ``dict(type='SyncBN')``. Defaults to batch normalisation.
+        no_target_head: Options of a :class:`NoTargetHead`, for data whose sentences may mean nothing in the picture; it
+            reads the aligned map. Defaults to None: every sentence gets a mask.
         init_cfg: Initial weights, see MMEngine. Defaults to None: those of torch's layers.
 
     Attributes:
@@ -102,6 +105,7 @@ class ETRISHead(BaseModule):
         threshold: float = 0.35,
         align_corners: bool = False,
         norm_cfg: Mapping = BATCH_NORM,
+        no_target_head: Mapping | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -170,10 +174,23 @@ class ETRISHead(BaseModule):
             loss_decode = dict(type='TextToPixelContrastiveLoss', ignore_index=IGNORE_INDEX)
         loss_cfgs = [loss_decode] if isinstance(loss_decode, Mapping) else loss_decode
         self.loss_decode = nn.ModuleList(MODELS.build(dict(cfg)) for cfg in loss_cfgs)
+        # Last, so that the initial weights of all else are what they are without it.
+        self.no_target_head: nn.Module | None = None
+        if no_target_head is not None:
+            self.no_target_head = MODELS.build(
+                dict(
+                    dict(type=NoTargetHead, map_channels=channels, sentence_channels=sentence_channels),
+                    **no_target_head,
+                )
+            )
 
-    def forward(self, features: BridgedFeatures) -> Tensor:
+    def forward(self, features: BridgedFeatures, with_no_target: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Logits ``(B, 1, h, w)`` of the masks, at ``out_stride``, from the features of B (image, sentence) pairs; of
         B images and K class names ``(B, K, h, w)``.
+
+        Args:
+            features: Bridged features.
+            with_no_target: Whether the no-target logits ``(B,)`` are returned beside. Defaults to False.
 
         Raises:
             ValueError: If the number of maps is not that of ``in_channels``.
@@ -185,7 +202,11 @@ class ETRISHead(BaseModule):
             )
         fused = self.align_hierarchically(features)
         aligned = self.align_globally(fused, features)
-        return self.projector(aligned, features.sentence)
+        logits = self.projector(aligned, features.sentence)
+        if not with_no_target:
+            return logits
+        assert self.no_target_head is not None  # Who asks has looked.
+        return logits, self.no_target_head(aligned, features.sentence, logits)
 
     def align_hierarchically(self, features: BridgedFeatures) -> Tensor:
         """Fused map ``(B, channels, H, W)`` at ``stride``: the first of the three steps of :meth:`forward`."""
@@ -215,9 +236,14 @@ class ETRISHead(BaseModule):
             train_cfg: Unused; MMSeg's segmentors pass it.
 
         Returns:
-            See :meth:`loss_by_feat`.
+            See :meth:`loss_by_feat`; and those of the :class:`NoTargetHead`, if there is one.
         """
-        return self.loss_by_feat(self(features), batch_data_samples)
+        if self.no_target_head is None:
+            return self.loss_by_feat(self(features), batch_data_samples)
+        logits, no_target_logits = self(features, with_no_target=True)
+        masks = torch.stack([sample.gt_sem_seg.data for sample in batch_data_samples])
+        losses = self.loss_by_feat(logits, batch_data_samples)
+        return losses | cast(NoTargetHead, self.no_target_head).loss(no_target_logits, masks)
 
     def loss_by_feat(self, logits: Tensor, batch_data_samples: Sequence[SegDataSample]) -> dict[str, Tensor]:
         """Losses of given logits.
@@ -276,17 +302,47 @@ class ETRISHead(BaseModule):
             batch_data_samples: One for each pair, with the meta information of its resizing; completed in place. None:
                 new ones, with masks of the size of the input.
             input_hw: Size of the network's input.
-            test_cfg: ``dtype`` and ``corner_aligned``, see :class:`ReferringSegmentor`. Defaults to none.
+            test_cfg: ``dtype``, ``corner_aligned`` and ``no_target``, see :class:`ReferringSegmentor`. Defaults to
+                none.
 
         Returns:
             See :meth:`predict_by_feat`.
         """
-        dtype = test_cfg.get('dtype')
-        with autocast_to(dtype, features.words.device.type):
+        with autocast_to(test_cfg.get('dtype'), features.words.device.type):
+            logits, no_target_scores = self.answer(features, test_cfg)
+        return self.predict_by_feat(logits, batch_data_samples, input_hw, test_cfg, no_target_scores)
+
+    def no_target_rule(self, test_cfg: Mapping = NO_OPTIONS) -> NoTargetRule | None:
+        """How "not in the picture" is decided, see :func:`~mmetris.models.decode_heads.no_target.read_no_target_rule`;
+        None where it is not.
+
+        Args:
+            test_cfg: ``no_target``. Defaults to none.
+        """
+        return read_no_target_rule(test_cfg.get('no_target'), cast('NoTargetHead | None', self.no_target_head))
+
+    def answer(self, features: BridgedFeatures, test_cfg: Mapping = NO_OPTIONS) -> tuple[Tensor, Tensor | None]:
+        """Mask logits and no-target scores.
+
+        Args:
+            features: Bridged features of B (image, sentence) pairs.
+            test_cfg: ``dtype`` and ``no_target``, as for :meth:`predict`. Defaults to none.
+
+        Returns:
+            Logits ``(B, 1, h, w)``, float32 if ``dtype`` is less precise, and scores ``(B,)`` in 0..1; None where "not
+            in the picture" is not decided.
+        """
+        rule = self.no_target_rule(test_cfg)
+        no_target_logits: Tensor | None = None
+        if rule is not None and rule.by == 'head':
+            logits, no_target_logits = self(features, with_no_target=True)
+        else:
             logits = self(features)
-        return self.predict_by_feat(
-            logits.float() if is_lowered(dtype) else logits, batch_data_samples, input_hw, test_cfg
-        )
+        if is_lowered(test_cfg.get('dtype')):
+            logits = logits.float()
+        if no_target_logits is not None:
+            return logits, no_target_logits.float().sigmoid()
+        return logits, None if rule is None else mask_score(rule.by, logits, self.threshold)
 
     def predict_by_feat(
         self,
@@ -294,6 +350,7 @@ class ETRISHead(BaseModule):
         batch_data_samples: Sequence[SegDataSample] | None = None,
         input_hw: tuple[int, int] | None = None,
         test_cfg: Mapping = NO_OPTIONS,
+        no_target_scores: Tensor | None = None,
     ) -> list[SegDataSample]:
         """Masks of given logits, by ``threshold``.
 
@@ -301,13 +358,16 @@ class ETRISHead(BaseModule):
             logits: ``(B, 1, h, w)``.
             batch_data_samples: As for :meth:`predict`. Defaults to None.
             input_hw: Size of the network's input. Defaults to None: that of the logits.
-            test_cfg: ``corner_aligned``, see :func:`~mmetris.models.decode_heads.mask_prediction.at_input_size`.
-                Defaults to none.
+            test_cfg: ``corner_aligned``, see :func:`~mmetris.models.decode_heads.mask_prediction.at_input_size`, and
+                ``no_target``. Defaults to none.
+            no_target_scores: ``(B,)``, of :meth:`answer`. Defaults to None: none is emptied.
 
         Returns:
-            The samples, with ``pred_sem_seg`` (1, H, W), 1 inside the mask, and ``seg_logits`` (1, H, W).
+            The samples, with ``pred_sem_seg`` (1, H, W), 1 inside the mask, and ``seg_logits`` (1, H, W); and with
+            scores also ``no_target_score``, ``pred_no_target`` and ``no_target_threshold``, see
+            :class:`~mmetris.structures.RefDataSample`.
         """
-        return predict_masks(
+        samples = predict_masks(
             logits,
             batch_data_samples,
             self.threshold,
@@ -315,6 +375,11 @@ class ETRISHead(BaseModule):
             corner_aligned=test_cfg.get('corner_aligned', False),
             align_corners=self.align_corners,
         )
+        rule = None if no_target_scores is None else self.no_target_rule(test_cfg)
+        if no_target_scores is not None and rule is not None:
+            for sample, score in zip(samples, no_target_scores.tolist(), strict=True):
+                empty_without_target(sample, score, rule.threshold)
+        return samples
 
 
 def batch_iou(logits: Tensor, target: Tensor, threshold: float) -> Tensor:

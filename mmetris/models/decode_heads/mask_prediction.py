@@ -98,3 +98,17 @@ def predict_masks(
         sample.seg_logits = PixelData(data=torch.logit(prob, eps=1e-6))
         sample.pred_sem_seg = PixelData(data=(prob > threshold).to(torch.uint8))
     return list(data_samples)
+
+
+def empty_without_target(sample: SegDataSample, score: float, threshold: float) -> None:
+    """Note a no-target score in a sample, and empty its mask where the score is at or above the threshold.
+
+    Args:
+        sample: It has ``pred_sem_seg``; its ``seg_logits`` stay as they are.
+        score: 0..1.
+        threshold: 0..1.
+    """
+    sample.no_target_score, sample.pred_no_target = score, score >= threshold
+    sample.set_metainfo(dict(no_target_threshold=threshold))
+    if sample.pred_no_target:
+        sample.pred_sem_seg.data = torch.zeros_like(sample.pred_sem_seg.data)

@@ -102,6 +102,11 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         BridgedModel.__init__(self, text_encoder=text_encoder, test_cfg=options, **kwargs)
         self.test_cfg = options
         self.decode_head = self.build_head(dict(loss_decode=DEFAULT_LOSS) | dict(decode_head))
+        if self.decode_head.no_target_head is not None or options.get('no_target') is not None:
+            raise ValueError(
+                'decode_head.no_target_head and test_cfg.no_target are for a ReferringSegmentor: a class that is not '
+                'in the picture has no pixels anyway'
+            )
         if text_mode not in TEXT_MODES:
             raise ValueError(f'text_mode={text_mode!r} must be one of {TEXT_MODES}')
         if chunk_size < 1:

@@ -17,8 +17,8 @@ def save_clip(path, kind='vit', seed=0):
     return str(path)
 
 
-def build_on(clip_checkpoint, kind='vit', seed=0, init=True, **backbone):
-    cfg = model_cfg(kind, backbone=dict(clip_checkpoint=clip_checkpoint) | backbone)
+def build_on(clip_checkpoint, kind='vit', seed=0, init=True, decode_head=None, **backbone):
+    cfg = model_cfg(kind, backbone=dict(clip_checkpoint=clip_checkpoint) | backbone, decode_head=decode_head)
     cfg['text_encoder']['clip_checkpoint'] = clip_checkpoint
     model = build(cfg, seed).eval()
     if init:

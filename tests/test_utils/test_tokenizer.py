@@ -172,9 +172,7 @@ def test_a_place_of_the_files_is_their_folder_or_one_of_them(bert):
 
 def test_a_place_without_the_files_is_refused_by_name(tmp_path):
     own = HuggingFaceTokenizer(source='timm/ViT-B-16-SigLIP')
-    with pytest.raises(
-        FileNotFoundError, match=r'nowhere is not there. Put tokenizer.json .*timm/ViT-B'
-    ):
+    with pytest.raises(FileNotFoundError, match=r'nowhere is not there. Put tokenizer.json .*timm/ViT-B'):
         own.in_folder(str(tmp_path / 'nowhere'))
     (tmp_path / 'spiece.model').write_bytes(b'')
     with pytest.raises(FileNotFoundError, match=r'tokenizer_config.json is not there'):

@@ -3,7 +3,7 @@
     Vision Transformers:  patches, positions -- blocks ... blocks -- norm [-- projection of each patch] -> map
     convolutional nets:   stem -- stage 1 -- ... -- stage N -- last layers and projection of each cell -> map
 
-The modules are timm's own, called one by one; what open_clip makes of an image, one vector, is :meth:`embedding`.
+The modules are timm's own, called one by one; what open_clip makes of an image, one vector, is :meth:`TimmEncoder.embedding`.
 """
 
 from __future__ import annotations
@@ -272,7 +272,8 @@ class CLIPTimmConvNet(TimmEncoder):
             :func:`mmetris.models.clip.resolve_arch`.
         num_stages: The net's own number of stages, for whoever says it to both encoders. Defaults to None: that.
         out_stages: Stages (1-based) that take part in Bridger and decoder. Defaults to None: the last three.
-        **kwargs: As for :class:`CLIPTimmViT`.
+        **kwargs: ``clip_checkpoint``, ``quick_gelu`` (of the text side), ``frozen``, ``tunable_parameters``,
+            ``norm_eval``, ``tuning`` of :class:`ClipEncoder`.
 
     Shape:
         (B, 3, H, W) -> (B, C_i, H / stride_i, W / stride_i) for each stage but the last, (B, embed_dim, H / stride, W /

@@ -30,10 +30,7 @@ class TextFirstBridger(Bridger):
 
     Without such a method it is the Bridger, and without Bridgers (``stages=()``) it is :class:`TextFirst`, though for
     the text encoder's second run. Stages before the first that depends on the sentence, by the one or the other, are
-    computed once for each image.
-
-    Args:
-        **kwargs: As for :class:`Bridger`.
+    computed once for each image. Its arguments are the Bridger's.
     """
 
     def prefix_stage(self, image_encoder: StagedImageEncoder) -> int:

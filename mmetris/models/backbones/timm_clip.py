@@ -3,7 +3,8 @@
     Vision Transformers:  patches, positions -- blocks ... blocks -- norm [-- projection of each patch] -> map
     convolutional nets:   stem -- stage 1 -- ... -- stage N -- last layers and projection of each cell -> map
 
-The modules are timm's own, called one by one; what open_clip makes of an image, one vector, is :meth:`TimmEncoder.embedding`.
+The modules are timm's own, called one by one. What open_clip makes of an image, one vector, is
+:meth:`TimmEncoder.embedding`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import copy
 import re
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 import yaml
@@ -17,7 +18,7 @@ from mmetris.models.clip import resolve_arch
 from mmetris.structures import RefDataSample
 from mmetris.utils.command_line import build_without_weights, runner_settings
 from mmetris.utils.param_count import count_parameters
-from tests import toy
+from tests import toy, toy_timm
 
 ROOT = Path(__file__).parents[1]
 ALL_CONFIGS = sorted((ROOT / 'configs').glob('[!_]*/*.py'))
@@ -67,7 +68,18 @@ ENCODERS = dict(
     # DETRIS's, whose text encoder is that of a CLIP.
     base=('DINOv2ViT', 'ViT-B-16', 'ViT-B-16.pt'),
     large=('DINOv2ViT', 'ViT-B-16', 'ViT-B-16.pt'),
+    **{'dinov2-b': ('DINOv2ViT', 'ViT-B-16', 'ViT-B-16.pt')},
+    # Of open_clip, by the tags of their weights.
+    **{
+        'siglip-b16': ('CLIPTimmViT', 'ViT-B-16-SigLIP-384', 'webli'),
+        'siglip2-b16': ('CLIPTimmViT', 'ViT-B-16-SigLIP2-384', 'webli'),
+        'eva02-b16': ('CLIPTimmViT', 'EVA02-B-16', 'merged2b_s8b_b131k'),
+        'mobileclip-s2': ('CLIPTimmConvNet', 'MobileCLIP-S2', 'datacompdr'),
+        'convnext-b': ('CLIPTimmConvNet', 'convnext_base_w_320', 'laion_aesthetic_s13b_b82k_augreg'),
+    },
 )
+# Image encoders whose stages have one grid.
+VITS = {name for name, (kind, *_) in ENCODERS.items() if kind in ('CLIPViT', 'CLIPTimmViT')} | {'dinov2-b'}
 # data set -> annotations, splits, split of validation, splits of testing, token length
 DATA = dict(
     refcoco=('refcoco/instances.json', 'refcoco/refs(unc).p', 'val', ['testA', 'testB'], 17),
@@ -176,10 +188,14 @@ def test_the_name_agrees_with_the_content(name):
     cfg = load(name)
     kind, arch, checkpoint = ENCODERS[encoder]
     assert cfg.model.backbone.type == kind
-    for part in (cfg.model.backbone, cfg.model.text_encoder)[name.startswith('detris/') :]:
+    for part in (cfg.model.backbone, cfg.model.text_encoder)[kind == 'DINOv2ViT' :]:
         assert not {'arch', 'clip_checkpoint', 'quick_gelu'} & set(part), 'both sides have what dual_encoder says'
     assert arch is None or sizes_of(cfg.model.dual_encoder.arch) == sizes_of(arch)
-    assert cfg.model.dual_encoder.clip_checkpoint == f'pretrained/{checkpoint}'
+    if '.' in checkpoint:
+        assert cfg.model.dual_encoder.clip_checkpoint == f'pretrained/{checkpoint}'
+    else:
+        assert cfg.model.dual_encoder.clip_checkpoint == checkpoint
+        assert checkpoint in open_clip.list_pretrained_tags_by_model(arch)
     ann_file, split_file, val_split, test_splits, length = DATA[data]
     for phase, split in (('train', 'train'), ('val', val_split), ('test', None)):
         dataset = train_sets(cfg)[0] if phase == 'train' else cfg[f'{phase}_dataloader'].dataset
@@ -191,7 +207,10 @@ def test_the_name_agrees_with_the_content(name):
         assert ('shapes' in dataset.data_root) == data.startswith('shapes')
     assert cfg.test_cfg.splits == test_splits
     assert cfg.test_dataloader.dataset.split in test_splits
-    assert cfg.context_length == (17 if name.startswith('detris/') and data == 'refcocog_google' else length)
+    if name.startswith('detris/') and data == 'refcocog_google':
+        length = 17
+    # Whose features depend on it, and whose tokens are CLIP's: SigLIP's are not made by the pipeline.
+    assert cfg.context_length == (77 if encoder == 'mobileclip-s2' else length)
     assert (cfg.model.neck.type == 'TextFirst') == name.startswith('detris/')
     assert name.startswith('detris/') or (cfg.model.neck.get('stages') != ()) == has_bridger(name)
 
@@ -233,7 +252,7 @@ def test_the_recipe_is_the_papers(name):
     assert cfg.optim_wrapper.optimizer == dict(type='Adam', lr=1e-4, weight_decay=0, fused=True)
     multiples = cfg.optim_wrapper.get('paramwise_cfg', {}).get('custom_keys', {})
     expected = {}
-    if parts_of(name)[0].startswith('vit') and not name.startswith('etris_released'):  # There no part has its own rate.
+    if parts_of(name)[0] in VITS and not name.startswith('etris_released'):  # There no part has its own rate.
         expected['neck'] = dict(lr_mult=10)
     if name.startswith('cris/'):
         expected.update({part: dict(lr_mult=0.1) for part in ('backbone', 'text_encoder')})
@@ -250,7 +269,9 @@ def test_the_recipe_is_the_papers(name):
     text_mode = 'original' if name.endswith(('_grefcoco', '_refzom')) else 'random'
     assert {dataset.text_mode for dataset in train_sets(cfg)} == {text_mode}
     assert cfg.model.decode_head.threshold == 0.35
-    assert cfg.input_size == ((448, 448) if name.startswith('detris/') else (416, 416)) or 'vitl14' in name
+    assert cfg.input_size == ((448, 448) if name.startswith('detris/') else (416, 416)) or (
+        parts_of(name)[0] in ('vitl14', 'dinov2-b')
+    )
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
@@ -294,6 +315,24 @@ def test_the_metafile_has_the_models_counts(model):
     assert facts.get('Bridger Parameters (M)') == printed.get(parts_of(f'etris/{model["Name"]}')[0])
 
 
+def shrunken_timm(model: dict, encoder: str) -> dict:
+    """A model on a tiny tower of timm's of the same family, whose tokens are CLIP's."""
+    arch = copy.deepcopy(toy_timm.FAMILIES[encoder.partition('-')[0].removesuffix('02')])
+    arch['text_cfg']['context_length'] = 77
+    model.dual_encoder = dict(arch=arch)
+    model.decode_head.channels = 32
+    return model
+
+
+def shrunken_dinov2(model: dict) -> dict:
+    """A Bridger between a tiny DINOv2 and a tiny CLIP's text encoder."""
+    model.backbone.update(arch=toy.DINOV2, checkpoint=None)
+    model.dual_encoder = dict(arch=toy.VIT)
+    model.decode_head.channels = 32
+    model.data_preprocessor.size_divisor = 2 * toy.DINOV2['patch_size']
+    return model
+
+
 def shrunken_detris(model: dict) -> dict:
     """DETRIS with as many blocks, but narrow ones."""
     depth = model.backbone.stage_ends[-1]
@@ -312,7 +351,10 @@ def shrunken(cfg: Config, input_hw: tuple[int, int]) -> dict:
     """The config's model on a tiny CLIP of the same family, with random weights, for small images."""
     model = copy.deepcopy(cfg.model)
     if model.backbone.type == 'DINOv2ViT':
-        return shrunken_detris(model)
+        return shrunken_detris(model) if model.backbone.get('tuning') else shrunken_dinov2(model)
+    if model.backbone.type.startswith('CLIPTimm'):
+        (encoder,) = [name for name, (_, arch, _) in ENCODERS.items() if arch == model.dual_encoder.arch]
+        return shrunken_timm(model, encoder)
     kind = 'vit' if model.backbone.type == 'CLIPViT' else 'resnet'
     arch = copy.deepcopy(toy.ARCHS[kind])
     for part, sizes in ((model.backbone, arch['vision_cfg']), (model.text_encoder, arch['text_cfg'])):

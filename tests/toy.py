@@ -20,7 +20,9 @@ DINOV2 = dict(width=32, depth=4, num_heads=4, num_registers=2, patch_size=8, ima
 
 
 def encoder_cfgs(kind: str = 'vit', **kwargs) -> tuple[dict, dict]:
-    """Configs of a tiny image encoder, ``'vit'`` or ``'resnet'``, and its text encoder."""
+    """Configs of a tiny image encoder, ``'vit'``, ``'resnet'`` or ``'dinov2'``, and the text encoder beside it."""
+    if kind == 'dinov2':
+        return dict(type='DINOv2ViT', arch=DINOV2, **kwargs), encoder_cfgs()[1]
     types = dict(vit='CLIPViT', resnet='CLIPResNet')
     common = dict(arch=ARCHS[kind], quick_gelu=True)
     return (dict(common, type=types[kind], **kwargs), dict(common, type='CLIPTextEncoder'))
@@ -31,11 +33,13 @@ def model_cfg(
 ) -> dict:
     """Config of a tiny ReferringSegmentor; the dicts change single arguments."""
     image_cfg, text_cfg = encoder_cfgs(kind, **(backbone or {}))
-    bridger = dict(type='Bridger', embed_dims=8, num_heads=2, ffn_dims=16, zoom_norm=kind == 'vit')
+    bridger = dict(type='Bridger', embed_dims=8, num_heads=2, ffn_dims=16, zoom_norm=kind != 'resnet')
+    if kind == 'dinov2':
+        bridger['type'] = 'TextFirstBridger'  # Something in the image encoder may read words.
     head = dict(type='ETRISHead', channels=16, num_heads=2, global_alignment=dict(num_layers=1, ffn_dims=16))
     return dict(
         type='ReferringSegmentor',
-        data_preprocessor=dict(type='RefSegDataPreProcessor', size_divisor=8 if kind == 'vit' else 32),
+        data_preprocessor=dict(type='RefSegDataPreProcessor', size_divisor=32 if kind == 'resnet' else 8),
         backbone=image_cfg,
         text_encoder=text_cfg,
         neck=bridger | (neck or {}),

@@ -35,7 +35,7 @@ class Case(NamedTuple):
     """A tuning method, or several, on a toy model.
 
     Args:
-        kind: ``'vit'`` or ``'resnet'``.
+        kind: ``'vit'``, ``'resnet'`` or ``'dinov2'``, whose blocks can read words.
         image: ``tuning`` of the image encoder.
         text: ``tuning`` of the text encoder.
         count: What the methods add, worked out by hand.
@@ -62,7 +62,7 @@ def _compacters(width: int, hidden: int) -> int:
     return 2 * LAYERS * (2 * (width + hidden) + hidden + width)
 
 
-def _dense(width: int, d: int) -> int:
+def _dense(width: int, d: int, dims: int = 1) -> int:
     """Down and up; then for each convolution its weights, and bias and normalisation of each channel."""
     units = (
         (d, d // 2, 1),
@@ -71,7 +71,12 @@ def _dense(width: int, d: int) -> int:
         (7 * d // 4, d // 16, 1),
         (d // 16, d // 4, 5),
     )
-    return 2 * width * d + width + d + sum(one * other * side + 3 * other for one, other, side in units)
+    return 2 * width * d + width + d + sum(one * other * side**dims + 3 * other for one, other, side in units)
+
+
+def _reading(width: int, d: int, words: int, align: int) -> int:
+    """The same on a map; and into the attention to the words, its four projections, out of it."""
+    return _dense(width, d, 2) + (d + words + 2) * align + 4 * align * (align + 1) + (align + 1) * d
 
 
 CASES = dict(
@@ -142,6 +147,14 @@ CASES = dict(
     ),
     dense_text=Case(
         'vit', {}, dict(dense=dict(type='DenseTextAdapter', channels=16)), 2 * _dense(TEXT, 16), starts_at_zero=False
+    ),
+    dense_aligner=Case(
+        'dinov2',
+        dict(aligner=dict(type='DenseAligner', channels=16, word_channels=TEXT, align_dims=12, num_heads=3)),
+        {},
+        2 * _reading(IMAGE, 16, TEXT, 12),
+        starts_at_zero=False,
+        first_tuned=2,
     ),
     coop=Case('resnet', {}, dict(prompt=dict(type='PromptTokens')), 8 * TEXT, starts_at_zero=False),
     prompts=Case(

@@ -21,6 +21,7 @@ from mmetris.datasets import RefCocoDataset
 from mmetris.datasets.refcoco import context_length_of
 from mmetris.registry import DATASETS
 from mmetris.utils.config_types import class_of, is_kind_of, type_name
+from mmetris.utils.files import read_bytes
 from mmetris.utils.image_io import decode_image
 from mmetris.utils.text_files import writable
 from mmetris.utils.tokenizer import count_tokens

@@ -2,12 +2,12 @@
 
 import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
 
-from .backbones import CLIPResNet, CLIPViT, DINOv2ViT
+from .backbones import CLIPResNet, CLIPTimmConvNet, CLIPTimmViT, CLIPViT, DINOv2ViT
 from .data_preprocessor import RefSegDataPreProcessor
 from .decode_heads import ETRISHead, NoTargetHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
-from .necks import Bridger, TextFirst
+from .necks import Bridger, TextFirst, TextFirstBridger
 from .segmentors import ClassNameSegmentor, ReferringSegmentor, RefSegTTAModel
 from .text_encoders import ClassText, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
@@ -32,6 +32,8 @@ __all__ = [
     'Bridger',
     'CLIPResNet',
     'CLIPTextEncoder',
+    'CLIPTimmConvNet',
+    'CLIPTimmViT',
     'CLIPViT',
     'ClassMaskContrastiveLoss',
     'ClassNameSegmentor',
@@ -53,6 +55,7 @@ __all__ = [
     'StagedImageEncoder',
     'StagedTextEncoder',
     'TextFirst',
+    'TextFirstBridger',
     'TextToPixelContrastiveLoss',
     'TuningMethod',
     'merge_tuning',

@@ -7,10 +7,12 @@ the number of tokens of a sentence, [SOS] and [EOS] included.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ from .text_files import writable
 SOS_TOKEN = 49406
 EOS_TOKEN = 49407
 PAD_TOKEN = 0
+# Beside a tokenizer's vocabulary: its class and its special tokens.
+TOKENIZER_CONFIG = 'tokenizer_config.json'
 
 
 class _BytePairs:
@@ -91,11 +95,14 @@ class Tokenizer(ABC):
         """Id that fills up a sentence."""
 
     @abstractmethod
-    def prepare(self) -> None:
+    def prepare(self, vocab_size: int | None = None) -> None:
         """Make sure that sentences can be encoded.
 
+        Args:
+            vocab_size: Most ids that the text encoder knows. Defaults to None: any.
+
         Raises:
-            ValueError: If something that is needed is not on this machine.
+            ValueError: If something that is needed is not on this machine, or there are more ids than that.
         """
 
     @abstractmethod
@@ -150,7 +157,7 @@ class BytePairTokenizer(Tokenizer):
     def pad(self) -> int:
         return PAD_TOKEN
 
-    def prepare(self) -> None:
+    def prepare(self, vocab_size: int | None = None) -> None:
         """Nothing to do: the vocabulary comes with open_clip."""
 
     def encode(self, text: str) -> list[int]:
@@ -194,7 +201,7 @@ def _hugging_face(source: str, mode: str | None, options: tuple[tuple[str, Any],
     except (OSError, ValueError) as error:
         raise ValueError(
             f'its tokenizer is {source} of Hugging Face, whose files are not on this machine: download them '
-            f'(transformers.AutoTokenizer.from_pretrained({source!r})), or give the folder that has them'
+            f'(transformers.AutoTokenizer.from_pretrained({source!r})), or let tokenizer name the folder that has them'
         ) from error
 
 
@@ -233,8 +240,35 @@ class HuggingFaceTokenizer(Tokenizer):
     def pad(self) -> int:
         return self._tokenizer.tokenizer.pad_token_id
 
-    def prepare(self) -> None:
-        self._tokenizer  # noqa: B018
+    def in_folder(self, path: str) -> HuggingFaceTokenizer:
+        """The same tokenizer, whose files are in a folder.
+
+        Args:
+            path: The folder, or one of the files in it (``tokenizer.json``, ``tokenizer.model``, ``spiece.model``),
+                beside which its ``tokenizer_config.json`` stands.
+
+        Raises:
+            FileNotFoundError: If it is not there, or not beside ``tokenizer_config.json``, which names the special
+                tokens.
+        """
+        place = Path(path).expanduser()
+        folder = place.parent if place.is_file() else place
+        missing = next((file for file in (place, folder / TOKENIZER_CONFIG) if not file.exists()), None)
+        if missing is not None:
+            raise FileNotFoundError(
+                f'tokenizer={path!r}: {missing} is not there. Put tokenizer.json (or the SentencePiece .model) and '
+                f'{TOKENIZER_CONFIG} of {self.source} (https://huggingface.co/{self.source}) into one folder, and let '
+                'tokenizer name it'
+            )
+        return dataclasses.replace(self, source=str(folder))
+
+    def prepare(self, vocab_size: int | None = None) -> None:
+        own = len(self._tokenizer.tokenizer)
+        if vocab_size is not None and own > vocab_size:
+            raise ValueError(
+                f'its tokenizer {self.source} has {own} ids, but the text encoder knows {vocab_size}: it belongs to '
+                'another model'
+            )
 
     def encode(self, text: str) -> list[int]:
         wrapper = self._tokenizer

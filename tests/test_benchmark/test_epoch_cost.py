@@ -1,10 +1,12 @@
 """The cost of an epoch against numbers worked out by hand."""
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmetris.benchmark.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
 from tests.quiet_start import assert_quiet
@@ -90,3 +92,15 @@ def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
     # Table 2 of the paper: Bridger 1.94 M, decoder 23.98 M.
     assert content['assumptions']['gradient_bytes'] == pytest.approx(4 * 25.92e6, rel=1e-3)
     assert [cost['gpus'] for cost in content['costs']] == [1, 2, 8, 64]
+
+
+def test_operations_are_counted_on_a_mixture_of_data_sets_too():
+    spec = importlib.util.spec_from_file_location('epoch_cost_tool', ROOT / 'tools/analysis_tools/epoch_cost.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    cfg = Config.fromfile(ROOT / 'configs/best/detris_tiny_shapes.py')
+    cfg.model.dual_encoder.clip_checkpoint = None
+    cfg.optim_wrapper.clip_grad = None  # It reads a number of the gradients, and here they have none.
+    expected = tool.flops_of_a_sample(cfg)
+    cfg.train_dataloader.dataset = dict(type='MixedRefDataset', datasets=[cfg.train_dataloader.dataset])
+    assert tool.flops_of_a_sample(cfg) == expected > 1e8

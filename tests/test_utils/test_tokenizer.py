@@ -4,12 +4,15 @@ import functools
 import json
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
+from mmetris.models.clip import DualEncoder
+from mmetris.models.text_encoders import CLIPTextEncoder
 from mmetris.utils.tokenizer import (
     CLIP_TOKENIZER,
     EOS_TOKEN,
@@ -148,6 +151,38 @@ def test_a_hugging_face_tokenizer_of_a_folder(bert):
     assert tokenizer.count('the left dog cat') == 6 and tokenizer([], 6).shape == (0, 6)
     bare = HuggingFaceTokenizer(source=bert, options=(('strip_sep_token', True),))
     assert bare.eos is None and bare('dog', 4).tolist() == [[2, 7, 0, 0]]
+
+
+def test_a_place_of_the_files_is_their_folder_or_one_of_them(bert):
+    arch = open_clip.get_model_config('ViT-B-16-SigLIP2') | dict(vision_cfg=dict(width=64, layers=1))
+    arch['text_cfg'] |= dict(vocab_size=9, width=16, heads=2, layers=4, context_length=8)
+    files = [path.name for path in Path(bert).iterdir()]
+    assert {'tokenizer.json', 'tokenizer_config.json'} <= set(files)
+    for place in (bert, f'{bert}/tokenizer.json'):
+        encoder = CLIPTextEncoder(arch, quick_gelu=False, tokenizer=place)
+        assert encoder.tokenizer == HuggingFaceTokenizer(bert, options=(('clean', 'canonicalize'),))
+        assert encoder.tokenizer('The left, dog!', 8).tolist() == [[2, 5, 6, 7, 3, 0, 0, 0]]
+        # The last position speaks for the sentence; sentences are as long as in training.
+        words, sentence = encoder(encoder.tokenizer(['the left dog', 'cat'], 8))
+        assert words.shape == (2, 8, 16) and sentence.shape == (2, 768)
+    arch['text_cfg'] |= dict(vocab_size=8)
+    with pytest.raises(ValueError, match='has 9 ids, but the text encoder knows 8: it belongs to another model'):
+        CLIPTextEncoder(arch, quick_gelu=False, tokenizer=bert)
+
+
+def test_a_place_without_the_files_is_refused_by_name(tmp_path):
+    own = HuggingFaceTokenizer(source='timm/ViT-B-16-SigLIP')
+    with pytest.raises(FileNotFoundError, match=r'nowhere is not there. Put tokenizer.json .*timm/ViT-B'):
+        own.in_folder(str(tmp_path / 'nowhere'))
+    (tmp_path / 'spiece.model').write_bytes(b'')
+    with pytest.raises(FileNotFoundError, match=r'tokenizer_config.json is not there'):
+        own.in_folder(str(tmp_path / 'spiece.model'))
+    (tmp_path / 'tokenizer_config.json').write_text('{}')
+    assert own.in_folder(str(tmp_path / 'spiece.model')).source == own.in_folder(str(tmp_path)).source == str(tmp_path)
+    described = DualEncoder.describe('ViT-B-16-SigLIP', tokenizer=str(tmp_path))
+    assert described.tokenizer == HuggingFaceTokenizer(str(tmp_path), options=(('clean', 'canonicalize'),))
+    with pytest.raises(ValueError, match="sentences of arch 'ViT-B-16' are CLIP's tokens"):
+        DualEncoder.describe('ViT-B-16', tokenizer=str(tmp_path))
 
 
 def test_what_is_no_unicode_becomes_tokens_too():

@@ -62,7 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
 def flops_of_a_sample(cfg: Config) -> int:
     """FLOPs of losses and gradients on one sample at the config's input size, by torch's counter, as on a GPU."""
     MMLogger.get_current_instance().setLevel('ERROR')  # not a line for each parameter of the optimizer
-    size = next(step.size for step in cfg.train_dataloader.dataset.pipeline if type_name(step) == 'Letterbox')
+    dataset = cfg.train_dataloader.dataset
+    pipeline = dataset.get('datasets', [dataset])[0].pipeline  # Those of a mixture have one size.
+    size = next(step.size for step in pipeline if type_name(step) == 'Letterbox')
     return count_flops(build_task(cfg, Setting('train', hw=tuple(size), device='meta')).call)
 
 

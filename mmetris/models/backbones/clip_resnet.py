@@ -66,6 +66,7 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
         **kwargs: Any,
     ) -> None:
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
+        clip.refuse_timm('CLIPResNet')
         if not clip.is_resnet:
             raise ValueError(f'CLIPResNet cannot be built from arch {clip.name!r}, which is a ViT; use CLIPViT')
         tower = clip.build_image_tower()

@@ -80,6 +80,7 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         **kwargs: Any,
     ) -> None:
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
+        clip.refuse_timm('CLIPViT')
         if clip.is_resnet:
             raise ValueError(f'CLIPViT cannot be built from arch {clip.name!r}, which is a ResNet; use CLIPResNet')
         tower = clip.build_image_tower()

@@ -7,9 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import open_clip
+from timm.models import is_model, model_entrypoint
 
 CUSTOM = 'custom'  # Name of an architecture that is given by sizes.
 QUICK_GELU_SUFFIX = '-quickgelu'
+
+# Modules of timm whose towers are cut in stages, with what they are called.
+TIMM_FAMILIES = dict(
+    convnext='ConvNeXt', eva='EVA', fastvit='FastViT', vision_transformer='Vision Transformer of one patch layer'
+)
+_TIMM = 'timm.models.'
 
 # Keys of open_clip's model configs. What is not about towers concerns training or CoCa's captions: it has no part here.
 _TOWER_KEYS = frozenset({'embed_dim', 'vision_cfg', 'text_cfg'})
@@ -59,14 +66,19 @@ def is_resnet(vision: Mapping[str, Any]) -> bool:
     return isinstance(layers, Sequence) and not vision.get('timm_model_name')
 
 
+def is_timm(vision: Mapping[str, Any]) -> bool:
+    """Whether open_clip's ``vision_cfg`` names a tower of timm's."""
+    return bool(vision.get('timm_model_name'))
+
+
 def image_refusal(vision: Mapping[str, Any]) -> str | None:
     """Why an image tower cannot be an encoder in stages that ends in a map; None if it can.
 
     Args:
         vision: open_clip's ``vision_cfg``.
     """
-    if model := vision.get('timm_model_name'):
-        return f"its image tower is timm's {model}, no ResNet or ViT of CLIP's"
+    if is_timm(vision):
+        return _timm_refusal(vision)
     if is_resnet(vision):
         return None
     if vision.get('attentional_pool'):
@@ -77,6 +89,23 @@ def image_refusal(vision: Mapping[str, Any]) -> str | None:
         size = vision.get(key)
         if isinstance(size, Sequence) and len(set(size)) > 1:
             return f'{key}={tuple(size)} is not square'
+    return None
+
+
+def _timm_refusal(vision: Mapping[str, Any]) -> str | None:
+    model = str(vision['timm_model_name'])
+    name = model.partition('.')[0]  # Behind a dot stands a tag of weights.
+    if not is_model(name):
+        return f"its image tower is timm's {model}, which this timm does not know"
+    module = model_entrypoint(name).__module__
+    # Of those that somebody else has registered the class of the tower decides, when it is built.
+    if module.startswith(_TIMM) and (family := module.removeprefix(_TIMM)) not in TIMM_FAMILIES:
+        known = ', '.join(TIMM_FAMILIES.values())
+        return f"its image tower is timm's {model} ({family}), none of those that are cut in stages: {known}"
+    if (pool := vision.get('timm_pool')) in ('abs_attn', 'rot_attn'):
+        return f"its image tower, timm's {model}, ends in a pool for one size of images (timm_pool={pool!r})"
+    if vision.get('patch_dropout'):
+        return 'patch_dropout would leave holes in the map; set it to 0'
     return None
 
 

@@ -7,6 +7,7 @@ key of a published CLIP state dict has its place. ``visual.*`` belongs to the im
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,15 +17,16 @@ import open_clip
 # By themselves: open_clip's public classes make towers in pairs only, and the other one would draw random numbers too.
 from open_clip.model import _build_text_tower, _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor
 
-from mmetris.utils.tokenizer import Tokenizer
+from mmetris.utils.tokenizer import HuggingFaceTokenizer, Tokenizer
 
 from ..layers.attention import fuse_attention
 from ..layers.folded_norm import fold_norms
 from ..layers.quick_gelu import fuse_quick_gelu
-from .arch import CUSTOM, QUICK_GELU_SUFFIX, find_config, image_refusal, is_resnet, text_refusal
+from .arch import CUSTOM, QUICK_GELU_SUFFIX, find_config, image_refusal, is_resnet, is_timm, text_refusal
 from .weights import load_clip_weights, load_tower
 
 Triple = tuple[float, float, float]
@@ -38,7 +40,7 @@ class DualEncoder:
         name: open_clip's name (``'ViT-B-16-quickgelu'``), or ``'custom'`` for an architecture given by sizes.
         embed_dim: Width of the shared image-text space.
         vision: open_clip's ``vision_cfg``: layers (an int: ViT; four ints: ResNet), width, head_width, patch_size,
-            image_size and so on.
+            image_size and so on; or ``timm_model_name`` and what is made of timm's tower.
         text: open_clip's ``text_cfg``: context_length, vocab_size, width, heads, layers and so on.
         quick_gelu: The activation of the transformers: ``x * sigmoid(1.702 x)`` of OpenAI's CLIP, else GELU.
         activation_is_given: Whether it was said, by the name's ``-quickgelu`` or an argument, or else assumed, as
@@ -69,7 +71,7 @@ class DualEncoder:
         quick_gelu: bool | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | str | None = None,
     ) -> DualEncoder:
         """Describe a dual encoder; no file is read.
 
@@ -80,15 +82,18 @@ class DualEncoder:
             quick_gelu: Activation of the transformers. Defaults to None: True where the name ends with
                 ``-quickgelu``; else that of the weights, if ``checkpoint`` is a tag; else what open_clip's config or
                 the dict says. If they say nothing it is assumed, until weights say otherwise: the exact GELU of a
-                name, as in open_clip, and QuickGELU of a dict, as in OpenAI's weights.
+                name, as in open_clip, and of a dict with a tower of timm's; QuickGELU of other dicts, as in
+                OpenAI's weights.
             mean: Mean of the images' channels, 0..1. Defaults to None: that of the tag, or the one that all tags of
                 this name have in common, else OpenAI's.
             std: Standard deviation, likewise.
-            tokenizer: Defaults to None: the one that ``text_cfg`` names, else CLIP's.
+            tokenizer: A tokenizer; or the place of the files of the one that ``text_cfg`` names: their folder, or one
+                of them. Defaults to None: the one that ``text_cfg`` names, else CLIP's.
 
         Raises:
+            FileNotFoundError: If the tokenizer's files are not where ``tokenizer`` says.
             ValueError: If the architecture is unknown, or neither of its towers can be an encoder in stages; the
-                message tells why.
+                message tells why. If it has CLIP's tokenizer and files for another are named.
         """
         if isinstance(arch, DualEncoder):
             return arch._changed(checkpoint, quick_gelu, mean, std, tokenizer)
@@ -98,7 +103,7 @@ class DualEncoder:
             raise ValueError(f'arch {name!r} can be no encoder in stages: {no_image}, and {no_text}')
         tag = open_clip.get_pretrained_cfg(name, checkpoint) if checkpoint else {}
         quick_gelu, is_given = _activation(name, config, tag, quick_gelu)
-        usual_mean, usual_std = _normalisation(name, tag)
+        usual_mean, usual_std = _normalisation(name, vision, tag)
         return cls(
             name,
             config['embed_dim'],
@@ -109,7 +114,7 @@ class DualEncoder:
             checkpoint,
             _triple('mean', mean) or usual_mean,
             _triple('std', std) or usual_std,
-            tokenizer or Tokenizer.of_text_cfg(text),
+            _tokenizer(name, Tokenizer.of_text_cfg(text), tokenizer),
         )
 
     def _changed(
@@ -118,10 +123,13 @@ class DualEncoder:
         quick_gelu: bool | None,
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
-        tokenizer: Tokenizer | None,
+        tokenizer: Tokenizer | str | None,
     ) -> DualEncoder:
         changes: dict[str, Any] = dict(
-            checkpoint=checkpoint, mean=_triple('mean', mean), std=_triple('std', std), tokenizer=tokenizer
+            checkpoint=checkpoint,
+            mean=_triple('mean', mean),
+            std=_triple('std', std),
+            tokenizer=_tokenizer(self.name, self.tokenizer, tokenizer),
         )
         if quick_gelu is not None:
             changes.update(quick_gelu=bool(quick_gelu), activation_is_given=True)
@@ -129,10 +137,30 @@ class DualEncoder:
 
     @property
     def is_resnet(self) -> bool:
-        """Whether the image tower is a ResNet; else it is a ViT."""
+        """Whether the image tower is a ResNet of CLIP's; else it is a ViT, or one of timm's (:attr:`is_timm`)."""
         return is_resnet(self.vision)
 
-    def build_image_tower(self) -> VisionTransformer | ModifiedResNet:
+    @property
+    def is_timm(self) -> bool:
+        """Whether the image tower is one of timm's."""
+        return is_timm(self.vision)
+
+    def refuse_timm(self, encoder: str) -> None:
+        """Refuse a tower of timm's.
+
+        Args:
+            encoder: Class of the encoder that knows none.
+
+        Raises:
+            ValueError: If the image tower is one.
+        """
+        if self.is_timm:
+            raise ValueError(
+                f"{encoder} cannot be built from arch {self.name!r}, whose image tower is timm's "
+                f'{self.vision["timm_model_name"]}; use CLIPTimmViT, or CLIPTimmConvNet for ConvNeXt and FastViT'
+            )
+
+    def build_image_tower(self) -> VisionTransformer | ModifiedResNet | TimmModel:
         """Build open_clip's image tower with random weights.
 
         Raises:
@@ -142,6 +170,9 @@ class DualEncoder:
         if reason := image_refusal(self.vision):
             raise ValueError(f'arch {self.name!r} has no image encoder in stages: {reason}')
         cfg = self._checked('vision_cfg', open_clip.CLIPVisionCfg, self.vision)
+        if self.is_timm:
+            # Weights come with those of the text, and timm would download others.
+            return _build_vision_tower(self.embed_dim, dataclasses.replace(cfg, timm_model_pretrained=False))
         if not self.is_resnet and cfg.width % cfg.head_width:
             raise ValueError(f'vision_cfg: width {cfg.width} is not a multiple of head_width {cfg.head_width}')
         tower = _build_vision_tower(self.embed_dim, cfg, self.quick_gelu)
@@ -192,10 +223,11 @@ class DualEncoder:
         """The tokenizer, ready to be used.
 
         Raises:
-            ValueError: If it is one of Hugging Face's that is not on this machine; says what to do.
+            ValueError: If it is one of Hugging Face's that is not on this machine, or has more words than the text
+                encoder; says what to do.
         """
         try:
-            self.tokenizer.prepare()
+            self.tokenizer.prepare(self.text.get('vocab_size'))
         except ValueError as error:
             raise ValueError(f'the text encoder of arch {self.name!r} cannot be asked: {error}') from error
         return self.tokenizer
@@ -218,18 +250,47 @@ def _activation(name: str, config: Mapping[str, Any], tag: Mapping[str, Any], gi
         return True, True
     if tag:
         return bool(tag.get('quick_gelu', False)), True
-    return bool(config.get('quick_gelu', name == CUSTOM)), name == CUSTOM and 'quick_gelu' in config
+    # OpenAI's weights, whose sizes a dict may be, have no tower of timm's.
+    assumed = name == CUSTOM and not is_timm(config['vision_cfg'])
+    return bool(config.get('quick_gelu', assumed)), name == CUSTOM and 'quick_gelu' in config
 
 
-def _normalisation(name: str, tag: Mapping[str, Any]) -> tuple[Triple, Triple]:
-    """Mean and standard deviation of the images that the weights of a name or a tag were trained on."""
+def _tokenizer(name: str, own: Tokenizer, given: Tokenizer | str | None) -> Tokenizer:
+    """The tokenizer of an architecture, with its files where a path says they are."""
+    if not isinstance(given, str):
+        return given or own
+    if not isinstance(own, HuggingFaceTokenizer):
+        raise ValueError(
+            f"tokenizer={given!r}: sentences of arch {name!r} are CLIP's tokens, whose vocabulary comes with "
+            'open_clip; leave tokenizer out'
+        )
+    return own.in_folder(given)
+
+
+def _normalisation(name: str, vision: Mapping[str, Any], tag: Mapping[str, Any]) -> tuple[Triple, Triple]:
+    """Mean and standard deviation of the images that the weights of a name or a tag were trained on; of sizes with a
+    tower of timm's, those of all names with that tower."""
+    names = [name]
+    if name == CUSTOM and is_timm(vision):
+        names = _names_with(vision['timm_model_name'])
     tags = (
         [tag]
         if tag
-        else [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+        else [
+            open_clip.get_pretrained_cfg(name, tag)
+            for name in names
+            for tag in open_clip.list_pretrained_tags_by_model(name)
+        ]
     )
     found = {(tuple(cfg['mean']), tuple(cfg['std'])) for cfg in tags if 'mean' in cfg and 'std' in cfg}
     return found.pop() if len(found) == 1 else (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+@functools.lru_cache(maxsize=8)
+def _names_with(timm_model: str) -> list[str]:
+    """open_clip's names whose image tower is this one of timm's."""
+    configs = {name: open_clip.get_model_config(name) for name in open_clip.list_models()}
+    return [name for name, cfg in configs.items() if cfg['vision_cfg'].get('timm_model_name') == timm_model]
 
 
 ArchLike = str | Mapping | DualEncoder
@@ -240,7 +301,7 @@ def resolve_arch(arch: ArchLike, quick_gelu: bool | None = None) -> DualEncoder:
     return DualEncoder.describe(arch, quick_gelu=quick_gelu)
 
 
-def build_image_tower(arch: DualEncoder) -> VisionTransformer | ModifiedResNet:
+def build_image_tower(arch: DualEncoder) -> VisionTransformer | ModifiedResNet | TimmModel:
     """Short for :meth:`DualEncoder.build_image_tower`."""
     return arch.build_image_tower()
 

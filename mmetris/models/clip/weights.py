@@ -204,8 +204,8 @@ def load_tower(
         for key, value in own.items():
             if key in state:
                 value.copy_(state[key])
-    if part == 'image' and arch.is_resnet:
-        return arch.quick_gelu  # It has ReLUs, whatever its text tower has.
+    if part == 'image' and (arch.is_resnet or arch.is_timm):
+        return arch.quick_gelu  # It has ReLUs, or what timm's config says, whatever its text tower has.
     return _activation(weights, arch, part)
 
 

@@ -36,7 +36,8 @@ def at_input_size(
     if corner_aligned:
         return F.interpolate(values, size=input_hw, mode=mode, align_corners=True)
     grid_hw = values.shape[-2:]
-    reached = [(cells - 1) * (size // cells) + 1 for cells, size in zip(grid_hw, input_hw)]
+    # Strides need not be whole: those of patches of 14 pixels are 3.5.
+    reached = [(cells - 1) * size // cells + 1 for cells, size in zip(grid_hw, input_hw)]
     values = F.interpolate(values, size=reached, mode=mode, align_corners=True)
     return F.pad(values, (0, input_hw[1] - reached[1], 0, input_hw[0] - reached[0]), mode='replicate')
 

@@ -55,6 +55,7 @@ class FrozenEncoder(BaseModule):
             the statistics of a frozen ResNet move, as in the released code.
         token_channels: Width of the tokens, for a tower of tokens that :attr:`prompts` can be put in front of. Defaults
             to None: it has none.
+        tokens_before: How many tokens stand before the prompts. Defaults to 1: the class token, or [SOS].
         tuning: Configs of :class:`~mmetris.models.tuning.TuningMethod` by the names that they get in tables and
             checkpoints. Defaults to None: none.
 
@@ -86,6 +87,7 @@ class FrozenEncoder(BaseModule):
         tunable_parameters: Sequence[str] = (),
         norm_eval: bool | None = None,
         token_channels: int | None = None,
+        tokens_before: int = 1,
         tuning: Mapping[str, dict] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -95,7 +97,7 @@ class FrozenEncoder(BaseModule):
         self.has_pretrained_weights = False
         self.tower = tower
         self.pretrained = FrozenWeights(tower, frozen, tunable_parameters, norm_eval)
-        self.prompts = None if token_channels is None else PromptedTokens(token_channels)
+        self.prompts = None if token_channels is None else PromptedTokens(token_channels, tokens_before)
         self._fingerprints = TensorMemo()
         self._remembered: _Remembered | None = None
         self._awaited: Fingerprint | None = None

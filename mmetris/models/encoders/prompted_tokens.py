@@ -1,4 +1,5 @@
-"""Learnt tokens in front of a sequence: after its first token ([SOS] of a sentence, the class token of a ViT)."""
+"""Learnt tokens in front of a sequence: after its first token ([SOS] of a sentence, the class token of a ViT), or first
+of all where the sequence has no such token."""
 
 from __future__ import annotations
 
@@ -13,10 +14,11 @@ class PromptedTokens:
 
     Args:
         channels: Width C of the tokens there.
+        start: How many tokens stand before them, S. Defaults to 1.
     """
 
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
+    def __init__(self, channels: int, start: int = 1) -> None:
+        self.channels, self.start = channels, start
         self._prompts: list[tuple[int, Callable[[], Tensor]]] = []
 
     @property
@@ -39,7 +41,7 @@ class PromptedTokens:
         Returns:
             Position of the first of them in every sequence.
         """
-        first = 1 + self.num_tokens
+        first = self.start + self.num_tokens
         self._prompts.append((num_tokens, prompt))
         return first
 
@@ -48,11 +50,17 @@ class PromptedTokens:
         if not self._prompts:
             return tokens
         added = [prompt().to(tokens.dtype).expand(tokens.shape[0], -1, -1) for _, prompt in self._prompts]
-        return torch.cat([tokens[:, :1], *added, tokens[:, 1:]], dim=1)
+        return torch.cat([tokens[:, : self.start], *added, tokens[:, self.start :]], dim=1)
+
+    def remove(self, tokens: Tensor) -> Tensor:
+        """(B, L + P, C) -> (B, L, C): the inverse of :meth:`insert`."""
+        if not self._prompts:
+            return tokens
+        return torch.cat([tokens[:, : self.start], tokens[:, self.start + self.num_tokens :]], dim=1)
 
     def insert_unmasked(self, padding_mask: Tensor) -> Tensor:
         """A mask of the tokens (B, L) -> of all (B, L + P): prompts are no padding."""
         if not self._prompts:
             return padding_mask
         added = padding_mask.new_zeros(padding_mask.shape[0], self.num_tokens)
-        return torch.cat([padding_mask[:, :1], added, padding_mask[:, 1:]], dim=1)
+        return torch.cat([padding_mask[:, : self.start], added, padding_mask[:, self.start :]], dim=1)

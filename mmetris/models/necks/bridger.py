@@ -13,7 +13,7 @@ the Bridger's width, H W an encoder's grid, h w the Bridger's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -288,6 +288,19 @@ class Bridger(StagedNeck):
         """Whether there is a Bridger at all."""
         return bool(self.stages)
 
+    def before_bridges(
+        self, image_encoder: StagedImageEncoder, text_encoder: StagedTextEncoder, state: Any, tokens: Tensor
+    ) -> Any:
+        """The image encoder's state, one row for each sentence, as it goes on after the prefix; here as it is.
+
+        Args:
+            image_encoder: Image encoder in stages.
+            text_encoder: Text encoder in stages, of which nothing has run.
+            state: The state after the prefix.
+            tokens: (B, L) token ids.
+        """
+        return state
+
     @staticmethod
     def start_text(text_encoder: StagedTextEncoder, tokens: Tensor) -> TextState:
         """Tokens (B, L) before the first text stage."""
@@ -333,9 +346,10 @@ class Bridger(StagedNeck):
         image, image_done, maps = prefix.state, prefix.stage, list(prefix.maps)
         if image_index is not None:
             maps = [feature_map[image_index] for feature_map in maps]
-            if self.stages:
+            if self.reads_text(image_encoder):
                 # From here on the image's features depend on the sentence.
                 image = map_tensors(lambda tensor: tensor[image_index], image)
+        image = self.before_bridges(image_encoder, text_encoder, image, tokens)
         text = self.start_text(text_encoder, tokens)
         for stage, text_stage in zip(image_encoder.out_stages, text_encoder.out_stages, strict=True):
             text = self.run_text(text_encoder, text, text_stage)

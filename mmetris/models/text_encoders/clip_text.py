@@ -32,6 +32,8 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         num_stages: Number of stages N. Defaults to 4.
         out_stages: Stages (1-based) that take part in the Bridger, as many as the image encoder has. Defaults to
             None: the last three.
+        tokenizer: Folder of the tokenizer's files, or one of them, for an architecture whose tokenizer is one of
+            Hugging Face's or SentencePiece's. Defaults to None: where Hugging Face keeps them on this machine.
         **kwargs: ``clip_checkpoint``, ``quick_gelu``, ``frozen``, ``tunable_parameters``, ``tuning`` of
             :class:`ClipEncoder`.
 
@@ -49,7 +51,7 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
 
     part = 'text'
     passed_by = TRANSFORMER_PASSED_BY
-    shared_arguments = (*ClipEncoder.shared_arguments, 'num_stages')
+    shared_arguments = (*ClipEncoder.shared_arguments, 'num_stages', 'tokenizer')
     tower: TextTransformer
     prompts: PromptedTokens
     tokenizer: Tokenizer
@@ -61,9 +63,10 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         out_stages: Sequence[int] | None = None,
         clip_checkpoint: str | None = None,
         quick_gelu: bool | None = None,
+        tokenizer: str | None = None,
         **kwargs: Any,
     ) -> None:
-        clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
+        clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu, tokenizer=tokenizer)
         tower = clip.build_text_tower()
         self.roles = clip_transformer_roles(tower.transformer)
         super().__init__(clip, tower, token_channels=tower.width, **kwargs)
@@ -72,7 +75,9 @@ class CLIPTextEncoder(StagedTextEncoder, ClipEncoder):
         self._stages = split_evenly(len(self.tower.transformer.resblocks), num_stages)
         self.embed_dims = self.tower.width
         self.output_dims = self.embed_dims if self.tower.text_projection is None else self.arch.embed_dim
-        self.tokenizer = self.arch.available_tokenizer()
+        # On the meta device there is nothing to ask: the model is built to be counted.
+        on_meta = self.tower.token_embedding.weight.is_meta
+        self.tokenizer = self.arch.tokenizer if on_meta else self.arch.available_tokenizer()
         self.any_length = self.tower.attn_mask is not None and self.tower.pool_type != 'last'
 
     @property

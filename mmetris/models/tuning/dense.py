@@ -176,7 +176,7 @@ class ReadingBranch(DenseBranch):
         if words is None:
             raise ValueError(
                 'DenseAligner reads words, and none were handed to the image encoder: the model needs '
-                "neck=dict(type='TextFirst')"
+                "neck=dict(type='TextFirst'), or dict(type='TextFirstBridger')"
             )
         hidden = self.down(x).relu()
         num_before = hidden.shape[1] - grid_hw[0] * grid_hw[1]
@@ -232,7 +232,8 @@ class DenseAligner(DenseMethod):
 
     Each stands parallel to the feed-forward network of a block and inside its scale: ``x + ls2(mlp(norm2(x)) + scale *
     A(norm2(x), words))``. For encoders that hand words to their blocks (:class:`DINOv2ViT`), in a model whose neck is
-    :class:`TextFirst`. It does not start as no change: the published recipe trains it from random weights.
+    :class:`TextFirst` or :class:`TextFirstBridger`. It does not start as no change: the published recipe trains it from
+    random weights.
 
     Args:
         channels: Width d of the bottlenecks. Defaults to 128; the published model on mixed data has 384.

@@ -256,3 +256,13 @@ def test_each_cell_lands_on_the_pixel_that_the_loss_compared_it_with(stride):
     torch.testing.assert_close(enlarged[..., ::stride, ::stride], cells, rtol=1e-4, atol=1e-4)
     corners = at_input_size(cells, (64, 32), corner_aligned=True)
     torch.testing.assert_close(corners[..., -1, -1], cells[..., -1, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('input_hw, grid_hw', [((56, 28), (16, 8)), ((96, 48), (64, 32))])
+def test_strides_that_are_no_whole_numbers_reach_as_far_as_the_grid_does(input_hw, grid_hw):
+    """3.5 pixels, of a patch of 14, and 1.5: each cell's value is within a pixel of where the loss took its target."""
+    ramp = torch.arange(grid_hw[0], dtype=torch.float32).view(1, 1, -1, 1).expand(1, 1, *grid_hw)
+    enlarged = at_input_size(ramp, input_hw, mode='bilinear')[0, 0, :, 0]
+    stride = input_hw[0] / grid_hw[0]
+    compared = [int(cell * stride) for cell in range(grid_hw[0])]
+    assert (enlarged[compared] - ramp[0, 0, :, 0]).abs().max() * stride <= 1

@@ -157,13 +157,18 @@ def test_what_is_learnt_takes_part_and_copies_go_their_own_way(name):
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory):
     folder = tmp_path_factory.mktemp('clip')
-    return {kind: save_clip(folder / f'{kind}.pth', kind) for kind in ('vit', 'resnet')}
+    torch.save(build_model('dinov2', seed=5).backbone.tower.state_dict(), folder / 'dinov2.pth')
+    return {kind: save_clip(folder / f'{kind}.pth', kind) for kind in ('vit', 'resnet')} | dict(
+        dinov2=str(folder / 'dinov2.pth')
+    )
 
 
 def on_clip(name, clips, seed, **kwargs):
     """The model of a case on CLIP weights from a file."""
     cfg = tuned_cfg(name, **kwargs)
-    cfg['dual_encoder'] = dict(clip_checkpoint=clips[CASES[name].kind])
+    if (kind := CASES[name].kind) == 'dinov2':
+        cfg['backbone']['checkpoint'], kind = clips[kind], 'vit'
+    cfg['dual_encoder'] = dict(clip_checkpoint=clips[kind])
     model = build(cfg, seed).eval()
     model.init_weights()
     return model
@@ -249,18 +254,21 @@ def test_gradients_under_autocast_are_near_those_without(name):
         values = [value.grad.flatten() for value in model.parameters() if value.grad is not None]
         assert all(value.dtype == torch.float32 and value.isfinite().all() for value in values)
         gradients.append(torch.cat(values))
-    if CASES[name].kind == 'vit':  # Random ResNets double their features in every block, and rounding with them.
+    if CASES[name].kind != 'resnet':  # Random ResNets double their features in every block, and rounding with them.
         # bfloat16 has 8 bits: these random models give 0.97 to 0.99.
         assert torch.nn.functional.cosine_similarity(*gradients, dim=0) > 0.95
 
 
-@pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.kind == 'vit'])
+@pytest.mark.parametrize('name', [name for name, case in CASES.items() if case.kind != 'resnet'])
 def test_activation_checkpointing_of_blocks_changes_no_gradient(name):
     gradients = []
     for checkpointed in (False, True):
         model = shake(tuned_model(name)).eval()  # Without dropout.
         if checkpointed:
-            blocks = [f'{side}.tower.transformer.resblocks.{i}' for side in sides(model) for i in range(4)]
+            stacks = {f'{side}.tower.transformer.resblocks' for side in sides(model)}
+            if CASES[name].kind == 'dinov2':
+                stacks = {'backbone.tower.blocks', 'text_encoder.tower.transformer.resblocks'}
+            blocks = [f'{stack}.{i}' for stack in stacks for i in range(4)]
             checkpoint_activations(model, blocks)
         model.forward_logits(*inputs()).square().mean().backward()
         gradients.append([value.grad for value in model.parameters() if value.requires_grad])
@@ -326,7 +334,7 @@ def test_the_prefix_cache_ends_where_the_first_tuned_part_begins(name, bridged, 
     assert model.prefix_cache.hits == model.prefix_cache.misses == 2
 
 
-@pytest.mark.parametrize('name', ['together', 'compacter', 'conv_adapter_resnet', 'lora_resnet'])
+@pytest.mark.parametrize('name', ['together', 'compacter', 'conv_adapter_resnet', 'lora_resnet', 'dense_aligner'])
 def test_exported_programs_compute_the_same(name):
     model = shake(tuned_model(name)).eval()
     images, tokens = 255 * torch.rand(2, 3, 64, 64), tokenize(['the left dog', 'a cat'], 17)

@@ -12,7 +12,9 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -384,6 +386,47 @@ def test_a_file_over_the_limit_is_refused_by_the_server(page, address, folder):
     assert refused.status == 413
     page.set_input_files('#picture input[type=file]', str(folder / 'heavy.png'))
     page.wait_for_selector('text=/exceed|too large|maximum/i')
+
+
+def post(address: str, session: str, data: list, step: str, waits: bool = True) -> str:
+    """What the page answers to a request for one of its steps, as a program sends it; nothing to one who leaves."""
+    config = json.loads(urllib.request.urlopen(f'{address}config', timeout=60).read())
+    inputs = {'check': 2, 'ask': 5}[step]
+    steps = [one for one in config['dependencies'] if len(one['inputs']) == inputs and one['targets'][0][0]]
+    index = min(one['id'] for one in steps)
+    body = json.dumps(dict(data=data, fn_index=index, session_hash=session)).encode()
+    request = urllib.request.Request(
+        f'{address}gradio_api/queue/join', data=body, headers={'Content-Type': 'application/json'}
+    )
+    urllib.request.urlopen(request, timeout=60).read()
+    if not waits:
+        return ''
+    with urllib.request.urlopen(f'{address}gradio_api/queue/data?session_hash={session}', timeout=120) as answer:
+        for line in answer:
+            if b'process_completed' in line:
+                return line.decode()
+    return ''
+
+
+@pytest.mark.processes
+def test_requests_open_no_file_but_uploads_and_many_at_once_leave_the_page_up(address, folder):
+    """A payload without its "meta" passes gradio by: any path of the server could be named in it."""
+    pipe = folder / 'pipe.png'
+    os.mkfifo(pipe)
+    foreign = [str(folder / 'picture.png'), str(pipe), '/dev/zero', str(folder / 'gradio' / '..' / 'picture.png')]
+
+    def send(number: int) -> str:
+        path = foreign[number % len(foreign)]
+        if number % 3 == 0:
+            post(address, f'gone{number}', [dict(path=path), 'Sentences', 'a dog', 0.5, None], 'ask', waits=False)
+        return post(address, f'load{number}', [dict(path=path), 'Sentences', 'a dog', 0.5, None], 'ask')
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(send, range(50)))
+    for answer in answers:
+        assert 'This picture was not loaded on this page.' in answer and 'Traceback' not in answer
+    assert 'This picture was not loaded' in post(address, 'check', [dict(path=foreign[0]), None], 'check')
+    assert urllib.request.urlopen(address, timeout=60).status == 200
 
 
 @pytest.mark.processes

@@ -32,13 +32,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+import open_clip
 import torch
+from click.testing import CliRunner
 from PIL import Image
 from pycocotools import mask as coco_mask
+from safetensors.torch import save as save_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from mmetris.cli import mmetris_command  # noqa: E402
 from mmetris.datasets.refer import load_instances, load_json, load_refs, parse_json_lines  # noqa: E402
 from mmetris.datasets.segmentation import segmentation_to_rle  # noqa: E402
 from mmetris.evaluation.functional import intersection_and_union, mean_iou, overall_iou, precision_at  # noqa: E402
@@ -260,9 +264,7 @@ def fuzz_checkpoint(chance: random.Random) -> None:
         torch.save(CONTENT, buffer, _use_new_zipfile_serialization=kind == 0)
         raw = buffer.getvalue()
     else:
-        from safetensors.torch import save
-
-        raw = save(CONTENT['state_dict'])
+        raw = save_tensors(CONTENT['state_dict'])
     content = changed(raw, chance)
     read = read_checkpoint(written(content, 'a.safetensors' if kind == 2 else 'a.pth'))
     if kind == 0 or content == raw:  # Archives have checksums: what is read is what was written.
@@ -305,8 +307,6 @@ ALPHABETS = [
 
 def fuzz_tokenizer(chance: random.Random) -> None:
     """Texts of all scripts: the tokens of open_clip's tokenizer."""
-    import open_clip
-
     text = ''.join(chance.choice(chance.choice(ALPHABETS)) for _ in range(chance.randint(0, 60)))
     length = chance.choice([5, 17, 22, 77])
     same(tokenize(text, length), open_clip.tokenize(text, length), f'tokens of {text!r}')
@@ -382,10 +382,6 @@ COMMANDS += ['--help', '--model', '--classes', '--out-dir']
 
 def fuzz_cli(chance: random.Random) -> None:
     """Words of the shell in any order, without a model: help or an error of one line, no traceback."""
-    from click.testing import CliRunner
-
-    from mmetris.cli import mmetris_command
-
     words = [chance.choice([*COMMANDS, 'no such picture.jpg', '', '-1', '中', 'a=b', '--no-such-flag', '/'])]
     words += [chance.choice([*COMMANDS, 'x', '0.5']) for _ in range(chance.randint(0, 4))]
     if 'models' in words or 'download' in words:

@@ -609,8 +609,8 @@ def _print_report(report: Any) -> None:
         click.echo(f'{name}\n{table.get_string()}' if splits else name)
     for problem in report.problems:
         click.echo(f'{problem.level}: {problem.where}: {problem.message}')
-    counts = dict(error=report.num_errors, warning=len(report.problems) - report.num_errors)
-    click.echo(', '.join(f'{count} {level}{"s" * (count != 1)}' for level, count in counts.items()))
+    totals = dict(error=report.num_errors, warning=len(report.problems) - report.num_errors)
+    click.echo(', '.join(f'{count} {level}{"s" * (count != 1)}' for level, count in totals.items()))
 
 
 class _Apis:

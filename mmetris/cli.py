@@ -606,11 +606,11 @@ def _print_report(report: Any) -> None:
             shown = ['-' if value is None else value for value in (found.cut, found.decoded)]
             counts = found.objects, found.sentences, found.images, found.no_target, found.empty_masks, found.longest
             table.add_row([split, *counts, *shown])
-        click.echo(f'{name}\n{table.get_string()}')
+        click.echo(f'{name}\n{table.get_string()}' if splits else name)
     for problem in report.problems:
         click.echo(f'{problem.level}: {problem.where}: {problem.message}')
-    num_warnings = len(report.problems) - report.num_errors
-    click.echo(f'{report.num_errors} errors, {num_warnings} warnings')
+    totals = dict(error=report.num_errors, warning=len(report.problems) - report.num_errors)
+    click.echo(', '.join(f'{count} {level}{"s" * (count != 1)}' for level, count in totals.items()))
 
 
 class _Apis:

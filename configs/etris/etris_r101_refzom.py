@@ -2,7 +2,8 @@
 
     bash tools/dist_train.sh configs/etris/etris_r101_refzom.py 2
 
-No row of the paper, which has no such sentences; its recipe as it is, with a sample for each sentence. Here: not run.
+No row of the paper, which has no such sentences; its recipe with a sample for each sentence and a no-target head, whose
+probability from 0.5 on answers "not in the picture". Here: not run.
 Tunable: Bridger 1.94 M, decoder see README.md.
 """
 
@@ -13,4 +14,5 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 
+model = dict(decode_head=dict(no_target_head=dict(type='NoTargetHead', channels=256, threshold=0.5)))
 default_hooks = dict(checkpoint=dict(save_best='gIoU'))

@@ -11,8 +11,18 @@ from mmengine.config import Config
 
 from mmetris.models.clip.dual_encoder import DualEncoder
 from mmetris.models.clip.weights import tagged_file
-from mmetris.utils.downloads import MAIN, Fetched, scheme_of, weights_path
+from mmetris.utils.downloads import (
+    MAIN,
+    Fetched,
+    cached_hub_file,
+    fetch_hub_file,
+    is_offline,
+    list_hub_files,
+    scheme_of,
+    weights_path,
+)
 from mmetris.utils.encoder_files import EncoderFile, encoder_files, encoder_path, fetch_encoder
+from mmetris.utils.tokenizer import TOKENIZER_CONFIG, TOKENIZER_FILES, HuggingFaceTokenizer
 
 from .model_zoo import find_entry, package_root
 from .published import Published, fetch_published, published_of
@@ -64,14 +74,16 @@ def download(
         )
     paths = []
     if known is not None:
-        paths.append(_said(known, fetch_encoder(known), say))
+        paths.append(_said(known.file, fetch_encoder(known), say))
     if published is not None:
         paths.append(fetch_published(published, file, revision, local, options, say)[1])
         say(f'ready: mmetris segment photo.jpg "the man in red" --model {published.name}')
     elif config is not None:
         say(f'{label}: nobody published weights that could be fetched; its encoders are, to train it')
     if config is not None and (encoders or published is None):
-        found = [_fetch_source(source, arch, say) for source, arch in encoder_sources(Config.fromfile(config))]
+        content = Config.fromfile(config)
+        found = [_fetch_source(source, arch, say) for source, arch in encoder_sources(content)]
+        found += [path for repo in tokenizer_repos(content) for path in _fetch_tokenizer(repo, say)]
         if not found:
             say(f'{label} names no files of encoders')
         paths += found
@@ -108,6 +120,29 @@ def encoder_sources(config: Config) -> Iterator[tuple[str, Any]]:
     yield from walk(config.get('model', {}), None)
 
 
+def tokenizer_repos(config: Config) -> list[str]:
+    """Repos of Hugging Face's hub with the tokenizers that a config's text encoder needs, beside what ships with
+    open_clip.
+
+    Args:
+        config: The config.
+    """
+    model = config.get('model', {})
+    nodes = [model.get(part) or {} for part in ('dual_encoder', 'text_encoder')]
+    if any(node.get('tokenizer') for node in nodes):  # Its files are where the config says.
+        return []
+    own = [DualEncoder.describe(node['arch']).tokenizer for node in nodes if node.get('arch')]
+    return list(dict.fromkeys(one.source for one in own if isinstance(one, HuggingFaceTokenizer)))
+
+
+def _fetch_tokenizer(repo: str, say: Callable[[str], Any]) -> list[Path]:
+    """A tokenizer's files, into the hub's cache, where transformers finds them."""
+    fetch_hub_file(repo, TOKENIZER_CONFIG)  # Without a network its error names the file, and not the list of files.
+    has = [name for name in TOKENIZER_FILES if cached_hub_file(repo, name)] if is_offline() else list_hub_files(repo)
+    names = [name for name in TOKENIZER_FILES if name in has]
+    return [_said(f'{name} of {repo}', fetch_hub_file(repo, name), say) for name in names]
+
+
 def _fetch_source(source: str, arch: Any, say: Callable[[str], Any]) -> Path:
     """A file that a config names, wherever it is."""
     path = encoder_path(source)
@@ -117,16 +152,15 @@ def _fetch_source(source: str, arch: Any, say: Callable[[str], Any]) -> Path:
             return there
     known: EncoderFile | None = encoder_files().get(Path(source).name)
     if known is not None:
-        return _said(known, fetch_encoder(known), say)
+        return _said(known.file, fetch_encoder(known), say)
     if scheme_of(source) is not None:
         return weights_path(source)
-    path = Path(tagged_file(source, DualEncoder.describe(arch))[0])
-    say(f'{source}: {path.stat().st_size:,} bytes, by open_clip -> {path}')
-    return path
+    encoder = DualEncoder.describe(arch)
+    return _said(f'{source} of {encoder.name}', tagged_file(source, encoder)[0], say)
 
 
-def _said(known: EncoderFile, fetched: Fetched, say: Callable[[str], Any]) -> Path:
+def _said(name: str, fetched: Fetched, say: Callable[[str], Any]) -> Path:
     received = f'{fetched.received:,} of them received now' if fetched.received else 'here already'
     compared = 'nothing to compare it with' if fetched.checked == 'nothing' else f'{fetched.checked} agrees'
-    say(f'{known.file}: {fetched.size:,} bytes, {received}, {compared} -> {fetched.path}')
+    say(f'{name}: {fetched.size:,} bytes, {received}, {compared} -> {fetched.path}')
     return fetched.path

@@ -27,7 +27,7 @@ from mmetris.models.encoders.fingerprint import Fingerprint
 from mmetris.models.encoders.frozen_encoder import FINGERPRINT_KEY
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained, slim_state_dict, tuned_weights
 from mmetris.registry import MODELS, TRANSFORMS
-from mmetris.utils.checkpoint_io import read_checkpoint, read_safetensors, write_atomically
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, read_safetensors, write_atomically
 from mmetris.utils.config_types import type_name
 from mmetris.utils.downloads import HUB, MAIN, endpoint, fetch_hub_file, scheme_of, split_hub_address
 from mmetris.utils.encoder_files import encoder_files, how_to_get
@@ -42,7 +42,8 @@ CONFIG, WEIGHTS, CARD = 'config.json', 'model.safetensors', 'README.md'
 FORMAT = 1
 MAX_CONFIG_BYTES = 1 << 20
 _SOURCES = ('clip_checkpoint', 'checkpoint')  # Arguments that name files of weights.
-_LEFT_OUT = ('init_cfg', 'prefix_cache', 'pretrained')  # The checkpoint has the weights; a cache is a folder here.
+# The checkpoint has the weights; the cache and the tokenizer's files are in folders of this machine.
+_LEFT_OUT = ('init_cfg', 'prefix_cache', 'pretrained', 'tokenizer')
 
 
 class SharedModel(NamedTuple):
@@ -85,11 +86,12 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: If the model cannot be shared: an encoder is frozen at weights that nobody else has, a setting looks
-            like a path, or a type is none of mmetris's.
+        ValueError: If the model cannot be shared: an encoder is frozen at weights that nobody else has, a weight is NaN
+            or infinite, a setting looks like a path, or a type is none of mmetris's.
         FileNotFoundError: If a file is missing.
     """
     built, state = _built(model, weights)
+    check_finite(state, built.__class__.__name__)  # Nobody could load it.
     told = _told(built, state)
     folder = Path(folder)
     with write_atomically(folder / WEIGHTS, sync=True) as temporary:

@@ -9,7 +9,7 @@ from typing import Any
 
 import mmengine.fileio as fileio
 
-from ..utils.files import read_bytes
+from ..utils.files import check_ordinary, read_bytes
 from ..utils.image_io import is_address, upright_hw
 from .refcoco import RefCocoDataset
 from .refer import collector_paused
@@ -75,6 +75,8 @@ class ListedRefDataset(RefCocoDataset):
     def _size_of(self, img_path: str, what: str) -> tuple[int, int]:
         """Height and width of an image, whose header alone is read where it is a local file."""
         if img_path not in self._sizes:
+            if self._is_local(img_path):
+                check_ordinary(img_path)
             source = img_path if self._is_local(img_path) else self._get(img_path, what)
             if isinstance(source, str) and not os.path.isfile(source):
                 raise FileNotFoundError(f'{what} {img_path} does not exist')
@@ -82,6 +84,8 @@ class ListedRefDataset(RefCocoDataset):
         return self._sizes[img_path]
 
     def _get(self, path: str, what: str) -> bytes:
+        if self._is_local(path):
+            check_ordinary(path)
         exists = os.path.isfile(path) if self._is_local(path) else fileio.exists(path, backend_args=self.backend_args)
         if not exists:
             raise FileNotFoundError(f'{what} {path} does not exist')

@@ -20,7 +20,7 @@ from ..registry import DATASETS
 from ..utils.file_names import FreeNames, sample_name
 from ..utils.tokenizer import count_tokens
 from .refer import (
-    REFER_URL,
+    IN_REFERS_LAYOUT,
     Instances,
     collector_paused,
     compare_with_published,
@@ -195,8 +195,8 @@ class RefCocoDataset(BaseDataset):
     def _check_root(self) -> None:
         if self.data_root and not fileio.exists(self.data_root, backend_args=self.backend_args):
             raise FileNotFoundError(
-                f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, as '
-                f'published by REFER (see {REFER_URL}), and the images under {self.data_prefix["img_path"]}'
+                f'data_root {self.data_root} does not exist. Expected: {self.ann_file} and {self.split_file}, '
+                f'{IN_REFERS_LAYOUT}, and the images under {self.data_prefix["img_path"]}'
             )
 
     def split_names(self) -> list[str]:

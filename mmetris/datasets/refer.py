@@ -41,7 +41,7 @@ def _load_json(data: bytes) -> Any:
 # In gRefCOCO's ann_id: nothing in the image is meant.
 NO_TARGET = -1
 REFER_URL = 'https://github.com/lichengunc/refer'
-_FROM_REFER = f', as published by REFER (see {REFER_URL})'
+IN_REFERS_LAYOUT = f"in REFER's layout (see {REFER_URL})"  # Others publish in it, too.
 
 # Objects and sentences of each split as published: (name, split_by) -> split -> (objects, sentences). None
 # where no count is at hand; two numbers where sources differ.
@@ -102,7 +102,7 @@ def load_plain_pickle(path: str, backend_args: dict | None = None) -> Any:
         ValueError: If it is no complete pickle.
         FileNotFoundError: If it is missing.
     """
-    data = _read(path, backend_args, f'a pickled list of refs{_FROM_REFER}')
+    data = _read(path, backend_args, f'a pickled list of refs, {IN_REFERS_LAYOUT}')
     try:
         with collector_paused():
             try:
@@ -187,7 +187,7 @@ def load_instances(path: str, backend_args: dict | None = None) -> Instances:
         FileNotFoundError: If it is missing.
         ValueError: If it is no JSON in COCO's layout.
     """
-    content = load_json(path, backend_args, f'COCO annotations of the images (instances.json){_FROM_REFER}')
+    content = load_json(path, backend_args, f'COCO annotations of the images (instances.json), {IN_REFERS_LAYOUT}')
     try:
         for items, keys in (('images', ('id', 'height', 'width')), ('annotations', ('id', 'image_id'))):
             for item in content[items]:
@@ -251,7 +251,7 @@ def load_refs(path: str, backend_args: dict | None = None, several: bool = False
         ValueError: If it is no list of such items; the message names the first bad one.
     """
     if path.endswith('.json'):
-        refs = load_json(path, backend_args, f'a list of refs{_FROM_REFER}')
+        refs = load_json(path, backend_args, f'a list of refs, {IN_REFERS_LAYOUT}')
     else:
         refs = load_plain_pickle(path, backend_args)
     if not isinstance(refs, list):

@@ -78,7 +78,8 @@ def _csv_rows(path: str, text: str, ending: str) -> Iterator[dict[str, Any]]:
                 raise ValueError(f'{path}, line {reader.line_num}: not as many cells as the first line has names')
             yield {**{(name or '').strip(): value for name, value in row.items()}, 'row': reader.line_num}
     except csv.Error as error:
-        raise ValueError(f'{path}, line {reader.line_num}: {error}') from error
+        # The line that could not be read, while the reader of rows still tells the one before.
+        raise ValueError(f'{path}, line {reader.reader.line_num}: {error}') from error
 
 
 def _json_rows(path: str, text: str) -> Iterator[dict[str, Any]]:

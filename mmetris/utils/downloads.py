@@ -13,7 +13,7 @@ import os
 import re
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -267,6 +267,29 @@ def fetch_hub_file(
         raise NotFetchedError(_why(error, repo_id, file, revision)) from error
     checked = 'sha256' if _SHA256.fullmatch(etag) else 'git sha1' if _GIT_SHA1.fullmatch(etag) else 'size'
     return Fetched(Path(place), blob.stat().st_size, received, checked)
+
+
+def fetch_first_hub_file(repo_id: str, files: Sequence[str], revision: str = MAIN) -> Fetched:
+    """The first of several files that a repo of the hub has, see :func:`fetch_hub_file`; one that is here comes first.
+
+    Args:
+        repo_id: ``owner/name``.
+        files: Their paths in it, the most welcome first.
+        revision: Branch, tag or commit.
+
+    Raises:
+        NotFetchedError: If there is none, or it cannot be fetched.
+        ValueError: If it is not what the hub announced.
+    """
+    here = [file for file in files if cached_hub_file(repo_id, file, revision) is not None]
+    *others, last = here or files
+    for file in others:
+        try:
+            return fetch_hub_file(repo_id, file, revision)
+        except NotFetchedError as error:
+            if not isinstance(error.__cause__, EntryNotFoundError):  # A download that broke off is gone on from.
+                raise
+    return fetch_hub_file(repo_id, last, revision)
 
 
 def fetch_address(address: str, path: str | os.PathLike | None = None, sha256: str | None = None) -> Fetched:

@@ -25,6 +25,11 @@ EOS_TOKEN = 49407
 PAD_TOKEN = 0
 # Beside a tokenizer's vocabulary: its class and its special tokens.
 TOKENIZER_CONFIG = 'tokenizer_config.json'
+# All that transformers may ask for when it builds one.
+TOKENIZER_FILES = (
+    *(TOKENIZER_CONFIG, 'tokenizer.json', 'special_tokens_map.json', 'added_tokens.json', 'config.json'),
+    *('tokenizer.model', 'spiece.model', 'sentencepiece.bpe.model', 'vocab.txt', 'vocab.json', 'merges.txt'),
+)
 
 
 class _BytePairs:

@@ -189,6 +189,10 @@ def test_the_command_prints_counts_and_draws_a_sheet(command, tmp_path):
     assert status == 0 and '|  train  |' not in out and '| train |' in out and '0 errors, ' in out
     with Image.open('sheet.png') as sheet:
         assert sheet.width == 3 * (480 + 16) + 16 and sheet.height > 2 * 200  # Four pictures, three in a row.
+    missing = ['--cfg-options', 'train_dataloader.dataset.data_root=nowhere/']
+    status, out, _ = command('cfg.py', *missing)
+    assert status == 1 and out.startswith('RefCocoDataset nowhere/') and "REFER's layout" in out
+    assert '1 error, ' in out and out.count('| split |') == 1, 'no table without a row'
     status, _, err = command('cfg.py', '--sheet', 'sheet.png')
     assert status == 2 and err.startswith('error: sheet.png is there already')
 

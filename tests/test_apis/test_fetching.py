@@ -3,12 +3,14 @@
 import hashlib
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
+from mmengine.config import Config
 from PIL import Image
 
 from mmetris.apis import RefSegInferencer, fetching, model_zoo, published
@@ -43,6 +45,7 @@ def hub(server, tmp_path, monkeypatch):
         'large/other.pth': (GOLDEN / 'etris_vit.ckpt.pth').read_bytes(),
     }
     monkeypatch.setenv('HF_ENDPOINT', server.address)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'home' / 'hub'))
     monkeypatch.setattr(constants, 'HF_ASSETS_CACHE', str(tmp_path / 'home' / 'assets'))
     monkeypatch.setattr(time, 'sleep', lambda seconds: None)
@@ -280,17 +283,51 @@ def test_encoders_are_fetched_into_a_place_where_configs_find_them(hub, said, mo
     assert not table['RN50.pt'].place.exists()
 
 
-def test_tags_of_open_clip_are_fetched_by_it(hub, said, monkeypatch):
+def test_tags_of_open_clip_are_fetched_and_compared(hub, said, monkeypatch):
+    """Of the two forms safetensors; what breaks off is gone on from, and not begun anew with the other form."""
+    repo, safe, pickled = 'laion/CLIP-ViT-B-16-laion2B-s34B-b88K', 'open_clip_model.safetensors', b'pickled weights'
     Path('tagged.py').write_text(
         "model = dict(dual_encoder=dict(arch='ViT-B-16', clip_checkpoint='laion2b_s34b_b88k'))"
     )
+    hub.repos[repo] = {'open_clip_pytorch_model.bin': pickled}
+    assert [path.read_bytes() for path in download('tagged.py', say=said.append)] == [pickled]
+    assert said[-1].startswith('laion2b_s34b_b88k of ViT-B-16: 15 bytes, 15 of them received now, sha256 agrees')
+    hub.asked.clear()
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    with pytest.raises(FileNotFoundError, match="CLIP weights 'laion2b_s34b_b88k' of ViT-B-16 are not on this machine"):
+    assert download('tagged.py', say=said.append)[0].read_bytes() == pickled and not hub.asked
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    with pytest.raises(FileNotFoundError, match=f"'laion2b_s34b_b88k' of ViT-B-16 .* {repo} .* set clip_checkpoint to"):
+        download('tagged.py', say=said.append)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    hub.repos[repo][safe] = b'weights'
+    hub.wrong.add(safe)
+    with pytest.raises(ValueError, match=f'{safe} gave a file of sha256 .* nothing was kept'):
+        download('tagged.py', say=said.append)
+    hub.break_after += [0] * 8
+    with pytest.raises(FileNotFoundError, match=f'{safe} broke off after 0 of 7 bytes'):
         download('tagged.py', say=said.append)
     Path('empty.py').write_text('model = dict()')
     assert download('empty.py', say=said.append) == [] and said[-1] == 'empty.py names no files of encoders'
     with pytest.raises(FileNotFoundError, match='config file not found: none.py'):
         download('none.py', say=said.append)
+
+
+def test_a_tokenizer_comes_with_its_encoder(hub, said, monkeypatch):
+    """SigLIP's config says so by the name of its architecture alone."""
+    config = str(ROOT / 'configs/etris/etris_siglip-b16_refcoco.py')
+    hub.repos['timm/ViT-B-16-SigLIP-384'] = {'open_clip_model.safetensors': b'weights'}
+    hub.repos['timm/ViT-B-16-SigLIP'] = {'tokenizer.json': b'{}', 'README.md': b''}
+    with pytest.raises(FileNotFoundError, match='ViT-B-16-SigLIP has no tokenizer_config.json at main; its files: '):
+        download(config, say=said.append)
+    hub.repos['timm/ViT-B-16-SigLIP']['tokenizer_config.json'] = b'{"tokenizer_class": "T5Tokenizer"}'
+    names = [path.name for path in download(config, say=said.append)]
+    assert names == ['open_clip_model.safetensors', 'tokenizer_config.json', 'tokenizer.json']
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    assert [path.name for path in download(config, say=said.append)] == names
+    assert 'tokenizer.json of timm/ViT-B-16-SigLIP: 2 bytes, here already' in said[-1]
+    elsewhere = Config.fromfile(config)
+    elsewhere.model.dual_encoder.tokenizer = 'pretrained/siglip'
+    assert fetching.tokenizer_repos(elsewhere) == []
 
 
 def test_names_and_arguments_that_lead_nowhere(hub, said, mmetris):

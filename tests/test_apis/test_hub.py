@@ -36,6 +36,7 @@ def server():
 def toy_server(server, tmp_path, monkeypatch):
     server.reset()
     monkeypatch.setenv('HF_ENDPOINT', server.address)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setenv('SECRET', 'token-of-alice')
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'home' / 'hub'))
     monkeypatch.setattr(constants, 'HF_ASSETS_CACHE', str(tmp_path / 'home' / 'assets'))
@@ -289,6 +290,12 @@ def test_what_cannot_be_shared_is_told(tmp_path):
     model.cfg = Config(dict(model=toy.model_cfg(), input_size=(64, 64)))
     with pytest.raises(ValueError, match='frozen at random weights'):
         save_pretrained(model, tmp_path)
+    shipped = init_model(package_root() / 'configs/etris/etris_tiny_long-192px_shapes.py', device='cpu')
+    shipped.cfg.model.dual_encoder.tokenizer = '/home/alice/tokenizer'  # Whoever loads it has the files elsewhere.
+    assert 'tokenizer' not in read_config(save_pretrained(shipped, tmp_path / 'told') / CONFIG)['model']['dual_encoder']
+    next(shipped.decode_head.parameters()).data.view(-1)[0] = float('nan')
+    with pytest.raises(ValueError, match='ReferringSegmentor holds weights that are NaN or infinite: decode_head'):
+        save_pretrained(shipped, tmp_path / 'nan')
     with pytest.raises(ValueError, match='weights are for a config'):
         save_pretrained(model, tmp_path, weights='x.pth')
 

@@ -1,6 +1,7 @@
 """Folders of images and masks with a table of sentences."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -242,3 +243,23 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         ValueError, match='sentences.csv, line 1: a column is there twice: image, mask, sentence, image'
     ):
         TableRefDataset(str(tmp_path))
+
+
+def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path):
+    write_folders(tmp_path)
+    write_table(tmp_path)
+    with open(tmp_path / 'sentences.csv', 'a') as file:
+        file.write('a.png,a.png,"the bar,train,')
+    with pytest.raises(ValueError, match=r'sentences\.csv, line 7: unexpected end of data'):
+        records(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
+@pytest.mark.parametrize('file', ['images/a.png', 'masks/a.png', 'sentences.csv'])
+def test_pipes_are_called_so(tmp_path, file):
+    write_folders(tmp_path)
+    write_table(tmp_path)
+    (tmp_path / file).unlink()
+    os.mkfifo(tmp_path / file)
+    with pytest.raises(ValueError, match=f'{file} is no ordinary file but a pipe'):
+        records(tmp_path)

@@ -26,7 +26,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-# At the end of a config's name, with the longest first. Those of gRefCOCO have a head more, so a row of their own.
+# At the end of a config's name, with the longest first. Those of gRefCOCO and Ref-ZOM have a head more, so they have
+# rows of their own.
 DATA_SETS = (
     'refcocog_google',
     'refcocog_umd',
@@ -36,7 +37,6 @@ DATA_SETS = (
     'refclef',
     'refcoco',
     'refsegrs',
-    'refzom',
     'rrsisd',
     'shapes',
     'table',

@@ -18,6 +18,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, read_safetensors
+from mmetris.utils.downloads import Fetched, NotFetchedError, fetch_first_hub_file
 from mmetris.utils.encoder_files import encoder_path, how_to_get
 from mmetris.utils.torchscript_weights import is_torchscript, read_torchscript
 
@@ -54,7 +55,7 @@ def load_clip_weights(source: str, arch: DualEncoder) -> ClipWeights:
     Args:
         source: A file (OpenAI ``.pt`` archive, open_clip ``.pt`` / ``.pth`` / ``.bin`` state dict, ``.safetensors``)
             or its address (see :func:`~mmetris.utils.encoder_files.encoder_path`),
-            or an open_clip tag such as ``'openai'`` or ``'laion2b_s34b_b88k'``, which open_clip downloads into its
+            or an open_clip tag such as ``'openai'`` or ``'laion2b_s34b_b88k'``, which is fetched into the hub's
             cache.
         arch: Architecture the weights are meant for; a tag is looked up under its name.
 
@@ -86,8 +87,9 @@ def _read_file(path: str, mtime_ns: int) -> ClipWeights:
     return _split(path, state, quick_gelu)
 
 
-def tagged_file(tag: str, arch: DualEncoder) -> tuple[str, bool]:
-    """The file of an open_clip tag, fetched by open_clip into its cache, and whether it was trained with QuickGELU.
+def tagged_file(tag: str, arch: DualEncoder) -> tuple[Fetched, bool]:
+    """The file of an open_clip tag, fetched into the hub's cache as open_clip does it (of two forms, safetensors), and
+    whether it was trained with QuickGELU.
 
     Args:
         tag: The tag, such as ``'openai'``.
@@ -95,7 +97,9 @@ def tagged_file(tag: str, arch: DualEncoder) -> tuple[str, bool]:
 
     Raises:
         FileNotFoundError: If there is no such tag, or it cannot be fetched.
+        ValueError: If what came is not what the hub announced.
     """
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
 
     tag_cfg = get_pretrained_cfg(arch.name, tag)
@@ -113,19 +117,27 @@ def tagged_file(tag: str, arch: DualEncoder) -> tuple[str, bool]:
                 else 'an existing file (an architecture given by sizes has no tags).'
             )
         )
+    quick_gelu = bool(tag_cfg.get('quick_gelu', False))
+    repo, _, file = tag_cfg.get('hf_hub', '').rpartition('/')  # Without a name behind the slash: open_clip's own.
+    safe = str(Path(file).with_suffix('.safetensors')) if file else HF_SAFE_WEIGHTS_NAME
     try:
-        return download_pretrained(tag_cfg), bool(tag_cfg.get('quick_gelu', False))
-    except Exception as error:  # Whatever the hub's client raises without a network.
-        raise FileNotFoundError(
-            f'CLIP weights {tag!r} of {arch.name} are not on this machine and could not be downloaded '
-            f'({type(error).__name__}: {error}). '
-            'Download them where there is a network and set clip_checkpoint to the file.'
+        if repo:
+            return fetch_first_hub_file(repo, (safe, file or HF_WEIGHTS_NAME)), quick_gelu
+        path = Path(download_pretrained(tag_cfg))  # An address, which open_clip keeps in a cache of its own.
+        return Fetched(path, path.stat().st_size, 0, 'nothing'), quick_gelu
+    except ValueError:
+        raise
+    except Exception as error:  # Whatever open_clip raises without a network.
+        raise NotFetchedError(
+            f'CLIP weights {tag!r} of {arch.name} are not on this machine: {error}. Without a network: fetch that file '
+            'elsewhere and set clip_checkpoint to it'
         ) from error
 
 
 def _read_tag(tag: str, arch: DualEncoder) -> ClipWeights:
-    path, quick_gelu = tagged_file(tag, arch)
-    weights = _read_file(path, Path(path).stat().st_mtime_ns)
+    fetched, quick_gelu = tagged_file(tag, arch)
+    path = fetched.path
+    weights = _read_file(str(path), path.stat().st_mtime_ns)
     return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu)
 
 

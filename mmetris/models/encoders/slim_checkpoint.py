@@ -57,11 +57,12 @@ def slim_state_dict(model: nn.Module, state_dict: MutableMapping[str, Tensor], p
         ValueError: If the model has an encoder that is frozen at random weights: a slim checkpoint of it could never be
             completed.
     """
-    if unknown := frozen_at_random(model):
-        raise ValueError(
-            f'{unknown[0]} is frozen at random weights, which a slim checkpoint would lose: set its clip_checkpoint, '
-            'or save full checkpoints'
-        )
+    for start, encoder, _ in _frozen_encoders(model):
+        if not encoder.has_pretrained_weights:
+            raise ValueError(
+                f'{start[:-1]} is frozen at random weights, or at those of a full checkpoint, which a slim one would '
+                f'lose: set its {encoder.source_argument} to the file that they come from, or save full checkpoints'
+            )
     for start, encoder, keys in _frozen_encoders(model, prefix):
         for key in keys:
             state_dict.pop(start + key, None)

@@ -73,6 +73,8 @@ def test_another_clip_is_refused_with_both_names(tmp_path):
 def test_a_model_frozen_at_random_weights_cannot_be_slimmed():
     with pytest.raises(ValueError, match='backbone is frozen at random weights.*clip_checkpoint'):
         slim(build(model_cfg('vit')))
+    with pytest.raises(ValueError, match='set its checkpoint to the file'):  # A DINOv2's argument has another name.
+        slim(build(model_cfg('dinov2')))
 
 
 def test_an_unfrozen_encoder_stays_whole(tmp_path):

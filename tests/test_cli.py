@@ -453,7 +453,7 @@ def test_the_shell_completes_commands_options_and_files(monkeypatch, capsys, wor
     assert expected in capsys.readouterr().out.split('\n')
 
 
-def test_without_a_model_the_first_line_says_what_the_shipped_one_knows(mmetris, tmp_path):
+def test_without_a_model_the_first_line_says_what_the_shipped_one_knows(mmetris, tmp_path, monkeypatch):
     Image.fromarray(render(draw_sample(7, 'testA', 0)[0])[0]).save(tmp_path / 'drawn.png')
     Image.fromarray(picture(90, 120)).save(tmp_path / 'other.png')
     Image.fromarray(picture(90, 120)).save(tmp_path / 'photo.png')
@@ -469,3 +469,5 @@ def test_without_a_model_the_first_line_says_what_the_shipped_one_knows(mmetris,
     assert all(f'{name}.png is unlike' in note for name, note in zip(('other', 'photo'), notes[1:], strict=True))
     status, out, err = mmetris('segment', tmp_path / 'other.png', '--classes', 'circle', '--json', model=())
     assert status == 0 and 'mean nothing' in json.loads(out)['note'] and err.split('\n')[0] == first
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)  # With the progress bar around it.
+    assert 'other.png is unlike' in mmetris('segment', tmp_path, 'a ring', model=())[2]

@@ -89,7 +89,7 @@ class ShapesNotes:
         own = f'{name} is unlike the drawn pictures that the model was trained on: masks and scores mean nothing'
         if not self._has_warned:
             self._has_warned = True
-            warnings.warn(own, stacklevel=3)
+            warnings.warn(own, stacklevel=2)
         return f'{own}; {NOTE}'
 
 

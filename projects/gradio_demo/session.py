@@ -289,12 +289,14 @@ class Session:
                 answers.texts, answers.probabilities = result['texts'], result['probabilities']
                 answers.no_target_scores, answers.no_target = result.get('no_target_scores'), result.get('no_target')
                 answers.no_target_rule = self.predictor.no_target_rule
+        answers.note = self.predictor.note
         notes = [
             _as_sentence(str(warning.message))
             for warning in caught
-            if issubclass(warning.category, UserWarning) and Path(warning.filename).is_relative_to(PACKAGE)
+            if issubclass(warning.category, UserWarning)
+            and Path(warning.filename).is_relative_to(PACKAGE)
+            and str(warning.message) not in (answers.note or '')
         ]
-        answers.note = self.predictor.note
         if answers.note not in (None, NOTE):  # What holds for every picture stands on top of the page.
             notes.insert(0, _as_sentence(answers.note))
         answers.notes = list(dict.fromkeys(notes))

@@ -84,6 +84,7 @@ def test_what_the_shipped_model_does_not_know_is_said_of_the_picture(folder, vis
     monkeypatch.setattr(visit.predictor.asker, 'notes', ShapesNotes())  # As if the toy model shipped.
     answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a cat')
     assert answers.draw(0.35)[2].startswith('The image is unlike the drawn pictures that the model was trained on')
+    assert len(answers.notes) == 1
     archive = answers.write_files(0.35, Path(visit.files.name))[1]
     written = json.loads(zipfile.ZipFile(archive).read('predictions.json'))
     assert written['info']['note'] == NOTE and written['images'][0]['note'] == answers.note != NOTE

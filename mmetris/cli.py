@@ -643,11 +643,12 @@ def _run_tool(script: str, arguments: Sequence[str]) -> NoReturn:
         raise FileNotFoundError(
             f'{script} is neither beside {package} nor in {package / ".mim"}; install mmetris again'
         )
-    # Whatever made this package be found, the script finds the same one.
-    path = os.pathsep.join(filter(None, [str(package.parent), os.environ.get('PYTHONPATH')]))
+    env = dict(os.environ)
+    if root == package.parent:  # A checkout, which may be found by the current folder alone.
+        env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root), env.get('PYTHONPATH')]))
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, str(root / script), *arguments], dict(os.environ, PYTHONPATH=path))
+    os.execve(sys.executable, [sys.executable, str(root / script), *arguments], env)
 
 
 @mmetris_command.command(cls=_Tool)

@@ -264,7 +264,7 @@ def test_the_type_of_the_config_counts_where_none_is_given(model_files, inferenc
 
 def test_the_progress_bar_counts_images(model_files, folder, capsys):
     RefSegInferencer(*model_files, device='cpu')(folder, 'dog')
-    assert 'Inference' in capsys.readouterr().out
+    assert 'Inference' in capsys.readouterr().err
 
 
 def test_without_arguments_it_is_the_demo_model_which_knows_shapes(tmp_path, monkeypatch, capsys):

@@ -320,8 +320,10 @@ def test_a_referring_model_gives_each_pixel_the_class_of_the_highest_probability
     assert (tmp_path / 'overlays' / '0.jpg').is_file() and result['visualization'][0].ndim == 3
     with pytest.raises(ValueError, match='texts .sentences. or classes'):
         inferencer.label_maps(folder / '0.png')
-    with pytest.raises(ValueError, match='two classes'):
-        inferencer.label_maps(folder / '0.png', ['dog'])
+    alone = inferencer.label_maps(folder / '0.png', 'dog', threshold=0.45)['label_maps'][0]
+    assert np.array_equal(alone, np.where(asked['probabilities'][0] > 0.45, 0, 255)) and len(np.unique(alone)) == 2
+    with pytest.raises(ValueError, match='at least one class'):
+        inferencer.label_maps(folder / '0.png', [])
 
 
 def test_a_model_of_class_names_decides_as_in_testing_and_keeps_its_vocabulary(folder, tmp_path):

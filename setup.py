@@ -32,6 +32,7 @@ MIM_FILES = (
     'configs',
     'tools',
     'demo',
+    'projects/gradio_demo',
     'model-index.yml',
     'pretrained/metafile.yml',
     'pretrained/tiny_clip_resnet.safetensors',

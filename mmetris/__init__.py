@@ -7,8 +7,12 @@ metrics register themselves when a registry of :mod:`mmetris.registry` is first 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+import runpy
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from .version import __version__
@@ -38,6 +42,8 @@ def _release(version: str) -> tuple[int, ...]:
 def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -> None:
     """Check that PyTorch, MMEngine, MMCV and MMSegmentation are installed in versions that mmetris works with.
 
+    What is not imported yet stays so.
+
     Args:
         supported: Import name -> (lowest version, first version that is too new).
 
@@ -47,19 +53,33 @@ def check_versions(supported: dict[str, tuple[str, str]] = SUPPORTED_VERSIONS) -
     for name, (minimum, too_new) in supported.items():
         wanted = f'{name}>={minimum},<{too_new}'
         try:
-            # `version` of MMSeg does not import its models, so compiled mmcv ops are not needed for this check.
-            module = importlib.import_module(name)
+            version = _version_of(name)
         except ModuleNotFoundError as error:
             if error.name != name:
                 raise
             raise ImportError(
                 f'mmetris needs {name}, which is not installed. {_how_to_install(name, wanted)}'
             ) from error
-        if not _release(minimum) <= _release(module.__version__) < _release(too_new):
+        if not _release(minimum) <= _release(version) < _release(too_new):
             raise ImportError(
-                f'mmetris works with {wanted}, but {module.__version__} is installed. '
-                f'Install a version in that range, or a release of mmetris made for {name} {module.__version__}.'
+                f'mmetris works with {wanted}, but {version} is installed. '
+                f'Install a version in that range, or a release of mmetris made for {name} {version}.'
             )
+
+
+def _version_of(name: str) -> str:
+    """``__version__`` of a package by its file ``version.py`` alone: PyTorch takes seconds to import, and the command's
+    ``--help`` needs none of it. A package without such a file is imported.
+
+    Raises:
+        ModuleNotFoundError: If there is no such package.
+    """
+    spec = None if name in sys.modules else importlib.util.find_spec(name)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    for file in (Path(folder) / 'version.py' for folder in folders):
+        if file.is_file():
+            return runpy.run_path(str(file))['__version__']
+    return importlib.import_module(name).__version__
 
 
 def _how_to_install(name: str, wanted: str) -> str:

@@ -1,7 +1,8 @@
 """The ``mmetris`` command, which ``demo/image_demo.py`` and ``demo/video_demo.py`` share.
 
 A mistake ends with one line and exit status 2; with the environment variable ``MMETRIS_TRACEBACK=1`` the whole
-traceback is shown.
+traceback is shown. Results go to the standard output, everything else to the standard error. Nothing heavy is imported
+before a command runs, so that --help and the shell's completion answer at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from mmetris.version import __version__
 
@@ -27,6 +31,19 @@ MODEL_HELP = (
     'Default: the demo model, which knows drawn shapes only.'
 )
 DTYPES = ('float32', 'bfloat16', 'float16')  # As in mmetris.utils.autocast, which would import PyTorch.
+IMAGE_SUFFIXES = (
+    '.bmp',
+    '.gif',
+    '.jfif',
+    '.jpeg',
+    '.jpg',
+    '.png',
+    '.ppm',
+    '.pgm',
+    '.tif',
+    '.tiff',
+    '.webp',
+)  # image_io's
 NO_TARGET_BY = ('head', 'peak', 'top', 'area')  # As in mmetris.models.decode_heads.no_target.
 FORMATS = dict(mp4='mp4v', mov='mp4v', mkv='mp4v', avi='MJPG')
 
@@ -50,6 +67,7 @@ def run(command: click.Command, arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), error)
     except (click.Abort, KeyboardInterrupt):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # A second one, while Python ends its threads, ends them.
         click.echo('stopped', err=True)
         sys.exit(130)
     except BrokenPipeError:  # "mmetris models | head"
@@ -61,6 +79,24 @@ def run(command: click.Command, arguments: list[str] | None = None) -> None:
 def main() -> None:
     """Entry point of the console command."""
     run(mmetris_command)
+
+
+@contextmanager
+def _ends_at_once() -> Iterator[None]:
+    """Within it Ctrl-C ends the process without an exception, which some packages drop or report while they are
+    imported; for where there is nothing yet to finish."""
+
+    def end(*_: Any) -> None:
+        os.write(2, b'\nstopped\n')
+        os._exit(130)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # As of a job in the background.
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fail(message: str, error: Exception) -> None:
@@ -88,9 +124,26 @@ def _with(*options: Callable) -> Callable:
     return decorate
 
 
+class _UserPath(click.ParamType):
+    """A name of a file or folder, or what may be one: ``~`` is the user's folder also where the shell leaves it there
+    (``--out-file=~/dog.png``), and completion offers files."""
+
+    name = 'path'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return os.path.expanduser(value) if isinstance(value, str) else value
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type='file')]
+
+
+PATH = _UserPath()
+
 _model_options = _with(
-    click.option('--model', metavar='MODEL', help=MODEL_HELP),
-    click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'),
+    click.option('--model', type=PATH, metavar='MODEL', help=MODEL_HELP),
+    click.option(
+        '--weights', type=PATH, metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'
+    ),
     click.option('--device', metavar='DEVICE', help='cpu, cuda:0, ... Default: a GPU if there is one, else the CPU.'),
     click.option(
         '--dtype',
@@ -132,38 +185,56 @@ _overwrite_option = click.option(
 )
 
 
-@click.group(name='mmetris', context_settings=dict(help_option_names=['-h', '--help']))
+class _Group(click.Group):
+    """A group that prints its help, with status 0, where no command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args or ['--help'])
+
+
+@click.group(name='mmetris', cls=_Group, context_settings=dict(help_option_names=['-h', '--help']))
 @click.version_option(__version__, prog_name='mmetris')
 def mmetris_command() -> None:
     """Segment what a sentence means.
 
     \b
     Examples:
-      mmetris segment photo.jpg "the dog on the left" --out-file dog.png
-      mmetris segment photos/ "the dog" "the brown cat" --out-dir results
-      mmetris video clip.mp4 "the red car" --out-file car.mp4
+      mmetris segment photo.jpg "the dog on the left" --model MODEL --out-file dog.png
+      mmetris segment photos/ "the dog" "the brown cat" --model MODEL --out-dir results
+      mmetris video clip.mp4 "the red car" --model MODEL --out-file car.mp4
       mmetris models
-      mmetris data check my_config.py
       mmetris download detris_base_refcoco
+      mmetris data check my_config.py
+      mmetris train my_config.py
+      mmetris test my_config.py work_dirs/my_config/best_mIoU_epoch_50.pth
+      mmetris demo
 
-    "mmetris COMMAND --help" explains a command.
+    Without --model it is the model that ships with mmetris, which knows drawn shapes only. "mmetris COMMAND --help"
+    explains a command.
     """
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
-@click.argument('image')
-@click.argument('texts', nargs=-1, metavar='SENTENCE...')
-@click.option('--out-file', metavar='FILE', help='Write one picture: the image, its masks and the sentences.')
+@click.argument('image', type=PATH)
+@click.argument('words', type=PATH, nargs=-1, metavar='[IMAGE]... [SENTENCE]...')
+@click.option(
+    '--out-file', type=PATH, metavar='FILE', help='Write one picture: the image, its masks and the sentences.'
+)
 @click.option(
     '--out-dir',
+    type=PATH,
     metavar='DIR',
     help='Write masks/*.png (0 and 1), overlays/*.jpg and predictions.json (masks in COCO run lengths).',
 )
 @click.option(
     '--classes',
+    type=PATH,
     metavar='NAMES',
-    help='Instead of sentences: give each pixel one of these classes. Names separated by commas, a data set '
-    'that MMSeg knows (ade20k), or a text file with a class in each line.',
+    help='Instead of sentences: give each pixel one of these classes. A name, or several separated by commas, a data '
+    'set that MMSeg knows (ade20k), or a text file with a class in each line.',
+)
+@click.option(
+    '--json', 'as_json', is_flag=True, help='Print one line of JSON for each image: masks in COCO run lengths.'
 )
 @click.option(
     '--batch-size',
@@ -177,10 +248,11 @@ def mmetris_command() -> None:
 @_model_options
 def segment(
     image: str,
-    texts: tuple[str, ...],
+    words: tuple[str, ...],
     out_file: str | None,
     out_dir: str | None,
     classes: str | None,
+    as_json: bool,
     batch_size: int,
     skip_unreadable: bool,
     overwrite: bool,
@@ -188,74 +260,161 @@ def segment(
     max_pixels: int | None,
     **model: Any,
 ) -> None:
-    """Segment in IMAGE what each SENTENCE means, and print box and score.
+    """Segment in each IMAGE what each SENTENCE means, and print box and score.
 
-    IMAGE is a file, an address (https://...) or a folder. The score is the mean probability inside the mask; the box is
-    left, top, right, bottom in pixels of the upright image. A model that decides whether a sentence means anything in
-    the picture adds its no-target score, and says "not in the picture" where it does not.
+    IMAGE is a file, an address (https://...) or a folder. Of several, which stand before the sentences, those behind
+    the first need the ending of a picture, or a / if they are folders: another word is a sentence.
+
+    The score is the mean probability inside the mask; the box is left, top, right, bottom in pixels of the upright
+    image. A model that decides whether a sentence means anything in the picture adds its no-target score, and says "not
+    in the picture" where it does not.
 
     \b
-    Examples:
+    Examples:                 (MODEL is the folder of a training, or a name of "mmetris models")
       one sentence, one picture
-        mmetris segment photo.jpg "the dog on the left" --out-file dog.png
+        mmetris segment photo.jpg "the dog on the left" --model MODEL --out-file dog.png
       several sentences; each gets its colour
-        mmetris segment photo.jpg "the left dog" "the brown cat" --out-file both.png
-      all images of a folder: masks, pictures and a JSON file
-        mmetris segment photos/ "the dog" --out-dir results --skip-unreadable
+        mmetris segment photo.jpg "the left dog" "the brown cat" --model MODEL --out-file both.png
+      several pictures, or all of a folder: masks, pictures and a JSON file
+        mmetris segment a.jpg b.jpg "the dog" --model MODEL --out-dir results
+        mmetris segment photos/ "the dog" --model MODEL --out-dir results --skip-unreadable
       the whole picture, by class names
-        mmetris segment photo.jpg --classes "dog,cat,grass" --out-file classes.png
-      a model that you have trained, on the CPU, with larger masks
-        mmetris segment photo.jpg "the dog" --model work_dirs/etris_r101_refcoco
-            --device cpu --threshold 0.25 --out-file dog.png
+        mmetris segment photo.jpg --classes "dog,cat,grass" --model MODEL --out-file classes.png
+      for a program
+        mmetris segment photos/ "the dog" --model MODEL --json > found.jsonl
+      on the CPU, with larger masks
+        mmetris segment photo.jpg "the dog" --model MODEL --device cpu --threshold 0.25 --out-file dog.png
     """
+    images, texts = _images_and_sentences(image, words)
     if not texts and classes is None:
         raise click.UsageError('no sentence given: mmetris segment IMAGE "the dog on the left"')
     if texts and classes is not None:
         raise click.UsageError('give sentences or --classes, not both')
     if out_file is not None and Path(image).is_dir():
         raise click.UsageError(f'{image} is a folder: give --out-dir instead of --out-file')
+    if out_file is not None and len(images) > 1:
+        raise click.UsageError(f'--out-file is for one picture, and {len(images)} are given: take --out-dir')
     closing = [] if out_dir is None else [Path(out_dir) / name for name in ('predictions.json', 'classes.json')]
     _check_free([] if out_file is None else [out_file], closing, overwrite=overwrite)
     apis = _load_apis()
     if out_file is not None:
         apis.result_files.check_image_suffix(out_file)
     inferencer = apis.RefSegInferencer(**_given(max_pixels=max_pixels), **_with_rule(model), show_progress=False)
+    sources = inferencer._inputs_to_list(images)
     if classes is not None:
-        names = [name.strip() for name in classes.removesuffix(',').split(',')] if ',' in classes else classes
-        inferencer.show_progress = progress and sys.stdout.isatty()
+        inferencer.show_progress = progress and len(sources) > 1 and sys.stderr.isatty()
         result = inferencer.label_maps(
-            image, names, batch_size, out_dir=out_dir, return_vis=out_file is not None, skip_unreadable=skip_unreadable
+            sources,
+            _class_names(classes),
+            batch_size,
+            out_dir=out_dir,
+            return_vis=out_file is not None,
+            skip_unreadable=skip_unreadable,
         )
-        _print_shares(result)
+        _check_any(len(sources), sum(labels is not None for labels in result['label_maps']))
+        _print_shares(result, as_json)
         if out_file is not None:
             apis.result_files.write_image(result['visualization'][0], out_file)
         for written in (out_file, out_dir):
             if written is not None:
-                click.echo(f'written: {written}')
+                click.echo(f'written: {written}', err=as_json)
         return
-    sources = inferencer._inputs_to_list(image)
-    rule = inferencer.no_target_rule
-    writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold, rule)
-    found = inferencer.stream(sources, list(texts), batch_size, skip_unreadable=skip_unreadable)
+    rule, note, count = inferencer.no_target_rule, inferencer.note, 0
+    writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold, rule, note)
+    found = inferencer.stream(sources, texts, batch_size, skip_unreadable=skip_unreadable)
     with nullcontext() if writer is None else writer:  # Whatever stops the run, what was found is kept.
         for one in _track(found, len(sources), progress and len(sources) > 1):
-            _print_answers(one, inferencer.threshold, rule)
+            count += 1
+            if as_json:
+                click.echo(json.dumps(_answers_as_dict(one, apis.result_files.answer_as_dict), ensure_ascii=False))
+            else:
+                _print_answers(one, inferencer.threshold, rule)
             overlay = None if out_file is None and writer is None else inferencer.visualize(one)
             if out_file is not None:
                 apis.result_files.write_image(overlay, out_file)
             if writer is not None:
                 writer.add_answers(one, overlay)
+        _check_any(len(sources), count)
     if out_file is not None:
-        click.echo(f'written: {out_file}')
+        click.echo(f'written: {out_file}', err=as_json)
     if writer is not None:
-        click.echo(f'written: {writer.path} and folders masks, overlays beside it')
+        click.echo(f'written: {writer.path} and folders masks, overlays beside it', err=as_json)
+
+
+def _images_and_sentences(first: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Which words are pictures, checked to be there: the first, and those behind it up to the first sentence.
+
+    Raises:
+        click.UsageError: If a picture stands behind a sentence.
+        FileNotFoundError: If a file or folder is not there, which skipping what is unreadable does not mean.
+    """
+    texts = list(words)
+    images = [first]
+    while texts and _is_picture(texts[0]):
+        images.append(texts.pop(0))
+    for text in texts:
+        if _is_picture(text):
+            raise click.UsageError(f'{text} stands behind a sentence: pictures go before all sentences')
+    for name in images:
+        if not _is_address(name) and not os.path.exists(name):
+            kind = 'folder' if name.endswith(('/', os.sep)) else 'image'
+            raise FileNotFoundError(f'{kind} not found: {name}')
+    return images, texts
+
+
+def _is_picture(word: str) -> bool:
+    """Whether a word is meant as a picture by its form: an address, an ending of pictures, or a path of a folder."""
+    if word.endswith(('/', os.sep)):
+        return ' ' not in word or os.path.isdir(word)
+    return _is_address(word) or Path(word).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _is_address(word: str) -> bool:
+    return re.match(r'[a-zA-Z][a-zA-Z0-9+.-]+://', word) is not None  # image_io's
+
+
+def _class_names(given: str) -> str | list[str]:
+    """Names of ``--classes``; a file or a data set stays what it is."""
+    if ',' not in given or os.path.isfile(given):
+        return given
+    return [name.strip() for name in given.strip().removesuffix(',').split(',')]
+
+
+def _check_any(num_images: int, num_read: int) -> None:
+    """Stop where every picture was left out: nothing was written then."""
+    if num_read == 0:
+        raise ValueError(
+            f'none of the {num_images} images can be read' if num_images > 1 else 'the image cannot be read'
+        )
+
+
+def _answers_as_dict(one: dict[str, Any], as_dict: Callable) -> dict[str, Any]:
+    """One picture of :meth:`RefSegInferencer.stream` for ``--json``, in the words of predictions.json."""
+    rows = zip(one['texts'], one['masks'], one['boxes'], one['scores'], strict=True)
+    answers = [as_dict(*row) for row in rows]
+    for key, name in (('no_target_scores', 'no_target_score'), ('no_target', 'no_target')):
+        for answer, value in zip(answers, one.get(key, [])):
+            answer[name] = value
+    note = {key: one[key] for key in ('note',) if key in one}
+    height, width = one['image'].shape[:2]
+    return dict(file_name=_writable(one['name']), height=height, width=width, **note, annotations=answers)
+
+
+def _writable(name: str) -> str:
+    from mmetris.utils.text_files import writable
+
+    return writable(name)
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
-@click.argument('video')
+@click.argument('video', type=PATH)
 @click.argument('texts', nargs=-1, metavar='SENTENCE...')
 @click.option(
-    '--out-file', required=True, metavar='FILE', help=f'Video to write: {", ".join("." + name for name in FORMATS)}.'
+    '--out-file',
+    type=PATH,
+    required=True,
+    metavar='FILE',
+    help=f'Video to write: {", ".join("." + name for name in FORMATS)}.',
 )
 @click.option(
     '--every',
@@ -284,9 +443,9 @@ def video(
 
     \b
     Examples:
-      mmetris video clip.mp4 "the red car" --out-file car.mp4
+      mmetris video clip.mp4 "the red car" --model MODEL --out-file car.mp4
       every third frame only, which is faster
-        mmetris video clip.mp4 "the red car" "the cyclist" --every 3 --out-file traffic.avi
+        mmetris video clip.mp4 "the red car" "the cyclist" --model MODEL --every 3 --out-file traffic.avi
     """
     if not texts:
         raise click.UsageError('no sentence given: mmetris video VIDEO "the red car" --out-file car.mp4')
@@ -353,7 +512,9 @@ def _state(apis: _Apis, entry: dict[str, Any], root: Path) -> str:
 @click.argument('name')
 @click.option('--file', metavar='PATH', help='Another file of the repo than the one that is known for NAME.')
 @click.option('--revision', default='main', show_default=True, metavar='REV', help='Branch, tag or commit of the repo.')
-@click.option('--local', metavar='FILE', help='Convert this file, which was fetched elsewhere; the hub is not asked.')
+@click.option(
+    '--local', type=PATH, metavar='FILE', help='Convert this file, which was fetched elsewhere; the hub is not asked.'
+)
 @click.option('--encoders', is_flag=True, help='Fetch what training needs as well: files of CLIP and DINOv2.')
 @click.option(
     '--set',
@@ -401,10 +562,12 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
-@click.argument('model')
+@click.argument('model', type=PATH)
 @click.argument('repo', required=False)
-@click.option('--weights', metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.')
-@click.option('--out-dir', metavar='DIR', help='Write the files here and send nothing, to look at them first.')
+@click.option('--weights', type=PATH, metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.')
+@click.option(
+    '--out-dir', type=PATH, metavar='DIR', help='Write the files here and send nothing, to look at them first.'
+)
 @click.option(
     '--score', 'scores', multiple=True, metavar='DATA:METRIC=X', help='"RefCOCO val:mIoU=70.5", for the card.'
 )
@@ -454,7 +617,81 @@ def push(
         click.echo(f'sent: {sent}')
 
 
-@mmetris_command.group(context_settings=dict(help_option_names=['-h', '--help']))
+class _Tool(click.Command):
+    """A command whose words all go to one of the package's scripts, ``--help`` and ``--`` among them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params['arguments'] = tuple(args)
+        return []
+
+
+def _run_tool(script: str, arguments: Sequence[str]) -> NoReturn:
+    """Become one of the package's scripts: this process is replaced, so that signals and its status are the script's.
+
+    Args:
+        script: Its place in the checkout, or in ``mmetris/.mim`` where the package is installed.
+        arguments: Its command line.
+
+    Raises:
+        FileNotFoundError: If it is in neither.
+    """
+    package = Path(__file__).resolve().parent
+    for root in (package.parent, package / '.mim'):
+        if (root / 'model-index.yml').is_file() and (root / script).is_file():
+            break
+    else:
+        raise FileNotFoundError(
+            f'{script} is neither beside {package} nor in {package / ".mim"}; install mmetris again'
+        )
+    env = dict(os.environ)
+    if root == package.parent:  # A checkout, which may be found by the current folder alone.
+        env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root), env.get('PYTHONPATH')]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, str(root / script), *arguments], env)
+
+
+@mmetris_command.command(cls=_Tool)
+@click.argument('arguments', nargs=-1, type=PATH, metavar='CONFIG [OPTION]...')
+def train(arguments: tuple[str, ...]) -> None:
+    """Train a model from a config.
+
+    It is tools/train.py with the same arguments; on several GPUs, tools/dist_train.sh.
+    """
+    _run_tool('tools/train.py', arguments)
+
+
+@mmetris_command.command(cls=_Tool)
+@click.argument('arguments', nargs=-1, type=PATH, metavar='CONFIG CHECKPOINT [OPTION]...')
+def test(arguments: tuple[str, ...]) -> None:
+    """Score a checkpoint on the data of its config.
+
+    It is tools/test.py with the same arguments; on several GPUs, tools/dist_test.sh.
+    """
+    _run_tool('tools/test.py', arguments)
+
+
+@mmetris_command.command(cls=_Tool)
+@click.argument('arguments', nargs=-1, type=PATH, metavar='MODEL [OPTION]...')
+def export(arguments: tuple[str, ...]) -> None:
+    """Write a model as ONNX or torch.export files.
+
+    It is tools/deployment/export.py with the same arguments.
+    """
+    _run_tool('tools/deployment/export.py', arguments)
+
+
+@mmetris_command.command(cls=_Tool)
+@click.argument('arguments', nargs=-1, type=PATH, metavar='[OPTION]...')
+def demo(arguments: tuple[str, ...]) -> None:
+    """Serve the web page on this machine.
+
+    It is projects/gradio_demo/app.py with the same arguments, and needs gradio.
+    """
+    _run_tool('projects/gradio_demo/app.py', arguments)
+
+
+@mmetris_command.group(cls=_Group, context_settings=dict(help_option_names=['-h', '--help']))
 def data() -> None:
     """Check data before a training, and bring in what annotation tools export.
 
@@ -466,9 +703,9 @@ def data() -> None:
 
 
 @data.command(context_settings=dict(help_option_names=['-h', '--help']))
-@click.argument('config')
+@click.argument('config', type=PATH)
 @click.option('--decode', is_flag=True, help='Decode every picture, and compare their contents.')
-@click.option('--sheet', metavar='FILE', help='Write one picture with samples: image, sentence and mask.')
+@click.option('--sheet', type=PATH, metavar='FILE', help='Write one picture with samples: image, sentence and mask.')
 @click.option('--samples', type=click.IntRange(1), default=12, show_default=True, help='How many, with --sheet.')
 @click.option('--json', 'as_json', is_flag=True, help='Print the findings as JSON.')
 @click.option('--cfg-options', multiple=True, metavar='KEY=VALUE', help='Override a setting; may be given again.')
@@ -498,9 +735,10 @@ def check(
     """
     _check_free([] if sheet is None else [sheet], overwrite=overwrite)
     with redirect_stdout(sys.stderr):  # Packages print what is no finding.
-        from mmetris.apis import result_files
-        from mmetris.apis.data_check import check_data
-        from mmetris.visualization.contact_sheet import make_contact_sheet
+        with _ends_at_once():
+            from mmetris.apis import result_files
+            from mmetris.apis.data_check import check_data
+            from mmetris.visualization.contact_sheet import make_contact_sheet
 
         if sheet is not None:
             result_files.check_image_suffix(sheet)
@@ -518,9 +756,9 @@ def check(
 
 @data.command('import', context_settings=dict(help_option_names=['-h', '--help']))
 @click.argument('format', type=click.Choice(['labelme', 'cvat', 'coco']))
-@click.argument('source')
-@click.argument('out')
-@click.option('--images', metavar='DIR', help='Folder of the pictures. Default: where the tool puts them.')
+@click.argument('source', type=PATH)
+@click.argument('out', type=PATH)
+@click.option('--images', type=PATH, metavar='DIR', help='Folder of the pictures. Default: where the tool puts them.')
 @click.option(
     '--text',
     metavar='NAME',
@@ -631,7 +869,8 @@ class _Apis:
 
 
 def _load_apis() -> _Apis:
-    return _Apis()
+    with _ends_at_once():
+        return _Apis()
 
 
 def _check_free(files: Sequence[str | Path], closing: Sequence[Path] = (), *, overwrite: bool) -> None:
@@ -655,12 +894,16 @@ def _with_rule(model: dict[str, Any]) -> dict[str, Any]:
     return dict(model, no_target=threshold if by is None else dict(by=by, **_given(threshold=threshold)))
 
 
-def _track(items: Any, total: int, show: bool) -> Any:
-    if not show or not sys.stdout.isatty():
-        return items
-    from rich.progress import track
+def _track(items: Any, total: int, show: bool) -> Iterator[Any]:
+    """The items, with a bar on the standard error if that is a terminal; a piped standard output stays as it is."""
+    if not show or not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
 
-    return track(items, description='Inference', total=total or None)
+    with Progress(console=Console(stderr=True), redirect_stdout=sys.stdout.isatty()) as bar:
+        yield from bar.track(items, description='Inference', total=total or None)
 
 
 def _print_answers(one: dict[str, Any], threshold: float, rule: Any = None) -> None:
@@ -679,11 +922,17 @@ def _print_answers(one: dict[str, Any], threshold: float, rule: Any = None) -> N
         click.echo(f'{one["name"]}: {text:{min(width, 60)}}  {answer}')
 
 
-def _print_shares(result: dict[str, list]) -> None:
-    for name, labels in zip(result['images'], result['label_maps'], strict=True):
+def _print_shares(result: dict[str, list], as_json: bool) -> None:
+    notes = result.get('notes') or [None] * len(result['images'])
+    for name, labels, note in zip(result['images'], result['label_maps'], notes, strict=True):
         if labels is None:
             continue
         shares = {text: float((labels == index).mean()) for index, text in enumerate(result['classes'])}
+        if as_json:
+            size = dict(zip(('height', 'width'), labels.shape))
+            told = dict(file_name=_writable(name), **size, **_given(note=note), shares=shares)
+            click.echo(json.dumps(told, ensure_ascii=False))
+            continue
         largest_first = sorted(shares.items(), key=lambda item: -item[1])
         found = [f'{text} {100 * share:.1f} %' for text, share in largest_first if share]
         click.echo(f'{name}: {", ".join(found) or "no class found"}')

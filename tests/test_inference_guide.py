@@ -2,12 +2,17 @@
 
 import re
 import shlex
+import warnings
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 from mmetris.apis import init_model, model_zoo
-from mmetris.cli import mmetris_command
+from mmetris.cli import mmetris_command, run
+from mmetris.datasets.shapes import draw_sample, render
 from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from tests.toy_inference import ROOT, picture
 
@@ -34,6 +39,23 @@ def test_its_python_runs_from_top_to_bottom_with_the_model_that_ships(tmp_path, 
     for block in blocks('python'):
         exec(compile(block, 'docs/inference.md', 'exec'), names)
     assert (tmp_path / 'results' / 'predictions.json').is_file() and names['labels'].shape == (64, 80)
+
+
+def test_the_first_command_works_as_it_stands_here_and_in_the_readme(tmp_path, monkeypatch, capsys):
+    if not (ROOT / model_zoo.DEMO_WEIGHTS).is_file():
+        pytest.skip('the weights of the demo model are not in this copy')
+    command = blocks('bash')[0].strip()
+    assert f'```bash\n{command}\n```' in (ROOT / 'README.md').read_text(encoding='utf-8')
+    (tmp_path / 'demo').symlink_to(ROOT / 'demo')
+    monkeypatch.chdir(tmp_path)
+    with warnings.catch_warnings():
+        run(mmetris_command, shlex.split(command)[1:])
+    out, err = capsys.readouterr()
+    assert err.startswith('warning: the model that ships') and err.count('\n') == 1 and Path('found.png').is_file()
+    scores = [float(score) for score in re.findall(r'score ([\d.]+),', out)]
+    assert len(scores) == 2 and min(scores) > 0.7
+    scene = draw_sample(7, 'testA', 4)[0]
+    assert np.array_equal(np.asarray(Image.open('demo/shapes.png')), render(scene)[0])
 
 
 def test_its_commands_are_parsed_by_the_commands_they_name():

@@ -29,7 +29,7 @@ FILES = (
     'LICENSE',
     'model-index.yml',
 )
-FOLDERS = ('mmetris', 'configs', 'tools', 'demo', 'requirements')
+FOLDERS = ('mmetris', 'configs', 'tools', 'demo', 'projects/gradio_demo', 'requirements')
 # Named one by one: the folder is also where users put CLIP's weights.
 PRETRAINED = ('README.md', 'metafile.yml', 'tiny_clip_resnet.safetensors', 'etris_tiny_long-192px_shapes.pth')
 # Distributions of OpenMMLab, of both lines.
@@ -100,11 +100,15 @@ def test_a_wheel_says_who_wrote_it_and_that_it_is_typed(wheel):
 
 def test_a_wheel_holds_mims_files_as_copies(wheel):
     names = set(wheel.namelist())
-    scripts = [path for folder in ('configs', 'tools', 'demo') for path in (ROOT / folder).rglob('*.py')]
+    scripts = [
+        path
+        for folder in ('configs', 'tools', 'demo', 'projects/gradio_demo')
+        for path in (ROOT / folder).rglob('*.py')
+    ]
     for path in [*scripts, *(ROOT / 'tools').rglob('*.sh')]:
         assert f'mmetris/.mim/{path.relative_to(ROOT).as_posix()}' in names
     assert {'mmetris/.mim/model-index.yml', 'mmetris/.mim/configs/etris/metafile.yml'} <= names
-    outside = ('tests/', 'tools/', 'configs/', 'demo/', 'pretrained/')
+    outside = ('tests/', 'tools/', 'configs/', 'demo/', 'projects/', 'pretrained/')
     assert not [name for name in names if name.startswith(outside) or '__pycache__' in name]
 
 
@@ -138,14 +142,18 @@ masks = RefSegInferencer(device='cpu')(numpy.zeros((40, 60, 3), numpy.uint8), 't
 assert masks[0].shape == (40, 60)
 """
     (tmp_path / 'elsewhere' / 'program.py').write_text(program)
-    done = subprocess.run(
-        [sys.executable, 'program.py'],
-        cwd=tmp_path / 'elsewhere',
-        text=True,
-        capture_output=True,
-        env=dict(os.environ, PYTHONPATH=str(tmp_path / 'site')),
-    )
-    assert done.returncode == 0, done.stderr
+
+    def call(*arguments: str) -> str:
+        env = dict(os.environ, PYTHONPATH=str(tmp_path / 'site'))
+        command, cwd = [sys.executable, *arguments], tmp_path / 'elsewhere'
+        done = subprocess.run(command, cwd=cwd, text=True, capture_output=True, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    call('program.py')
+    assert call('-m', 'mmetris', 'train', '--help').startswith('usage: train.py')
+    (page,) = (tmp_path / 'site').rglob('gradio_demo/app.py')
+    assert '.mim' in page.parts
 
 
 def test_a_wheel_holds_every_module(wheel):

@@ -47,6 +47,8 @@ def test_a_missing_one_is_named_with_its_remedy(monkeypatch, name, remedy):
     def import_module(wanted: str):
         raise ModuleNotFoundError(f'No module named {wanted!r}', name=wanted)
 
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(mmetris.importlib.util, 'find_spec', lambda wanted: None)
     monkeypatch.setattr(mmetris.importlib, 'import_module', import_module)
     with pytest.raises(ImportError, match=f'needs {name}, which is not installed.*{remedy}'):
         check_versions({name: SUPPORTED_VERSIONS[name]})
@@ -59,6 +61,14 @@ def test_what_a_package_misses_itself_is_not_taken_for_the_package(monkeypatch):
     monkeypatch.setattr(mmetris.importlib, 'import_module', import_module)
     with pytest.raises(ModuleNotFoundError, match='addict'):
         check_versions()
+
+
+@pytest.mark.parametrize('name', SUPPORTED_VERSIONS)
+def test_the_version_is_read_without_importing_the_package(monkeypatch, name):
+    version = mmetris.importlib.import_module(name).__version__
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(mmetris.importlib, 'import_module', lambda wanted: pytest.fail(f'{wanted} is imported'))
+    assert mmetris._version_of(name) == version
 
 
 def test_an_old_torch_is_told_at_import_before_anything_else_fails(tmp_path):

@@ -31,6 +31,8 @@ from mmetris.utils.config_types import type_name
 from mmetris.utils.expressions import check_expressions
 from mmetris.utils.probabilities import check_probability
 
+from .shapes_only import ShapesNotes
+
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
 Classes = str | os.PathLike | Sequence[str | Sequence[str]] | Vocabulary
 NO_CLASS = 255
@@ -150,6 +152,9 @@ class Asker:
         cfg: Its config. The test pipeline is that of ``test_dataloader``; without one, pictures are letterboxed to
             ``input_size`` and sentences cut at ``context_length``.
 
+    Attributes:
+        notes: What is to be said of each picture's answers; None where nothing is. Whoever knows the weights sets it.
+
     Raises:
         ValueError: If the model does not take sentences, or there is no pipeline.
     """
@@ -160,6 +165,7 @@ class Asker:
         init_default_scope('mmetris')
         self.model: Any = model  # Of one of two classes, told apart by `by_class`.
         self.by_class = hasattr(model, 'class_logits')
+        self.notes: ShapesNotes | None = None
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in test_pipeline(cfg):
             kind = type_name(step)
@@ -263,7 +269,8 @@ class Asker:
             return self.model.vocabulary
         own = self.model.vocabulary if self.by_class else None
         source = Path(classes) if isinstance(classes, os.PathLike) else classes
-        return Vocabulary.build(source, None if own is None else own.templates)
+        # A model of class names chooses between them; a referring model finds one, or nothing.
+        return Vocabulary.build(source, None if own is None else own.templates, least=2 if self.by_class else 1)
 
     @torch.no_grad()
     def label_maps(

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.infer import BaseInferencer
+from rich.console import Console
 from rich.progress import track
 from torch import nn
 
@@ -26,6 +27,7 @@ from .asking import ANSWER_LISTS, NO_TARGET_LISTS, Asker, Classes, answer_of, ch
 from .model import init_model
 from .model_zoo import find_model, indexed_models
 from .result_files import LabelWriter, ResultWriter
+from .shapes_only import NOTE, notes_for
 
 PER_SENTENCE = ('texts', *ANSWER_LISTS, 'probabilities', 'data_samples')
 
@@ -45,7 +47,7 @@ class RefSegInferencer(BaseInferencer):
         threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
         max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.
         scope: Registry scope of the config. Defaults to 'mmetris'.
-        show_progress: Whether to show a progress bar. Defaults to True.
+        show_progress: Whether to show a progress bar, on the standard error. Defaults to True.
         dtype: What the model computes in: ``'float32'``, ``'bfloat16'``, or on a GPU ``'float16'``. Defaults to None:
             what the config says, float32 if nothing.
         no_target: How "not in the picture" is decided: a threshold for the model's own rule, or a rule,
@@ -83,6 +85,7 @@ class RefSegInferencer(BaseInferencer):
         set_test_dtype(files.config, dtype)
         set_no_target(files.config, no_target)
         super().__init__(files.config, files.weights, device, scope, show_progress)
+        self.asker.notes = notes_for(files.weights)
         self.own_threshold = self.model.decode_head.threshold
         self.threshold = self.own_threshold if threshold is None else threshold
         self.max_pixels = max_pixels
@@ -125,7 +128,8 @@ class RefSegInferencer(BaseInferencer):
             empty), ``is_empty`` (whether no pixel is above the threshold). Of a model that decides "not in the picture"
             also ``no_target_scores`` (0..1) and ``no_target`` (whether the score is at or above
             ``no_target_rule.threshold``, so that the mask is empty). And with one entry for each picture:
-            ``images`` (names), ``visualization`` (RGB). A picture that was skipped has None there.
+            ``images`` (names), ``visualization`` (RGB), and of the demo model ``notes``: that it knows drawn shapes
+            only, and whether this picture is unlike those. A picture that was skipped has None there.
 
         Raises:
             FileNotFoundError: If a file is missing, or a folder has no pictures.
@@ -143,10 +147,12 @@ class RefSegInferencer(BaseInferencer):
         )
         if return_vis:
             result['visualization'] = [None] * len(sources)
-        writer = None if out_dir is None else ResultWriter(out_dir, threshold, self.no_target_rule)
+        if self.note is not None:
+            result['notes'] = [None] * len(sources)
+        writer = None if out_dir is None else ResultWriter(out_dir, threshold, self.no_target_rule, self.note)
         answers: Iterable[dict[str, Any]] = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
         if self.show_progress:
-            answers = track(answers, description='Inference', total=len(sources))
+            answers = track(answers, description='Inference', total=len(sources), console=Console(stderr=True))
         with nullcontext() if writer is None else writer:  # Whatever stops the run, files of what was found are kept.
             for one in answers:
                 index, overlay = one['index'], None
@@ -155,6 +161,8 @@ class RefSegInferencer(BaseInferencer):
                 if writer is not None:
                     writer.add_answers(one, overlay)
                 result['images'][index] = one['name']
+                if 'note' in one:
+                    result['notes'][index] = one['note']
                 self.postprocess(one, result)
         return result
 
@@ -186,8 +194,8 @@ class RefSegInferencer(BaseInferencer):
 
         Returns:
             ``classes``, the names, and with one entry for each picture ``images`` (names), ``label_maps`` (H, W) uint8
-            (index of the class, 255 where there is none) and on request ``visualization`` (RGB). A picture that was
-            skipped has None there.
+            (index of the class, 255 where there is none), on request ``visualization`` (RGB), and of the demo model
+            ``notes``, see :meth:`__call__`. A picture that was skipped has None there.
 
         Raises:
             ValueError: If the names are no vocabulary, or a picture cannot be read.
@@ -199,16 +207,20 @@ class RefSegInferencer(BaseInferencer):
         result: dict[str, list] = dict(classes=names, images=[None] * len(sources), label_maps=[None] * len(sources))
         if return_vis:
             result['visualization'] = [None] * len(sources)
+        if self.note is not None:
+            result['notes'] = [None] * len(sources)
         writer = None if out_dir is None else LabelWriter(out_dir, names)
         groups: Iterable[_Group] = self.preprocess(
             sources, 1, sentences=[['']] * len(sources), skip_unreadable=skip_unreadable
         )
         if self.show_progress:
-            groups = track(groups, description='Inference', total=len(sources))
+            groups = track(groups, description='Inference', total=len(sources), console=Console(stderr=True))
         with nullcontext() if writer is None else writer:
             for ((index, image, name),) in groups:
                 labels = self.asker.label_maps(self.asker.encode([image], [name]), vocabulary, threshold, batch_size)[0]
                 result['images'][index], result['label_maps'][index] = name, labels
+                if self.asker.notes is not None:
+                    result['notes'][index] = self.asker.notes.of(image, name)
                 if return_vis or writer is not None:
                     overlay = draw_labels(np.ascontiguousarray(image[..., ::-1]), names, labels)
                     if return_vis:
@@ -236,7 +248,7 @@ class RefSegInferencer(BaseInferencer):
 
         Yields:
             For each picture ``index``, ``name``, ``image`` (H, W, 3) RGB, upright, and the lists of :meth:`__call__`
-            with one entry for each of its sentences.
+            with one entry for each of its sentences; and of the demo model ``note``, see there.
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size must be a positive number, but is {batch_size!r}')
@@ -253,6 +265,8 @@ class RefSegInferencer(BaseInferencer):
                         if key in one:
                             one[key].append(value)
                     one['probabilities'].append(probability)
+                if self.asker.notes is not None:
+                    one['note'] = self.asker.notes.of(image, name)
                 yield one
 
     def preprocess(
@@ -345,6 +359,11 @@ class RefSegInferencer(BaseInferencer):
             if key in visualization:
                 visualization[key].extend(preds[key])
         return visualization
+
+    @property
+    def note(self) -> str | None:
+        """What is to be said of all answers; None of another model than the one that ships."""
+        return None if self.asker.notes is None else NOTE
 
     @property
     def _lists(self) -> list[str]:

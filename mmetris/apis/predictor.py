@@ -26,6 +26,7 @@ from .asking import (
 )
 from .model import init_model
 from .model_zoo import find_model
+from .shapes_only import notes_for
 
 
 class RefSegPredictor:
@@ -73,6 +74,7 @@ class RefSegPredictor:
             set_test_dtype(files.config, dtype)
             set_no_target(files.config, no_target)
             asker = Asker(init_model(files.config, files.weights, device), files.config)
+            asker.notes = notes_for(files.weights)
         else:
             for name, value in (('dtype', dtype), ('no_target', no_target)):
                 if value is not None:
@@ -82,6 +84,7 @@ class RefSegPredictor:
         self.threshold: float = self.own_threshold if threshold is None else check_threshold(threshold)
         self.max_pixels = max_pixels
         self._encoded: EncodedImages | None = None
+        self._note: str | None = None
 
     @property
     def model(self) -> Any:
@@ -98,6 +101,11 @@ class RefSegPredictor:
         """Size of the picture that is set, upright, which is that of the masks; None if there is none."""
         return None if self._encoded is None else tuple(self._encoded.samples[0].ori_shape)
 
+    @property
+    def note(self) -> str | None:
+        """What is to be said of answers on the picture that is set, by the demo model; None of any other model."""
+        return None if self._encoded is None else self._note
+
     def set_image(self, image: ImageSource) -> None:
         """Read a picture and encode it as far as that goes without a sentence. If that fails, none is set.
 
@@ -111,6 +119,7 @@ class RefSegPredictor:
         self._encoded = None
         pixels = read_image(image, self.max_pixels)
         self._encoded = self.asker.encode([pixels], [image_name(image)])
+        self._note = None if self.asker.notes is None else self.asker.notes.of(pixels, image_name(image))
 
     def reset_image(self) -> None:
         """Forget the picture and free its memory."""
@@ -158,7 +167,8 @@ class RefSegPredictor:
             Lists with one entry for each sentence: ``texts``, ``masks`` (H, W) bool, ``probabilities`` (H, W) float32,
             ``boxes`` (left, top, right, bottom in pixels; right and bottom exclusive), ``scores`` (mean probability
             inside the mask), ``is_empty`` (whether no pixel is above the threshold); and of a model that decides "not
-            in the picture" ``no_target_scores`` and ``no_target``, see :class:`RefSegInferencer`.
+            in the picture" ``no_target_scores`` and ``no_target``, see :class:`RefSegInferencer`. Of the demo model
+            ``notes`` has one entry, for the picture, see there.
 
         Raises:
             RuntimeError: If no picture is set.
@@ -180,6 +190,8 @@ class RefSegPredictor:
                         result[key].append(value)
                 result['probabilities'].append(probability)
                 samples.append(sample)
+        if self.note is not None:
+            result['notes'] = [self.note]
         if return_datasamples:
             result['data_samples'] = samples
         return result

@@ -5,7 +5,7 @@ out_dir/overlays/<image>.jpg                           the picture with all its 
 out_dir/predictions.json                               COCO's layout; one annotation for each sentence
 
 Of a model that decides "not in the picture", an annotation has ``no_target_score`` and ``no_target``, and ``info`` what
-it decides by and the threshold.
+it decides by and the threshold. Of the model that ships, ``info`` and ``images`` have a ``note`` on what it knows.
 """
 
 from __future__ import annotations
@@ -57,15 +57,22 @@ class ResultWriter(_Writer):
         out_dir: Folder to write to; made if missing. Files of an earlier run with the same names are replaced.
         threshold: What the masks were cut at, kept in the JSON.
         no_target_rule: What "not in the picture" is decided by, kept there too. Defaults to None: it is not decided.
+        note: What is to be said of all answers, kept there too. Defaults to None.
     """
 
     def __init__(
-        self, out_dir: str | os.PathLike, threshold: float, no_target_rule: NoTargetRule | None = None
+        self,
+        out_dir: str | os.PathLike,
+        threshold: float,
+        no_target_rule: NoTargetRule | None = None,
+        note: str | None = None,
     ) -> None:
         super().__init__(out_dir)
         self._info: dict[str, Any] = dict(description='masks predicted by mmetris', threshold=threshold)
         if no_target_rule is not None:
             self._info['no_target'] = no_target_rule._asdict()
+        if note is not None:
+            self._info['note'] = note
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
@@ -82,8 +89,8 @@ class ResultWriter(_Writer):
             overlay: See :meth:`add`. Defaults to None.
         """
         lists = {key: one[key] for key in ('texts', 'masks', 'boxes', 'scores')}
-        absence = {key: one[key] for key in ('no_target_scores', 'no_target') if key in one}
-        self.add(one['name'], one['image'], **lists, overlay=overlay, **absence)
+        more = {key: one[key] for key in ('no_target_scores', 'no_target', 'note') if key in one}
+        self.add(one['name'], one['image'], **lists, overlay=overlay, **more)
 
     def add(
         self,
@@ -96,6 +103,7 @@ class ResultWriter(_Writer):
         overlay: np.ndarray | None = None,
         no_target_scores: Sequence[float] | None = None,
         no_target: Sequence[bool] | None = None,
+        note: str | None = None,
     ) -> None:
         """Write one picture's masks and overlay.
 
@@ -109,6 +117,7 @@ class ResultWriter(_Writer):
             overlay: Their picture, RGB. Defaults to None: drawn here.
             no_target_scores: 0..1 for each of them. Defaults to None: the model gives none.
             no_target: Whether each of them means nothing in the picture. Defaults to None, as the scores.
+            note: What is to be said of the answers on this picture. Defaults to None.
         """
         stem = self._names.of(file_stem(name))
         if overlay is None:
@@ -120,25 +129,13 @@ class ResultWriter(_Writer):
         for number, (text, mask, box, score) in enumerate(zip(texts, masks, boxes, scores, strict=True), 1):
             file = Path('masks') / f'{stem}_{number}.png'
             write_mask(mask, self.out_dir / file)
-            left, top, right, bottom = (float(edge) for edge in box)
-            annotations.append(
-                dict(
-                    id=len(self._annotations) + number,
-                    image_id=image_id,
-                    category_id=1,
-                    expression=writable(text),
-                    score=score,
-                    segmentation=encode_rle(mask),
-                    area=int(mask.sum()),
-                    bbox=[left, top, right - left, bottom - top],
-                    iscrowd=0,
-                    mask_file=file.as_posix(),
-                )
-            )
+            ids = dict(id=len(self._annotations) + number, image_id=image_id, category_id=1)
+            annotations.append(ids | answer_as_dict(text, mask, box, score) | dict(mask_file=file.as_posix()))
         if no_target_scores is not None and no_target is not None:
             for annotation, no_target_score, absent in zip(annotations, no_target_scores, no_target, strict=True):
                 annotation.update(no_target_score=no_target_score, no_target=absent)
-        self._images.append(dict(id=image_id, file_name=writable(name), height=height, width=width))
+        entry: dict[str, Any] = dict(id=image_id, file_name=writable(name), height=height, width=width)
+        self._images.append(entry if note is None else dict(entry, note=note))
         self._annotations.extend(annotations)
         self._num_added += 1
 
@@ -193,6 +190,26 @@ class LabelWriter(_Writer):
         with write_atomically(path) as temporary:
             temporary.write_text(json.dumps(self.classes, ensure_ascii=False), encoding='utf-8')
         return path
+
+
+def answer_as_dict(text: str, mask: np.ndarray, box: np.ndarray, score: float) -> dict[str, Any]:
+    """What COCO's layout says of one sentence, ready for JSON.
+
+    Args:
+        text: The sentence.
+        mask: (H, W) bool.
+        box: (4,) left, top, right, bottom; ``bbox`` is left, top, width, height.
+        score: 0..1.
+    """
+    left, top, right, bottom = (float(edge) for edge in box)
+    return dict(
+        expression=writable(text),
+        score=score,
+        segmentation=encode_rle(mask),
+        area=int(mask.sum()),
+        bbox=[left, top, right - left, bottom - top],
+        iscrowd=0,
+    )
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmseg.utils import get_classes, get_predefined_templates
@@ -27,21 +27,22 @@ class Vocabulary:
         classes: Names of each class, the synonyms of a class together.
         templates: Sentences with ``{}`` where the name goes; a name's features are their mean.
         background: Index of the class that no text describes. None: every class has text.
+        least: How few classes there may be. Two for a model that chooses between them; one where each is asked about.
 
     Raises:
-        ValueError: If there are fewer than two classes, a name is empty or given twice, a template lacks ``{}``, or
-            ``background`` is no class.
+        ValueError: If there are fewer than ``least`` classes, a name is empty or given twice, a template lacks ``{}``,
+            or ``background`` is no class.
     """
 
     classes: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...] = (PLAIN_TEMPLATE,)
     background: int | None = None
+    least: int = field(default=2, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.classes) < 2:
-            raise ValueError(
-                f'a vocabulary needs at least two classes (one may be the background), not {list(self.classes)}'
-            )
+        if len(self.classes) < self.least:
+            number = 'two classes (one may be the background)' if self.least > 1 else 'one class'
+            raise ValueError(f'a vocabulary needs at least {number}, not {list(self.classes)}')
         seen: dict[str, int] = {}
         for index, names in enumerate(self.classes):
             if not names or not all(isinstance(name, str) and name.strip() for name in names):
@@ -63,6 +64,7 @@ class Vocabulary:
         classes: str | Path | Sequence[str | Sequence[str]],
         templates: str | Sequence[str] | None = None,
         background: int | None = None,
+        least: int = 2,
     ) -> Vocabulary:
         """Read a vocabulary as configs write it.
 
@@ -74,13 +76,15 @@ class Vocabulary:
                 ``'imagenet'``). Defaults to None: the name by itself.
             background: Index of the class that no text describes, such as 0 in Pascal VOC. Defaults to None: there is
                 none.
+            least: See the class; where it is 1, a name that is neither a data set nor a file is that of a class.
+                Defaults to 2.
 
         Raises:
             ValueError: If a list or a file is unknown, or what it holds is no vocabulary (see the class); of a file the
                 message says which line.
         """
         if isinstance(classes, (str, Path)):
-            classes = _read_classes(str(classes))
+            classes = _read_classes(str(classes), least)
         if isinstance(templates, str):
             try:
                 templates = get_predefined_templates(templates)
@@ -89,7 +93,7 @@ class Vocabulary:
                     f"templates={templates!r} is no set of MMSeg ('vild', 'imagenet'); a single template goes in a list"
                 ) from error
         names = tuple(tuple(map(_clean, [entry] if isinstance(entry, str) else entry)) for entry in classes)
-        return cls(names, (PLAIN_TEMPLATE,) if templates is None else tuple(templates), background)
+        return cls(names, (PLAIN_TEMPLATE,) if templates is None else tuple(templates), background, least)
 
     def __len__(self) -> int:
         """Number of classes K, the background included."""
@@ -158,23 +162,26 @@ class Vocabulary:
         return None, differing
 
 
-def _read_classes(name: str) -> list[str | list[str]]:
-    """Class names of a data set MMSeg knows, or of a text file."""
+def _read_classes(name: str, least: int) -> list[str | list[str]]:
+    """Class names of a data set MMSeg knows, or of a text file; or the name itself, where one class is enough."""
     known = {alias for aliases in dataset_aliases.values() for alias in aliases}
     if name in known:
         return get_classes(name)
     if os.path.isfile(name):  # Not Path.is_file, which fails on a sentence too long for a file name.
-        return _read_lines(name)
+        return _read_lines(name, least)
+    is_path = os.sep in name or (' ' not in name and Path(name).suffix)
+    if least == 1 and not is_path and not difflib.get_close_matches(name.lower(), known, cutoff=0.85):
+        return [name]
     close = difflib.get_close_matches(name.lower(), known, n=3)
     hint = f'did you mean {" or ".join(close)}?' if close else 'such as ade20k, cityscapes or voc'
     shown = name if len(name) <= 80 else f'{name[:80]}…'
+    why = '; as a name it is one class, and at least two classes are needed, with commas between them'
     raise ValueError(
-        f'classes={shown!r} is neither a text file nor a data set that MMSeg knows ({hint}); as a name it is one '
-        'class, and at least two classes are needed, with commas between them'
+        f'classes={shown!r} is neither a text file nor a data set that MMSeg knows ({hint}){why if least > 1 else ""}'
     )
 
 
-def _read_lines(path: str) -> list[str | list[str]]:
+def _read_lines(path: str, least: int) -> list[str | list[str]]:
     """Class names of a text file, checked here, where the lines are known."""
     classes: list[str | list[str]] = []
     seen: dict[str, int] = {}
@@ -194,8 +201,9 @@ def _read_lines(path: str) -> list[str | list[str]]:
                 where = 'twice in it' if first == number else f'in line {first} too'
                 raise ValueError(f'{path}, line {number}: the name {word!r} is {where}')
         classes.append(words)
-    if len(classes) < 2:
-        raise ValueError(f'{path} has {len(classes)} line(s) with a class; at least two classes are needed')
+    if len(classes) < least:
+        wanted = 'two classes are' if least > 1 else 'one is'
+        raise ValueError(f'{path} has {len(classes)} line(s) with a class; at least {wanted} needed')
     return classes
 
 

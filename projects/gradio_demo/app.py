@@ -21,7 +21,7 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 try:
     import gradio as gr
 except ImportError:
-    sys.exit('error: this page needs gradio: pip install -r projects/gradio_demo/requirements.txt')
+    sys.exit(f'error: this page needs gradio: pip install -r {Path(__file__).with_name("requirements.txt")}')
 
 from session import CLASSES, SENTENCES, Answers, Limits, Row, Session  # noqa: E402
 

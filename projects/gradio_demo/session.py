@@ -20,6 +20,7 @@ import mmetris
 from mmetris.apis import RefSegPredictor
 from mmetris.apis.asking import NO_CLASS, read_answer
 from mmetris.apis.result_files import LabelWriter, ResultWriter, write_image
+from mmetris.apis.shapes_only import NOTE
 from mmetris.models.decode_heads import NoTargetRule
 from mmetris.utils.image_io import read_image
 from mmetris.utils.text_files import writable
@@ -81,6 +82,7 @@ class Answers:
         probabilities: (H, W) for each sentence; for class names one map, that of each pixel's best class.
         labels: (H, W) uint8, the best class of each pixel; None where sentences were asked.
         notes: What is worth knowing about the question, such as a sentence that was cut.
+        note: What is to be said of all answers on the picture; None of another model than the one that ships.
         decided: Whether the model of class names has chosen the classes itself, so that no threshold plays a part.
         no_target_scores: 0..1 for each sentence; None of a model that does not decide "not in the picture".
         no_target: Whether each sentence means nothing; None likewise.
@@ -97,6 +99,7 @@ class Answers:
     no_target_scores: list[float] | None = None
     no_target: list[bool] | None = None
     no_target_rule: NoTargetRule | None = None
+    note: str | None = None
 
     def labels_at(self, threshold: float) -> np.ndarray:
         """(H, W) uint8: the class of each pixel, 255 where none is above the threshold."""
@@ -193,10 +196,10 @@ class Answers:
         write_image(overlay, picture)
         with TemporaryDirectory() as temporary:
             if self.labels is None:
-                writer = ResultWriter(temporary, threshold, self.no_target_rule)
+                writer = ResultWriter(temporary, threshold, self.no_target_rule, NOTE if self.note else None)
                 boxes = [np.array(row.box or (0, 0, 0, 0), np.float32) for row in rows]
                 absence = self.no_target_scores, self.no_target
-                writer.add(self.name, self.image, texts, masks, boxes, scores, overlay, *absence)
+                writer.add(self.name, self.image, texts, masks, boxes, scores, overlay, *absence, self.note)
             else:
                 writer = LabelWriter(temporary, self.texts)
                 writer.add(self.name, self.labels_at(threshold), overlay)
@@ -286,11 +289,16 @@ class Session:
                 answers.texts, answers.probabilities = result['texts'], result['probabilities']
                 answers.no_target_scores, answers.no_target = result.get('no_target_scores'), result.get('no_target')
                 answers.no_target_rule = self.predictor.no_target_rule
+        answers.note = self.predictor.note
         notes = [
             _as_sentence(str(warning.message))
             for warning in caught
-            if issubclass(warning.category, UserWarning) and Path(warning.filename).is_relative_to(PACKAGE)
+            if issubclass(warning.category, UserWarning)
+            and Path(warning.filename).is_relative_to(PACKAGE)
+            and str(warning.message) not in (answers.note or '')
         ]
+        if answers.note not in (None, NOTE):  # What holds for every picture stands on top of the page.
+            notes.insert(0, _as_sentence(answers.note))
         answers.notes = list(dict.fromkeys(notes))
         return answers
 

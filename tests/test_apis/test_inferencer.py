@@ -264,7 +264,7 @@ def test_the_type_of_the_config_counts_where_none_is_given(model_files, inferenc
 
 def test_the_progress_bar_counts_images(model_files, folder, capsys):
     RefSegInferencer(*model_files, device='cpu')(folder, 'dog')
-    assert 'Inference' in capsys.readouterr().out
+    assert 'Inference' in capsys.readouterr().err
 
 
 def test_without_arguments_it_is_the_demo_model_which_knows_shapes(tmp_path, monkeypatch, capsys):
@@ -320,8 +320,10 @@ def test_a_referring_model_gives_each_pixel_the_class_of_the_highest_probability
     assert (tmp_path / 'overlays' / '0.jpg').is_file() and result['visualization'][0].ndim == 3
     with pytest.raises(ValueError, match='texts .sentences. or classes'):
         inferencer.label_maps(folder / '0.png')
-    with pytest.raises(ValueError, match='two classes'):
-        inferencer.label_maps(folder / '0.png', ['dog'])
+    alone = inferencer.label_maps(folder / '0.png', 'dog', threshold=0.45)['label_maps'][0]
+    assert np.array_equal(alone, np.where(asked['probabilities'][0] > 0.45, 0, 255)) and len(np.unique(alone)) == 2
+    with pytest.raises(ValueError, match='at least one class'):
+        inferencer.label_maps(folder / '0.png', [])
 
 
 def test_a_model_of_class_names_decides_as_in_testing_and_keeps_its_vocabulary(folder, tmp_path):

@@ -127,10 +127,12 @@ def test_the_tools_convert_both_ways(folder, trained, tmp_path):
     convert('slim_checkpoint.py', config, tmp_path / 'bare.pth', tmp_path / 'from_bare.pth')
     from_bare = torch.load(tmp_path / 'from_bare.pth', weights_only=False)
     assert from_bare.keys() == {'state_dict'} and from_bare['state_dict'].keys() == before.keys()
-    convert('slim_checkpoint.py', config, tmp_path / 'full.pth', tmp_path / 'shared.safetensors')
-    with safe_open(tmp_path / 'shared.safetensors', 'pt') as file:
-        assert set(file.keys()) == set(before)
-    assert_equal(init_model(config, tmp_path / 'shared.safetensors', 'cpu'), trained)
+    for source in (tmp_path / 'full.pth', slim):  # The second is as the training saved it.
+        shared = tmp_path / f'{source.stem}.safetensors'
+        convert('slim_checkpoint.py', config, source, shared)
+        with safe_open(shared, 'pt') as file:
+            assert set(file.keys()) == set(before)
+        assert_equal(init_model(config, shared, 'cpu'), trained)
 
 
 def test_the_tools_refuse_what_is_done_already_and_other_clips(folder, trained, tmp_path):

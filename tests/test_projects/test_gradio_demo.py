@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from mmetris.apis import RefSegInferencer, RefSegPredictor
+from mmetris.apis.shapes_only import NOTE, ShapesNotes
 from mmetris.models.decode_heads import NoTargetRule
 from tests.quiet_start import assert_quiet
 from tests.toy_inference import ROOT, picture, save_toy_model
@@ -79,6 +80,19 @@ def test_answers_are_those_of_the_inferencer(folder, visit):
         assert 0.05 < mask.mean() < 0.95 and np.array_equal(mask, masks[index])
         assert rows[index].score == pytest.approx(expected['scores'][index])
         assert rows[index].box == tuple(expected['boxes'][index])
+
+
+def test_what_the_shipped_model_does_not_know_is_said_of_the_picture(folder, visit, monkeypatch, recwarn):
+    monkeypatch.setattr(visit.predictor.asker, 'notes', ShapesNotes())  # As if the toy model shipped.
+    answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a cat')
+    assert answers.draw(0.35)[2].startswith('The image is unlike the drawn pictures that the model was trained on')
+    assert len(answers.notes) == 1
+    archive = answers.write_files(0.35, Path(visit.files.name))[1]
+    written = json.loads(zipfile.ZipFile(archive).read('predictions.json'))
+    assert written['info']['note'] == NOTE and written['images'][0]['note'] == answers.note != NOTE
+    Image.new('RGB', (60, 40), (120, 120, 120)).save(folder / 'dull.png')
+    answers = visit.ask(str(folder / 'dull.png'), session.SENTENCES, 'a cat')
+    assert answers.note == NOTE and not answers.notes
 
 
 def test_moving_the_threshold_asks_the_model_nothing(folder, visit, monkeypatch):

@@ -106,3 +106,18 @@ def test_a_subset_keeps_synonyms_templates_and_the_background_and_knows_its_name
     assert rows == [1, 2, 3] and subset.templates == ('a {}',)
     assert [vocabulary.names[row] for row in rows] == list(subset.names)
     assert vocabulary.subset([0, 1])[0].background is None
+
+
+def test_one_class_is_enough_where_each_is_asked_about(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'mine.txt').write_text('dog, hound\n')
+    for classes, names in (('dog', ('dog',)), ('St. Bernard', ('St. Bernard',)), ('mine.txt', ('dog', 'hound'))):
+        assert Vocabulary.build(classes, least=1).classes == (names,)
+    assert len(Vocabulary.build('cityscapes', least=1)) == 19
+    for wrong, words in (('cityscape', 'did you mean cityscapes'), ('none.txt', 'neither'), ('a/b', 'neither')):
+        with pytest.raises(ValueError, match=words):
+            Vocabulary.build(wrong, least=1)
+    (tmp_path / 'empty.txt').write_text('\n')
+    with pytest.raises(ValueError, match='at least one is needed'):
+        Vocabulary.build('empty.txt', least=1)
+    assert Vocabulary.build(['a', 'b'], least=1) == Vocabulary.build(['a', 'b'])

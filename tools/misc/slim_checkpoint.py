@@ -4,7 +4,8 @@
     python tools/misc/slim_checkpoint.py configs/etris/etris_vitb16_refcoco.py full.pth slim.safetensors
 
 What is left is what was tuned, every weight and buffer that is not in CLIP, optimizer state and the rest of the file,
-and a fingerprint of the CLIP that it belongs to. A ``.safetensors`` file takes the weights alone, for sharing.
+and a fingerprint of the CLIP that it belongs to. A ``.safetensors`` file takes the weights alone, for sharing; of a
+checkpoint that is slim already, as trainings save them, too.
 """
 
 from __future__ import annotations
@@ -43,22 +44,25 @@ def convert(
         to_slim: What the checkpoint is to become.
 
     Raises:
-        ValueError: If it is that already, or does not belong to the config's model and CLIP.
+        ValueError: If it is that already and the new file is not safetensors, or if it does not belong to the config's
+            model and CLIP.
     """
     content = read_checkpoint(args.checkpoint)
     if 'state_dict' not in content:  # A state dict by itself.
         content = dict(state_dict=content)
     state = content['state_dict']
-    if is_slim(state) == to_slim:
+    is_shared, is_that = Path(args.out).suffix == '.safetensors', is_slim(state) == to_slim
+    if is_that and not is_shared:
         raise ValueError(f'{args.checkpoint} is {"slim" if to_slim else "full"} already')
     model = init_model(args.config, device='cpu', cfg_options=args.cfg_options)
     tuned_weights(model, state)  # Raises unless architecture and CLIP are the config's.
     content = dict(content, state_dict=dict(state))
-    change(model, content['state_dict'], '')
-    if 'ema_state_dict' in content:
+    if not is_that:
+        change(model, content['state_dict'], '')
+    if 'ema_state_dict' in content and not is_that:
         content['ema_state_dict'] = dict(content['ema_state_dict'])
         change(model, content['ema_state_dict'], 'module.')
-    if Path(args.out).suffix == '.safetensors':
+    if is_shared:
         with write_atomically(args.out) as temporary:
             save_file(
                 {key: value.contiguous() for key, value in content['state_dict'].items()},

@@ -98,9 +98,9 @@ def check_sums(path: Path) -> None:
     Raises:
         ValueError: If it is damaged.
     """
-    if not zipfile.is_zipfile(path):
-        return  # The format before PyTorch 1.6 has none.
     try:
+        if not zipfile.is_zipfile(path):
+            return  # The format before PyTorch 1.6 has none.
         with zipfile.ZipFile(path) as archive:
             check_archive(archive, path.stat().st_size)  # Before anything is unpacked.
             damaged = archive.testzip()

@@ -163,3 +163,11 @@ def test_a_changed_byte_is_read_or_refused(tmp_path_factory, data):
         read_checkpoint(path)
     except ValueError:
         pass
+
+
+def test_an_archive_that_says_it_has_several_parts_is_damaged(tmp_path):
+    """Python's own question whether a file is an archive ends with an error for it."""
+    locator = b'PK\x06\x07' + (1).to_bytes(4, 'little') + bytes(8) + (2).to_bytes(4, 'little')
+    (tmp_path / 'parts.pth').write_bytes(bytes(100) + locator + b'PK\x05\x06' + bytes(18))
+    with pytest.raises(ValueError, match=r'parts\.pth is damaged \(zipfiles that span multiple disks'):
+        read_checkpoint(tmp_path / 'parts.pth')

@@ -62,7 +62,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu') -> dict[
         check_before_loading(path)
         with only_safe_globals():
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-        check_tensors(checkpoint)
+        check_tensors(checkpoint, path.stat().st_size)
     except OSError as error:
         raise ValueError(f'{path} cannot be read, or its end is missing: {error}') from error
     except Exception as error:  # A damaged file raises whatever its broken bytes lead to.

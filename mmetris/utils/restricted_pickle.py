@@ -190,6 +190,10 @@ def _allowed_names() -> frozenset[str]:
             'torch._utils._rebuild_tensor',
             'torch._utils._rebuild_tensor_v2',
             'torch._utils._rebuild_parameter',
+            # Tensors with attributes, such as FSDP's parameters.
+            'torch._utils._rebuild_parameter_with_state',
+            'torch._tensor._rebuild_from_type_v2',
+            'torch.Tensor',
             *dtypes,
             *storages,
             *(one[1] for one in safe_globals() if isinstance(one, tuple)),
@@ -300,16 +304,26 @@ def tensors_in(content: Any) -> Iterator[torch.Tensor]:
             todo.extend([*one.keys(), *one.values()] if isinstance(one, dict) else one)
 
 
-def check_tensors(content: Any) -> None:
-    """Refuse tensors that say they have more elements than their file has, by strides of zero: a copy would take all.
+def check_tensors(content: Any, size: int) -> None:
+    """Refuse tensors that have more elements than their file: by strides of zero, of which a copy would take all, or
+    made of a number in the file (``torch.Tensor(n)``), whose memory is not taken until it is touched.
 
     Args:
         content: What was loaded.
+        size: Bytes of the file.
 
     Raises:
         pickle.UnpicklingError: If there is one.
     """
+    seen: set[int] = set()
+    total = 0
     for tensor in tensors_in(content):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total += storage.nbytes()
+        if total > size:
+            raise pickle.UnpicklingError(f'its tensors have more than the {size} bytes of the file')
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise pickle.UnpicklingError(f'a tensor of shape {tuple(tensor.shape)} whose elements are not in the file')
 

@@ -39,6 +39,7 @@ CALLS = {
     'bytearray of a size': lambda: Call(bytearray, HUGE),
     'tensor of a size': lambda: Call(torch.FloatTensor, HUGE),
     'torch.Tensor': lambda: Call(torch.Tensor, HUGE),
+    'torch.Tensor of little': lambda: Call(torch.Tensor, 1 << 20),
     'array of a size': lambda: Call(np.ndarray, (HUGE,)),
     'array of addresses': lambda: Call(np.ndarray, (1,), 'O', b'\x01' * 8),
     'type of any width': lambda: Call(np.dtype, 'V4000000000'),
@@ -105,6 +106,13 @@ def test_entries_of_one_name_are_refused(tmp_path):
         read_checkpoint(rewritten(path, tmp_path / 'double.pth', double=True))
 
 
+def with_attributes() -> torch.Tensor:
+    """As FSDP's parameters are."""
+    tensor = torch.arange(4.0)
+    tensor.origin = (1, 2)
+    return tensor
+
+
 def corpus() -> dict:
     """What trainings and published codes save."""
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
@@ -116,6 +124,7 @@ def corpus() -> dict:
         state_dict=OrderedDict(model.state_dict()),
         model=model.state_dict(),
         parameter=torch.nn.Parameter(torch.ones(2)),
+        with_attributes=with_attributes(),
         optimizer=optimizer.state_dict(),
         schedule=schedule.state_dict(),
         scaler=dict(scale=65536.0, growth_tracker=0),

@@ -97,12 +97,18 @@ def test_clips_keys_stay_what_they_are(name):
 @pytest.mark.parametrize('name', CASES)
 def test_steps_train_all_that_is_tuned_and_nothing_else(name, bridged):
     model = tuned_model(name, **BRIDGED[bridged]).train()
-    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=1e-3)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    for _ in range(3):  # What starts at zero holds back the gradient of what comes before it.
+    pulled: dict[int, float] = {}
+    torch.manual_seed(0)  # Of dropout.
+    # What starts at zero holds back the gradient of what comes before it, and a ReLU that of some inputs.
+    for step in range(3):
         optimizer.zero_grad()
-        model.forward_logits(*inputs()).square().mean().backward()
+        model.forward_logits(*inputs(seed=step)).square().mean().backward()
         optimizer.step()
+        for value in model.parameters():
+            if value.grad is not None:
+                pulled[id(value)] = pulled.get(id(value), 0.0) + float(value.grad.abs().sum())
     after, tuned = model.state_dict(), tuned_ids(model)
     for side, encoder in sides(model).items():
         for key, value in encoder.named_parameters():
@@ -116,8 +122,10 @@ def test_steps_train_all_that_is_tuned_and_nothing_else(name, bridged):
                 assert torch.equal(after[f'{side}.{key}'], before[f'{side}.{key}']), key
         for key, method in encoder.tuning.items():
             for value in method.tuned_parameters():
-                # Of what BitFit tunes, biases of keys have no effect, nor have those after the last word that is read.
-                assert value.grad.abs().sum() > 0 or key == 'bitfit', key
+                # Of what BitFit tunes, biases of keys have no effect, nor have those after the last word that is read;
+                # of the dense ones', those in front of a BatchNorm, which takes the mean away.
+                without_effect = key == 'bitfit' or (key == 'dense' and value.ndim == 1)
+                assert pulled[id(value)] > 0 or without_effect, key
 
 
 @pytest.mark.parametrize('name', FROZEN)

@@ -102,7 +102,7 @@ def test_steps_train_all_that_is_tuned_and_nothing_else(name, bridged):
     pulled: dict[int, float] = {}
     torch.manual_seed(0)  # Of dropout.
     # What starts at zero holds back the gradient of what comes before it, and a ReLU that of some inputs.
-    for step in range(3):
+    for step in range(6):
         optimizer.zero_grad()
         model.forward_logits(*inputs(seed=step)).square().mean().backward()
         optimizer.step()

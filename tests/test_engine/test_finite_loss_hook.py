@@ -77,7 +77,7 @@ def build_runner(work_dir, broken=(), lr=0.01, hook=None, launcher='none', accum
         launcher=launcher,
         cfg=dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel', device_ids=None)),
         default_scope='mmetris',
-        experiment_name=f'finite_{Path(work_dir).name}',
+        experiment_name=f'finite_{Path(work_dir).parent.name}_{Path(work_dir).name}',
     )
 
 

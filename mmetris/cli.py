@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
+from mmetris.package import PACKAGE, find_root
 from mmetris.version import __version__
 
 MODEL_HELP = (
@@ -635,16 +636,13 @@ def _run_tool(script: str, arguments: Sequence[str]) -> NoReturn:
     Raises:
         FileNotFoundError: If it is in neither.
     """
-    package = Path(__file__).resolve().parent
-    for root in (package.parent, package / '.mim'):
-        if (root / 'model-index.yml').is_file() and (root / script).is_file():
-            break
-    else:
+    root = find_root('model-index.yml', script)
+    if root is None:
         raise FileNotFoundError(
-            f'{script} is neither beside {package} nor in {package / ".mim"}; install mmetris again'
+            f'{script} is neither beside {PACKAGE} nor in {PACKAGE / ".mim"}; install mmetris again'
         )
     env = dict(os.environ)
-    if root == package.parent:  # A checkout, which may be found by the current folder alone.
+    if root == PACKAGE.parent:  # A checkout, which may be found by the current folder alone.
         env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root), env.get('PYTHONPATH')]))
     sys.stdout.flush()
     sys.stderr.flush()

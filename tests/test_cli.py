@@ -13,7 +13,7 @@ import pytest
 from click.shell_completion import shell_complete
 from PIL import Image
 
-from mmetris import cli
+from mmetris import cli, package
 from mmetris.apis import RefSegInferencer
 from mmetris.cli import DTYPES, mmetris_command, run
 from mmetris.datasets.shapes import draw_sample, render
@@ -390,7 +390,7 @@ def test_scripts_get_the_words_of_their_command_as_they_are(mmetris, monkeypatch
 
 
 def test_a_script_that_is_not_there_is_told_in_one_line(mmetris, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, '__file__', str(tmp_path / 'mmetris' / 'cli.py'))
+    monkeypatch.setattr(package, 'PACKAGE', tmp_path / 'mmetris')
     monkeypatch.setattr(os, 'execve', lambda *_: pytest.fail('started'))
     status, out, err = mmetris('train', 'my.py', model=())
     assert (

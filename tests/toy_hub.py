@@ -8,11 +8,31 @@ import json
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
 
 COMMIT = 'c' * 40
 API = re.compile(r'/api/models/([\w.-]+/[\w.-]+)(?:/(revision|preupload|commit)/(.+))?')
 FILE = re.compile(r'/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)')
+
+
+def ask_toy_hub(server: ToyHub, home: Path, monkeypatch: pytest.MonkeyPatch) -> ToyHub:
+    """Have the hub's client ask this one, made anew, with empty caches and whatever the shell says.
+
+    Args:
+        server: The hub.
+        home: Where the caches are.
+        monkeypatch: Puts all back at the end of the test.
+    """
+    server.reset()
+    monkeypatch.setenv('HF_ENDPOINT', server.address)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(home / 'hub'))
+    monkeypatch.setattr(constants, 'HF_ASSETS_CACHE', str(home / 'assets'))
+    return server
 
 
 class ToyHub:

@@ -8,26 +8,10 @@ and how the layout did in miniature. Tunable: adapters 33.33 M, Bridger 1.69 M, 
 
 _base_ = [
     '../_base_/models/best_large.py',
-    '../_base_/datasets/refcoco_448px.py',
+    '../_base_/datasets/mixed_448px.py',
     '../_base_/schedules/detris_50e.py',
     '../_base_/default_runtime.py',
 ]
 
 # The Bridger of a ViT learns ten times as fast (ETRIS, Sec. 4.2).
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(neck=dict(lr_mult=10))))
-
-# As detris_large_mixed.py: images of any val or test split of the three are left out.
-train_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type='MixedRefDataset',
-        datasets=[
-            dict(_base_.train_dataloader.dataset, ann_file=f'{folder}/instances.json', split_file=f'{folder}/{split}')
-            for folder, split in (
-                ('refcoco', 'refs(unc).p'),
-                ('refcoco+', 'refs(unc).p'),
-                ('refcocog', 'refs(umd).p'),
-            )
-        ],
-    )
-)

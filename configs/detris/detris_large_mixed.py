@@ -6,26 +6,14 @@ DETRIS's paper (no hardware told here), one model for all: mIoU 81.00 / 81.90 / 
 Here: not run. Tunable: adapters 33.33 M, decoder 23.20 M.
 """
 
-_base_ = './detris_large_refcoco.py'
+_base_ = [
+    '../_base_/models/detris_large.py',
+    '../_base_/datasets/mixed_448px.py',
+    '../_base_/schedules/detris_50e.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     backbone=dict(stage_ends=(1, 9, 17, 24), tuning=dict(aligner=dict(channels=384, layers=tuple(range(1, 24))))),
     text_encoder=dict(tuning=dict(adapter=dict(channels=384, layers=tuple(range(1, 12))))),
-)
-
-# Images of any val or test split of the three are left out. The best epoch is picked, and tests are, on RefCOCO; for
-# the others let --cfg-options name their ann_file and split_file.
-train_dataloader = dict(
-    dataset=dict(
-        _delete_=True,
-        type='MixedRefDataset',
-        datasets=[
-            dict(_base_.train_dataloader.dataset, ann_file=f'{folder}/instances.json', split_file=f'{folder}/{split}')
-            for folder, split in (
-                ('refcoco', 'refs(unc).p'),
-                ('refcoco+', 'refs(unc).p'),
-                ('refcocog', 'refs(umd).p'),
-            )
-        ],
-    )
 )

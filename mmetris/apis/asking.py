@@ -76,7 +76,28 @@ class Answer(NamedTuple):
 
 # The lists of results that hold the fields of an :class:`Answer`; the last two only of models that decide it.
 ANSWER_LISTS = ('masks', 'boxes', 'scores', 'is_empty', 'no_target_scores', 'no_target')
-NO_TARGET_LISTS = ANSWER_LISTS[-2:]
+_NO_TARGET_LISTS = ANSWER_LISTS[-2:]
+
+
+def lists_of(rule: NoTargetRule | None) -> list[str]:
+    """Names of the lists of answers that a model gives.
+
+    Args:
+        rule: How it decides "not in the picture"; None if it does not.
+    """
+    return [name for name in ANSWER_LISTS if rule is not None or name not in _NO_TARGET_LISTS]
+
+
+def append_answer(lists: dict[str, Any], answer: Answer) -> None:
+    """Append the fields of an answer to those lists that there are.
+
+    Args:
+        lists: Lists by their names, of :func:`lists_of`; others are left alone.
+        answer: The answer.
+    """
+    for name, value in zip(ANSWER_LISTS, answer, strict=True):
+        if name in lists:
+            lists[name].append(value)
 
 
 def read_answer(

@@ -137,10 +137,11 @@ def tokenizer_repos(config: Config) -> list[str]:
 
 def _fetch_tokenizer(repo: str, say: Callable[[str], Any]) -> list[Path]:
     """A tokenizer's files, into the hub's cache, where transformers finds them."""
-    fetch_hub_file(repo, TOKENIZER_CONFIG)  # Without a network its error names the file, and not the list of files.
+    # Before the list of files: without a network its error names the file.
+    first = _said(f'{TOKENIZER_CONFIG} of {repo}', fetch_hub_file(repo, TOKENIZER_CONFIG), say)
     has = [name for name in TOKENIZER_FILES if cached_hub_file(repo, name)] if is_offline() else list_hub_files(repo)
-    names = [name for name in TOKENIZER_FILES if name in has]
-    return [_said(f'{name} of {repo}', fetch_hub_file(repo, name), say) for name in names]
+    names = [name for name in TOKENIZER_FILES if name in has and name != TOKENIZER_CONFIG]
+    return [first, *(_said(f'{name} of {repo}', fetch_hub_file(repo, name), say) for name in names)]
 
 
 def _fetch_source(source: str, arch: Any, say: Callable[[str], Any]) -> Path:
@@ -160,7 +161,5 @@ def _fetch_source(source: str, arch: Any, say: Callable[[str], Any]) -> Path:
 
 
 def _said(name: str, fetched: Fetched, say: Callable[[str], Any]) -> Path:
-    received = f'{fetched.received:,} of them received now' if fetched.received else 'here already'
-    compared = 'nothing to compare it with' if fetched.checked == 'nothing' else f'{fetched.checked} agrees'
-    say(f'{name}: {fetched.size:,} bytes, {received}, {compared} -> {fetched.path}')
+    say(f'{name}: {fetched.told("here already")}')
     return fetched.path

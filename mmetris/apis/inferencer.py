@@ -23,7 +23,7 @@ from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
 from mmetris.visualization import draw_expressions, draw_labels
 
-from .asking import ANSWER_LISTS, NO_TARGET_LISTS, Asker, Classes, answer_of, check_threshold, set_no_target
+from .asking import ANSWER_LISTS, Asker, Classes, answer_of, append_answer, check_threshold, lists_of, set_no_target
 from .model import init_model
 from .model_zoo import find_model, indexed_models
 from .result_files import LabelWriter, ResultWriter
@@ -261,9 +261,7 @@ class RefSegInferencer(BaseInferencer):
                 one.update({key: [] for key in self._lists}, texts=sentences[index], data_samples=samples)
                 for sample in samples:
                     answer, probability = answer_of(sample, threshold, self.own_threshold)
-                    for key, value in zip(ANSWER_LISTS, answer, strict=True):
-                        if key in one:
-                            one[key].append(value)
+                    append_answer(one, answer)
                     one['probabilities'].append(probability)
                 if self.asker.notes is not None:
                     one['note'] = self.asker.notes.of(image, name)
@@ -368,7 +366,8 @@ class RefSegInferencer(BaseInferencer):
     @property
     def _lists(self) -> list[str]:
         """Names of the lists with one entry for each sentence."""
-        return [key for key in PER_SENTENCE if self.no_target_rule is not None or key not in NO_TARGET_LISTS]
+        given = lists_of(self.no_target_rule)
+        return [key for key in PER_SENTENCE if key in given or key not in ANSWER_LISTS]
 
     def _inputs_to_list(self, inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
         """Pictures one by one; a folder stands for those in it."""

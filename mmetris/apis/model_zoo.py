@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 from mmengine.config import Config
 
-import mmetris
+from mmetris.package import PACKAGE, find_root
 from mmetris.utils.downloads import HUB, SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
 
 from .published import converted_files, published_of
@@ -46,11 +46,10 @@ def package_root() -> Path:
     Raises:
         FileNotFoundError: If neither has them.
     """
-    package = Path(mmetris.__file__).resolve().parent
-    for root in (package.parent, package / '.mim'):
-        if (root / 'configs').is_dir() and (root / 'model-index.yml').is_file():
-            return root
-    raise FileNotFoundError(f'no configs beside {package} or in {package / ".mim"}; install mmetris again')
+    root = find_root('configs', 'model-index.yml')
+    if root is None:
+        raise FileNotFoundError(f'no configs beside {PACKAGE} or in {PACKAGE / ".mim"}; install mmetris again')
+    return root
 
 
 def indexed_models() -> Iterator[dict[str, Any]]:

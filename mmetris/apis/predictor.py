@@ -15,13 +15,13 @@ from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, read_image
 
 from .asking import (
-    ANSWER_LISTS,
-    NO_TARGET_LISTS,
     Asker,
     Classes,
     EncodedImages,
     answer_of,
+    append_answer,
     check_threshold,
+    lists_of,
     set_no_target,
 )
 from .model import init_model
@@ -178,16 +178,14 @@ class RefSegPredictor:
             raise RuntimeError('no image: call set_image first')
         least = self.threshold if threshold is None else check_threshold(threshold)
         texts = self.asker.check_texts(texts)
-        names = [key for key in ANSWER_LISTS if self.no_target_rule is not None or key not in NO_TARGET_LISTS]
-        result: dict[str, list] = dict(texts=texts, probabilities=[], **{name: [] for name in names})
+        lists: dict[str, list] = {name: [] for name in lists_of(self.no_target_rule)}
+        result: dict[str, list] = dict(texts=texts, probabilities=[], **lists)
         samples = []
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             for sample in self.asker.ask(self._encoded, chunk, [0] * len(chunk)):
                 answer, probability = answer_of(sample, least, self.own_threshold)
-                for key, value in zip(ANSWER_LISTS, answer, strict=True):
-                    if key in result:
-                        result[key].append(value)
+                append_answer(result, answer)
                 result['probabilities'].append(probability)
                 samples.append(sample)
         if self.note is not None:

@@ -198,7 +198,6 @@ def _fetch(
             f'{error}.{supposed} Without a network: fetch {hub_address(published.repo, name, revision)} elsewhere, and '
             f'run "mmetris download {published.name} --local FILE"'
         ) from error
-    received = f'{fetched.received:,} of them received now' if fetched.received else 'found in the cache'
-    compared = 'nothing to compare it with' if fetched.checked == 'nothing' else f'{fetched.checked} agrees'
-    say(f'{name} of {published.repo}: {fetched.size:,} bytes, {received}, {compared} -> {fetched.path}')
-    return fetched.path, dict(repo=published.repo, file=name, sha256=sha256_of(fetched.path))
+    say(f'{name} of {published.repo}: {fetched.told("found in the cache")}')
+    sha256 = fetched.sha256 or sha256_of(fetched.path)
+    return fetched.path, dict(repo=published.repo, file=name, sha256=sha256)

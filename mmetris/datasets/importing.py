@@ -27,6 +27,10 @@ from .table import JSON_LINES
 COLUMNS = ('image', 'mask', 'sentence', 'split')
 
 
+class NoSentenceError(ValueError):
+    """No region has a sentence."""
+
+
 class Rows(NamedTuple):
     """What was written.
 
@@ -103,7 +107,8 @@ def write_table_folder(
 
     Raises:
         FileExistsError: If a file is there already and ``overwrite`` is not given.
-        ValueError: If there is no sentence at all, or the table's name has another ending.
+        NoSentenceError: If there is no sentence at all.
+        ValueError: If the table's name has another ending.
     """
     out = Path(out)
     if Path(table).suffix.lower() not in ('.csv', '.tsv', *JSON_LINES) or Path(table).name != table:
@@ -127,7 +132,7 @@ def write_table_folder(
                 split = split_of_picture(picture)
                 rows += [dict(image=picture.name, mask=mask, sentence=writable(text), split=split) for text in texts]
         if not rows:
-            raise ValueError('there is no sentence')
+            raise NoSentenceError('there is no sentence')
         written = sorted(path.name for path in aside.iterdir())
         there = [name for name in written if (out / 'masks' / name).exists()]
         if there and not overwrite:
@@ -189,9 +194,7 @@ def import_export(
 
     try:
         return export, write_table_folder(READERS[kind](export), out, choose, table, overwrite)
-    except ValueError as error:
-        if str(error) != 'there is no sentence':
-            raise
+    except NoSentenceError as error:
         where = f'named {text!r}' if text else f'named {", ".join(TEXT_FIELDS)}'
         seen = ', '.join(name for name, _ in export.seen_fields.most_common(12)) or 'none'
         raise ValueError(

@@ -76,20 +76,23 @@ class ListedRefDataset(RefCocoDataset):
         """Height and width of an image, whose header alone is read where it is a local file."""
         if img_path not in self._sizes:
             if self._is_local(img_path):
-                check_ordinary(img_path)
+                self._check_there(img_path, what)
             source = img_path if self._is_local(img_path) else self._get(img_path, what)
-            if isinstance(source, str) and not os.path.isfile(source):
-                raise FileNotFoundError(f'{what} {img_path} does not exist')
             self._sizes[img_path] = upright_hw(source, f'{what} {img_path}')
         return self._sizes[img_path]
 
     def _get(self, path: str, what: str) -> bytes:
+        self._check_there(path, what)
+        return read_bytes(path, self.backend_args)
+
+    def _check_there(self, path: str, what: str) -> None:
         if self._is_local(path):
             check_ordinary(path)
-        exists = os.path.isfile(path) if self._is_local(path) else fileio.exists(path, backend_args=self.backend_args)
-        if not exists:
+            is_there = os.path.isfile(path)
+        else:
+            is_there = fileio.exists(path, backend_args=self.backend_args)
+        if not is_there:
             raise FileNotFoundError(f'{what} {path} does not exist')
-        return read_bytes(path, self.backend_args)
 
     def _is_local(self, path: str) -> bool:
         return not self.backend_args and not is_address(path)

@@ -39,13 +39,13 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from mmetris.version import __version__
 
 from .checkpoint_io import put_in_place, remove, unfinished_path
+from .files import scheme_of
 
 HUB = 'hf://'  # hf://owner/name/path/of/file, or hf://owner/name@revision/path/of/file, as in huggingface_hub.
 SHIPPED = 'mmetris://'  # A file inside the package.
 MAIN = constants.DEFAULT_REVISION
 _SHA256 = re.compile('[0-9a-f]{64}')
 _GIT_SHA1 = re.compile('[0-9a-f]{40}')
-_SCHEME = re.compile(r'([a-zA-Z][a-zA-Z0-9+.-]*):///?')
 
 
 class NotFetchedError(FileNotFoundError):
@@ -60,12 +60,24 @@ class Fetched(NamedTuple):
         size: Bytes.
         received: How many of them came over the network now; 0 if it was here.
         checked: By what it was compared with its source, for people.
+        sha256: Its checksum, where that was computed on the way.
     """
 
     path: Path
     size: int
     received: int
     checked: str
+    sha256: str | None = None
+
+    def told(self, if_here: str) -> str:
+        """Size, what came, and what it was compared with, in words.
+
+        Args:
+            if_here: What is said where nothing came over the network.
+        """
+        received = f'{self.received:,} of them received now' if self.received else if_here
+        compared = 'nothing to compare it with' if self.checked == 'nothing' else f'{self.checked} agrees'
+        return f'{self.size:,} bytes, {received}, {compared} -> {self.path}'
 
 
 def assets_folder(namespace: str, name: str) -> Path:
@@ -76,16 +88,6 @@ def assets_folder(namespace: str, name: str) -> Path:
         name: Which of them.
     """
     return cached_assets_path('mmetris', namespace, name, assets_dir=constants.HF_ASSETS_CACHE)
-
-
-def scheme_of(source: str) -> str | None:
-    """The scheme of an address, such as ``'https'``; None for a file name.
-
-    Args:
-        source: A file name or an address. A drive of Windows (``C://``) is none.
-    """
-    match = _SCHEME.match(source)
-    return None if match is None or (os.name == 'nt' and len(match[1]) == 1) else match[1].lower()
 
 
 def weights_path(source: str | os.PathLike) -> Path:
@@ -235,7 +237,7 @@ def fetch_hub_file(
         if found is None:
             reason = 'HF_HUB_OFFLINE is set' if is_offline() else 'local_files_only=True'
             raise NotFetchedError(f'{file} of {repo_id} ({address}) is not in {cache}, and {reason}')
-        return Fetched(found, found.stat().st_size, 0, _check_known(found, address, sha256))
+        return _known(found, address, sha256)
     headers = build_hf_headers(token=token, library_name='mmetris', library_version=__version__)
     try:
         metadata = get_hf_file_metadata(address, token=token)
@@ -243,7 +245,7 @@ def fetch_hub_file(
         raise NotFetchedError(_why(error, repo_id, file, revision)) from error
     except Exception as error:  # Whatever the client raises without a network.
         if (found := cached_hub_file(repo_id, file, revision, cache)) is not None:
-            return Fetched(found, found.stat().st_size, 0, _check_known(found, address, sha256))
+            return _known(found, address, sha256)
         raise NotFetchedError(_why(error, repo_id, file, revision)) from error
     etag, size = metadata.etag, metadata.size
     if not etag or not metadata.commit_hash:
@@ -258,15 +260,16 @@ def fetch_hub_file(
     blob = cache / repo_folder_name(repo_id=repo_id, repo_type='model') / 'blobs' / etag
     received = _receive(address, blob, headers, size, etag, lambda path: _check(path, address, size, etag, sha256))
     if not received:  # Another program put it there, which compares sizes alone.
-        _check_known(blob, address, sha256)
+        _known(blob, address, sha256)
     try:  # The blob is there: the client gives it its name in the snapshot of the commit.
         place = hf_hub_download(
             repo_id, file, revision=revision, cache_dir=cache, token=token, endpoint=endpoint(), headers=headers
         )
     except Exception as error:
         raise NotFetchedError(_why(error, repo_id, file, revision)) from error
-    checked = 'sha256' if _SHA256.fullmatch(etag) else 'git sha1' if _GIT_SHA1.fullmatch(etag) else 'size'
-    return Fetched(Path(place), blob.stat().st_size, received, checked)
+    is_sha256 = _SHA256.fullmatch(etag) is not None
+    checked = 'sha256' if is_sha256 else 'git sha1' if _GIT_SHA1.fullmatch(etag) else 'size'
+    return Fetched(Path(place), blob.stat().st_size, received, checked, etag if is_sha256 else None)
 
 
 def fetch_first_hub_file(repo_id: str, files: Sequence[str], revision: str = MAIN) -> Fetched:
@@ -310,7 +313,7 @@ def fetch_address(address: str, path: str | os.PathLike | None = None, sha256: s
         path = assets_folder('addresses', hashlib.sha256(address.encode()).hexdigest()[:20]) / name
     path = Path(path)
     if path.is_file():
-        return Fetched(path, path.stat().st_size, 0, _check_known(path, address, sha256))
+        return _known(path, address, sha256)
     if is_offline():
         raise NotFetchedError(f'{address} is not on this machine ({path}), and HF_HUB_OFFLINE is set')
     headers = build_hf_headers(token=False, library_name='mmetris', library_version=__version__)
@@ -330,7 +333,8 @@ def fetch_address(address: str, path: str | os.PathLike | None = None, sha256: s
     # Without a checksum a part may be gone on from only if the server still has the same file.
     part = sha256 or etag
     received = _receive(address, path, headers, size, part, check)
-    return Fetched(path, path.stat().st_size, received, 'sha256' if sha256 else 'size' if size else 'nothing')
+    checked = 'sha256' if sha256 else 'size' if size else 'nothing'
+    return Fetched(path, path.stat().st_size, received, checked, sha256)
 
 
 def sha256_of(path: str | os.PathLike) -> str:
@@ -420,21 +424,19 @@ def _check(path: Path, address: str, size: int | None, etag: str, sha256: str | 
         )
 
 
-def _check_known(path: Path, address: str, sha256: str | None) -> str:
-    """Compare a file that was here with what it must be.
+def _known(path: Path, address: str, sha256: str | None) -> Fetched:
+    """A file that was here, compared with what it must be.
 
     The hub's cache calls a large file by its sha256.
     """
     name = path.resolve().name
     expected = sha256 or (name if _SHA256.fullmatch(name) else None)
-    if expected is None:
-        return 'nothing'
-    if (actual := sha256_of(path)) != expected:
+    if expected is not None and (actual := sha256_of(path)) != expected:
         raise ValueError(
             f'{path} has sha256 {actual}, {expected} was expected: it is damaged, or is not {address}. Remove it, and '
             'it is fetched again'
         )
-    return 'sha256'
+    return Fetched(path, path.stat().st_size, 0, 'nothing' if expected is None else 'sha256', expected)
 
 
 def _why(error: Exception, repo_id: str, file: str | None, revision: str) -> str:

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+
+_SCHEME = re.compile(r'([a-zA-Z][a-zA-Z0-9+.-]*):///?')
+
+
+def scheme_of(source: str) -> str | None:
+    """The scheme of an address, such as ``'https'``; None for a file name.
+
+    Args:
+        source: A file name or an address. A drive of Windows (``C://``) is none.
+    """
+    match = _SCHEME.match(source)
+    return None if match is None or (os.name == 'nt' and len(match[1]) == 1) else match[1].lower()
 
 
 def check_ordinary(path: str | os.PathLike) -> None:
@@ -36,9 +49,9 @@ def read_bytes(path: str | os.PathLike, backend_args: dict | None = None) -> byt
     """
     from mmengine import fileio  # Takes seconds, which readers of local texts need not wait.
 
-    if '://' not in str(path):
+    if scheme_of(str(path)) is None:
         check_ordinary(path)
     return fileio.get(path, backend_args=backend_args)
 
 
-__all__ = ['check_ordinary', 'read_bytes']
+__all__ = ['check_ordinary', 'read_bytes', 'scheme_of']

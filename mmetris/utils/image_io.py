@@ -22,7 +22,7 @@ import mmcv
 import numpy as np
 from PIL import Image, ImageOps
 
-from .files import check_ordinary
+from .files import check_ordinary, scheme_of
 
 ImageSource = str | os.PathLike | bytes | np.ndarray | Image.Image
 
@@ -155,7 +155,7 @@ def image_name(source: ImageSource, default: str = 'the image') -> str:
 
 def is_address(source: object) -> bool:
     """Whether something is an address such as ``https://...``, and no file name."""
-    return isinstance(source, str) and re.match(r'[a-zA-Z][a-zA-Z0-9+.-]+://', source) is not None
+    return isinstance(source, str) and scheme_of(source) is not None
 
 
 def list_images(folder: str | os.PathLike) -> list[Path]:
@@ -191,7 +191,7 @@ def _read_bytes(source: str) -> bytes:
 
 def _download(address: str) -> bytes:
     """Content at an address; other kinds than HTTP (say ``s3://``) go to MMEngine's file backends."""
-    scheme = address.partition('://')[0].lower()
+    scheme = scheme_of(address)
     if scheme not in _SCHEMES:
         raise ValueError(f'{address} is not fetched: addresses of {", ".join(_SCHEMES)} are, and files by their path')
     if scheme not in ('http', 'https'):

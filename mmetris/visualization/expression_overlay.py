@@ -9,10 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .referring_picture import FAINT_COLOR, TEXT_COLOR, overlay_mask
-from .text import find_font, wrap_text
+from .text import NOT_IN_PICTURE, NOTHING_FOUND, find_font, wrap_text
 
 # Okabe and Ito's palette without black and yellow (which vanishes on white); told apart with any colour blindness.
-NOTHING_FOUND, NOT_IN_PICTURE = 'nothing found', 'not in the picture'
 EXPRESSION_COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233))
 
 

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .text import find_font, wrap_text
+from .text import NOT_IN_PICTURE, find_font, wrap_text
 
 # Blue and orange of Okabe and Ito's palette, which people with any kind of colour blindness tell apart.
 PRED_COLOR = (0, 114, 178)
@@ -101,7 +101,7 @@ def draw_referring_picture(
     if pred_mask is not None and not (pred_mask != 0).any():
         footer = f'{footer} (nothing predicted)' if footer else 'nothing predicted'
     if no_target_score is not None and no_target_threshold is not None:
-        verdict = 'not in the picture' if no_target_score >= no_target_threshold else 'in the picture'
+        verdict = NOT_IN_PICTURE if no_target_score >= no_target_threshold else 'in the picture'
         numbers = f'no-target score {no_target_score:.2f}, threshold {no_target_threshold:g}'
         footer = f'{footer}  {verdict} ({numbers})'.strip()
     return _compose(panels, f'“{expression}”', footer, note)

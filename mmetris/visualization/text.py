@@ -9,6 +9,9 @@ import matplotlib
 from matplotlib.ft2font import FT2Font
 from PIL import ImageFont
 
+# What is written beside a sentence that has no mask.
+NOTHING_FOUND, NOT_IN_PICTURE = 'nothing found', 'not in the picture'
+
 
 @functools.lru_cache(maxsize=32)
 def _letters_of(path: str) -> frozenset[int]:

@@ -18,7 +18,7 @@ from mmetris.apis.fetching import download
 from mmetris.apis.model_zoo import find_model, indexed_models, package_root
 from mmetris.cli import mmetris_command, run
 from mmetris.utils import downloads, encoder_files
-from tests.toy_hub import COMMIT, ToyHub
+from tests.toy_hub import COMMIT, ToyHub, ask_toy_hub
 from tests.toy_inference import ROOT, picture
 
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
@@ -38,16 +38,12 @@ def server():
 @pytest.fixture
 def hub(server, tmp_path, monkeypatch):
     """The hub with the tiny DETRIS in it, empty caches, and no waiting between tries."""
-    server.reset()
+    ask_toy_hub(server, tmp_path / 'home', monkeypatch)
     server.repos[REPO] = {
         'README.md': b'weights',
         FILE: (GOLDEN / 'detris.ckpt.pth').read_bytes(),
         'large/other.pth': (GOLDEN / 'etris_vit.ckpt.pth').read_bytes(),
     }
-    monkeypatch.setenv('HF_ENDPOINT', server.address)
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'home' / 'hub'))
-    monkeypatch.setattr(constants, 'HF_ASSETS_CACHE', str(tmp_path / 'home' / 'assets'))
     monkeypatch.setattr(time, 'sleep', lambda seconds: None)
     monkeypatch.chdir(tmp_path)
     return server

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard
 from mmengine.config import Config
 from safetensors.torch import load_file, save_file
 
@@ -19,7 +19,7 @@ from mmetris.cli import mmetris_command, run
 from mmetris.models.encoders.fingerprint import Fingerprint
 from mmetris.utils.downloads import fetch_hub_file
 from tests import toy
-from tests.toy_hub import COMMIT, ToyHub
+from tests.toy_hub import COMMIT, ToyHub, ask_toy_hub
 from tests.toy_inference import picture
 
 SECRETS = ('alice', 'projects/secret', 'token-of-alice')
@@ -34,13 +34,8 @@ def server():
 
 @pytest.fixture
 def toy_server(server, tmp_path, monkeypatch):
-    server.reset()
-    monkeypatch.setenv('HF_ENDPOINT', server.address)
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setenv('SECRET', 'token-of-alice')
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'home' / 'hub'))
-    monkeypatch.setattr(constants, 'HF_ASSETS_CACHE', str(tmp_path / 'home' / 'assets'))
-    return server
+    return ask_toy_hub(server, tmp_path / 'home', monkeypatch)
 
 
 @pytest.fixture(scope='module')
@@ -90,9 +85,8 @@ def test_the_same_masks_come_out(trained, shared):
 
 def test_the_card_tells_what_users_ask(shared):
     card = ModelCard.load(shared / CARD)
-    assert (
-        card.data.library_name == 'mmetris' and card.data.license == 'apache-2.0' and card.data.datasets == ['shapes']
-    )
+    named = {key: card.data.to_dict()[key] for key in ('library_name', 'license', 'datasets')}
+    assert named == dict(library_name='mmetris', license='apache-2.0', datasets=['shapes'])
     found = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
     assert found == {('Shapes val', 'mIoU'): 78.82, ('Shapes val', 'oIoU'): 75.93, ('Shapes testA', 'mIoU'): 70.0}
     told = json.loads((shared / CONFIG).read_text())

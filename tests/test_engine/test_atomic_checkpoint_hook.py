@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import resource
@@ -24,19 +23,10 @@ from mmetris.engine.hooks import AtomicCheckpointHook
 from mmetris.utils.checkpoint_io import CheckpointNotSavedError, read_checkpoint
 from mmetris.utils.command_line import end_on_signals, use_atomic_checkpoints
 from mmetris.utils.work_folder import find_resumable
+from tests.forked_process import kill_test
 from tests.toy_checkpoints import SCORES, STEPS, build_runner
 
 ROOT = Path(__file__).parents[2]
-
-
-def load_kill_test():
-    spec = importlib.util.spec_from_file_location('kill_test', ROOT / 'tools/dev/kill_test.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-kill_test = load_kill_test()
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -18,15 +17,9 @@ from mmetris import tokenize
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from mmetris.structures import RefDataSample
 from tests import toy
+from tests.forked_process import kill_test
 
 ROOT = Path(__file__).parents[2]
-
-
-def load_kill_test():
-    spec = importlib.util.spec_from_file_location('kill_test', ROOT / 'tools/dev/kill_test.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -119,8 +112,6 @@ def loss_model() -> Loss:
 
 @pytest.mark.processes
 def test_two_processes_with_four_samples_compute_what_one_with_eight_computes(tmp_path):
-    kill_test = load_kill_test()
-
     def share() -> None:
         rank = int(os.environ['RANK'])
         torch.distributed.init_process_group('gloo')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -18,15 +17,9 @@ from mmetris.engine.hooks import FiniteLossHook
 from mmetris.registry import DATASETS, MODELS
 from mmetris.structures import RefDataSample
 from mmetris.utils.checkpoint_io import NonFiniteLossError, check_finite
+from tests.forked_process import kill_test
 
 ROOT = Path(__file__).parents[2]
-
-
-def load_kill_test():
-    spec = importlib.util.spec_from_file_location('kill_test', ROOT / 'tools/dev/kill_test.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @DATASETS.register_module()
@@ -162,7 +155,6 @@ def test_sharded_models_are_not_left_half_way(tmp_path):
 @pytest.mark.processes
 def test_two_processes_leave_out_the_same_batches(tmp_path):
     """Sample 5 is the second process's; without the agreement the first would wait for its gradients."""
-    kill_test = load_kill_test()
 
     def one():
         rank = int(os.environ['RANK'])

@@ -27,7 +27,7 @@ from mmetris.models.encoders.fingerprint import Fingerprint
 from mmetris.models.encoders.frozen_encoder import FINGERPRINT_KEY
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained, slim_state_dict, tuned_weights
 from mmetris.registry import MODELS, TRANSFORMS
-from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, read_safetensors, write_atomically
+from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, write_atomically
 from mmetris.utils.config_types import type_name
 from mmetris.utils.downloads import HUB, MAIN, endpoint, fetch_hub_file, scheme_of, split_hub_address
 from mmetris.utils.encoder_files import encoder_files, how_to_get
@@ -211,8 +211,8 @@ def find_shared(
 
     Raises:
         FileNotFoundError: If something is not here and cannot be fetched.
-        ValueError: If the config is no JSON or names types that are none of mmetris's, or the weights are no
-            safetensors.
+        ValueError: If the config is no JSON, or names types that are none of mmetris's. What the weights are, whoever
+            loads them sees: a file of that name is read as safetensors and as nothing else.
     """
     text = os.fspath(source)
     folder = Path(text).expanduser()
@@ -238,7 +238,6 @@ def find_shared(
     told = read_config(config)
     if not weights.is_file():
         raise FileNotFoundError(f'{weights} is missing')
-    read_safetensors(weights)  # Raises if it is anything else, whatever its name.
     cfg = Config(
         dict(
             default_scope='mmetris', model=told['model'], test_pipeline=told['test_pipeline'],

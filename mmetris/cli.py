@@ -574,6 +574,7 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
 )
 @click.option('--dataset', 'datasets', multiple=True, metavar='NAME', help='What it was trained on, for the card.')
 @click.option('--license', metavar='NAME', help='As the hub writes it: apache-2.0.')
+@click.option('--full', is_flag=True, help="Send the frozen encoders' weights, too: a converted model needs it.")
 @click.option('--private', is_flag=True, help='Make a private repo, if there is none yet.')
 @click.option('--revision', metavar='REV', help='Branch to send to. Default: main.')
 @click.option('--create-pr', is_flag=True, help='Propose it as a pull request.')
@@ -585,14 +586,15 @@ def push(
     scores: tuple[str, ...],
     datasets: tuple[str, ...],
     license: str | None,
+    full: bool,
     private: bool,
     revision: str | None,
     create_pr: bool,
 ) -> None:
     """Send what was tuned of MODEL to REPO (owner/name) on Hugging Face's hub, with its config and a card.
 
-    The frozen encoders stay here, and so do data sets, folders and the rest of the config. Log in before ("hf auth
-    login", or HF_TOKEN).
+    The frozen encoders stay here (but for --full), and so do data sets, folders and the rest of the config. Log in
+    before ("hf auth login", or HF_TOKEN).
 
     \b
     Examples:
@@ -610,7 +612,7 @@ def push(
         except ValueError:
             raise click.UsageError(f'--score {score}: "RefCOCO val:mIoU=70.5" is the form') from None
     hub = _load_apis().hub
-    told: dict[str, Any] = dict(weights=weights, scores=found, datasets=datasets, license=license)
+    told: dict[str, Any] = dict(weights=weights, scores=found, datasets=datasets, license=license, full=full)
     if repo is None:
         click.echo(f'written: {hub.save_pretrained(model, out_dir, **told)}')
     else:

@@ -110,9 +110,11 @@ def convert_file(
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read, or does not fit.
     """
-    converted = code.from_published(
-        read_checkpoint(checkpoint), text_heads, image_heads, context_length=context_length, **options
-    )
+    content = read_checkpoint(checkpoint)
+    try:
+        converted = code.from_published(content, text_heads, image_heads, context_length=context_length, **options)
+    except ValueError as error:
+        raise ValueError(f'{checkpoint}: {error}') from error
     check_finite(converted.checkpoint['state_dict'], str(checkpoint))
     cfg = complete_config(converted, recipes[converted.sizes.family], context_length)
     converted.checkpoint['meta']['dataset_meta'] = dict(RefCocoDataset.METAINFO)
@@ -162,6 +164,13 @@ def convert_published(
         'decoder': model['decode_head']['num_heads'],
         'text encoder': converted.sizes.arch['text_cfg']['heads'],
     }
+    dinov2 = model['backbone']['arch'] if converted.sizes.family == 'dinov2' else None
+    if dinov2 is not None:
+        registers = dinov2['num_registers'] or 'no'
+        print(
+            f'DINOv2: width {dinov2["width"]}, {dinov2["depth"]} blocks, {registers} registers (published models: 768 '
+            'and 12, or 1024 and 24, with 4)'
+        )
     print(
         f'{len(converted.names)} keys used, none left over: {model["backbone"]["type"]}, heads: '
         + ', '.join(f'{part} {count}' for part, count in heads.items() if count is not None)

@@ -1,7 +1,7 @@
 """Tuned models on Hugging Face's hub: a slim checkpoint, its config as data, and a model card.
 
-What is shared is ``model.safetensors`` (what was tuned, and fingerprints of the frozen encoders), ``config.json`` (the
-model and its test pipeline as plain values) and ``README.md``. Nothing else of a config leaves the machine: no data
+What is shared is ``model.safetensors`` (what was tuned, and fingerprints of the frozen encoders; or all of it),
+``config.json`` (the model and its test pipeline as plain values) and ``README.md``. Nothing else of a config leaves the machine: no data
 sets, hooks or folders; names of files become names of published ones, or none. Neither file runs anything where it is
 loaded: the config is JSON, and the types that it names are this package's own.
 """
@@ -25,7 +25,13 @@ from torch import Tensor, nn
 
 from mmetris.models.encoders.fingerprint import Fingerprint
 from mmetris.models.encoders.frozen_encoder import FINGERPRINT_KEY
-from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained, slim_state_dict, tuned_weights
+from mmetris.models.encoders.slim_checkpoint import (
+    frozen_at_random,
+    is_slim,
+    read_pretrained,
+    slim_state_dict,
+    tuned_weights,
+)
 from mmetris.registry import MODELS, TRANSFORMS
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint, write_atomically
 from mmetris.utils.config_types import type_name
@@ -68,6 +74,7 @@ def save_pretrained(
     datasets: Sequence[str] = (),
     license: str | None = None,
     name: str | None = None,
+    full: bool = False,
 ) -> Path:
     """Write what :func:`push_to_hub` sends into a folder, to be looked at or passed on in another way.
 
@@ -81,18 +88,20 @@ def save_pretrained(
         datasets: What it was trained on, as the hub calls it. Defaults to none.
         license: As the hub writes it, such as ``'apache-2.0'``. Defaults to None: not told.
         name: ``owner/name``, for title and example of the card. Defaults to None: the type of the model.
+        full: Whether the weights of the frozen encoders go with it. That of a converted model must: its config names no
+            files of theirs. Defaults to False: a slim checkpoint.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the model cannot be shared: an encoder is frozen at weights that nobody else has, a weight is NaN
-            or infinite, a setting looks like a path, or a type is none of mmetris's.
+        ValueError: If the model cannot be shared: an encoder is frozen at weights that nobody else has and ``full`` is
+            not set, a weight is NaN or infinite, a setting looks like a path, or a type is none of mmetris's.
         FileNotFoundError: If a file is missing.
     """
-    built, state = _built(model, weights)
+    built, state = _built(model, weights, full)
     check_finite(state, built.__class__.__name__)  # Nobody could load it.
-    told = _told(built, state)
+    told = _told(built, state, full)
     folder = Path(folder)
     with write_atomically(folder / WEIGHTS, sync=True) as temporary:
         save_file(
@@ -115,6 +124,7 @@ def push_to_hub(
     scores: Mapping[str, Mapping[str, float]] | None = None,
     datasets: Sequence[str] = (),
     license: str | None = None,
+    full: bool = False,
     private: bool | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
@@ -130,6 +140,7 @@ def push_to_hub(
         scores: Likewise. Defaults to None.
         datasets: Likewise. Defaults to none.
         license: Likewise. Defaults to None.
+        full: Likewise. Defaults to False.
         private: Whether a repo that is made is private. Defaults to None: as its owner's settings say.
         revision: Branch to send to. Defaults to None: ``main``.
         token: Who sends. Defaults to None: who is logged in (``hf auth login``, ``HF_TOKEN``).
@@ -147,7 +158,7 @@ def push_to_hub(
         >>> push_to_hub('work_dirs/etris_r101_refcoco', 'me/etris-r101', scores={'RefCOCO val': {'mIoU': 70.5}})
     """
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(model, folder, weights, scores, datasets, license, name=repo_id)
+        save_pretrained(model, folder, weights, scores, datasets, license, name=repo_id, full=full)
         api = HfApi(endpoint=endpoint(), token=token, library_name='mmetris', library_version=__version__)
         api.create_repo(repo_id, private=private, exist_ok=True)
         info = api.upload_folder(
@@ -308,29 +319,42 @@ def _check_type(name: Any, where: str, path: str | os.PathLike = 'the model') ->
 
 
 def _built(
-    model: nn.Module | str | os.PathLike | Config, weights: str | os.PathLike | None
+    model: nn.Module | str | os.PathLike | Config, weights: str | os.PathLike | None, full: bool
 ) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A model and its slim state dict."""
+    """A model and its state dict, slim unless all of it is asked for."""
     if isinstance(model, nn.Module):
         if weights is not None:
             raise ValueError('weights are for a config, a name or a folder; a model has its own')
         if not isinstance(getattr(model, 'cfg', None), Config):
             raise ValueError('the model has no cfg: build it by mmetris.apis.init_model')
         state = dict(model.state_dict())
-        slim_state_dict(model, state)
+        if not full:
+            _slim(model, state)
         return model, _without_names(state)
     files = find_model(model, weights)
     content = read_checkpoint(files.weights)
     state = dict(content.get('state_dict', content))
     built = init_model(files.config, files.weights, device='cpu')
-    read_pretrained(built)  # The frozen encoders' own weights, also where the checkpoint has some.
-    tuned_weights(built, state)  # Raises unless it was tuned on these.
-    if not is_slim(state):
-        slim_state_dict(built, state)
+    if full:
+        state = dict(built.state_dict())  # A slim checkpoint has been completed by now.
+    else:
+        read_pretrained(built)  # The frozen encoders' own weights, also where the checkpoint has some.
+        if is_slim(state) or not frozen_at_random(built):
+            tuned_weights(built, state)  # Raises unless it was tuned on these.
+        if not is_slim(state):
+            _slim(built, state)
     meta = content.get('meta')
     if isinstance(meta, Mapping) and isinstance(meta.get('dataset_meta'), Mapping):
         built.dataset_meta = dict(meta['dataset_meta'])  # type: ignore[assignment]  # nn.Module takes any.
     return built, _without_names(state)
+
+
+def _slim(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """:func:`slim_state_dict`, whose error tells of ``full``."""
+    try:
+        slim_state_dict(model, state)
+    except ValueError as error:
+        raise ValueError(f'{error}; full=True (--full) shares the weights of the encoders, too') from None
 
 
 def _without_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -343,7 +367,7 @@ def _without_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return public
 
 
-def _told(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _told(model: nn.Module, state: Mapping[str, Tensor], full: bool) -> dict[str, Any]:
     """Content of ``config.json``."""
     cfg: Any = model.cfg
     marks = {
@@ -356,7 +380,7 @@ def _told(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Any]:
         library_name='mmetris',
         mmetris_version=__version__,
         format=FORMAT,
-        model=_public(cfg.model.to_dict(), 'model'),
+        model=_public(_without_sources(cfg.model.to_dict()) if full else cfg.model.to_dict(), 'model'),
         test_pipeline=_public([dict(step) for step in test_pipeline(cfg)], 'test_pipeline'),
         context_length=cfg.get('context_length'),
         dataset_meta={key: value for key, value in meta.items() if key in ('classes', 'palette')},
@@ -387,6 +411,13 @@ def _public(node: Any, where: str) -> Any:
     if node is None or isinstance(node, (bool, int, float, str)):
         return node
     raise ValueError(f'{where} is a {type(node).__name__}; numbers, text, lists and dicts can be shared')
+
+
+def _without_sources(node: Any) -> Any:
+    """A part of a config that names no files of weights: the checkpoint has them all."""
+    if isinstance(node, Mapping):
+        return {key: None if key in _SOURCES else _without_sources(value) for key, value in node.items()}
+    return type(node)(map(_without_sources, node)) if isinstance(node, (list, tuple)) else node
 
 
 def _public_source(source: str) -> str | None:
@@ -464,7 +495,24 @@ def _card(
             for name, one in scores.items()
         ]
         table = '\n'.join([f'| data | {" | ".join(metrics)} |', '| --- |' + ' --- |' * len(metrics), *rows])
-    encoders = '\n'.join(f'| `{part}` | {one["name"]} | `{one["sha256"]}` |' for part, one in told['encoders'].items())
+    frozen = """
+The file has their weights, as the checkpoint that it was made from had them; no other file is needed.
+"""
+    if told['encoders']:
+        rows = [f'| `{part}` | {one["name"]} | `{one["sha256"]}` |' for part, one in told['encoders'].items()]
+        frozen = '\n'.join(
+            [
+                """
+The file belongs to these weights and is refused on others. The checksum is that of `mmetris.models.encoders`, over the
+frozen tensors in single precision.
+
+| part | weights | SHA-256 |
+| --- | --- | --- |""",
+                *rows,
+                '',
+            ]
+        )
+    content = 'what was tuned, without the frozen encoders' if told['encoders'] else 'the whole model'
     sources = sorted({source for source in _named_sources(told['model']) if how_to_get(source)})
     fetch = ''.join(f'\nmmetris download {encoder_files()[Path(source).name].name}' for source in sources)
     fetch = f'\n```bash{fetch}\n```\n' if fetch else ''
@@ -481,7 +529,7 @@ A model of mmetris {told['mmetris_version']} for {task}: {told['model']['type']}
 | task | {task} |
 | trained on | {', '.join(datasets) or 'not told'} |
 | tunable parameters | {told['tunable_parameters']:,} |
-| file | `{WEIGHTS}`, {weights.stat().st_size:,} bytes: what was tuned, without the frozen encoders |
+| file | `{WEIGHTS}`, {weights.stat().st_size:,} bytes: {content} |
 
 ## Scores
 
@@ -490,14 +538,7 @@ A model of mmetris {told['mmetris_version']} for {task}: {told['model']['type']}
 As its owner gave them; nobody else has measured them.
 
 ## Frozen encoders
-
-The file belongs to these weights and is refused on others. The checksum is that of `mmetris.models.encoders`, over the
-frozen tensors in single precision.
-
-| part | weights | SHA-256 |
-| --- | --- | --- |
-{encoders}
-{fetch}
+{frozen}{fetch}
 ## Use
 
 ```python

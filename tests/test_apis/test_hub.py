@@ -13,15 +13,18 @@ from mmengine.config import Config
 from safetensors.torch import load_file, save_file
 
 from mmetris.apis import RefSegInferencer, from_pretrained, hub, init_model, push_to_hub, save_pretrained
+from mmetris.apis.conversion import convert_file
 from mmetris.apis.hub import CARD, CONFIG, WEIGHTS, find_shared, read_config
 from mmetris.apis.model_zoo import package_root
 from mmetris.cli import mmetris_command, run
+from mmetris.models.converters import DETRIS
 from mmetris.models.encoders.fingerprint import Fingerprint
 from mmetris.utils.downloads import fetch_hub_file
 from tests import toy
 from tests.toy_hub import COMMIT, ToyHub, ask_toy_hub
 from tests.toy_inference import picture
 
+GOLDEN = package_root() / 'tests' / 'data' / 'golden'
 SECRETS = ('alice', 'projects/secret', 'token-of-alice')
 
 
@@ -275,6 +278,35 @@ def test_weights_of_another_model_are_refused(forged):
     save_file(state | {'backbone.clip_fingerprint': mark}, folder / WEIGHTS)
     with pytest.raises(ValueError, match='another CLIP'):
         from_pretrained(folder, device='cpu')
+
+
+def test_a_converted_model_is_shared_with_its_encoders(tmp_path, monkeypatch, capsys):
+    """Its config names no files of theirs, so that a slim checkpoint could never be completed."""
+    recipe = package_root() / 'configs/detris/detris_base_refcoco.py'
+    golden = GOLDEN / 'detris.ckpt.pth'
+    convert_file(
+        DETRIS, golden, tmp_path / 'converted', dict(dinov2=recipe), head_heads=4, align_heads=4, image_heads=4
+    )
+    config, weights = tmp_path / 'converted' / 'config.py', tmp_path / 'converted' / 'model.pth'
+    with pytest.raises(ValueError, match=r'frozen at random weights.*or save full.*full=True \(--full\)'):
+        save_pretrained(config, tmp_path / 'slim', weights)
+    run(mmetris_command, ['push', str(config), '--weights', str(weights), '--out-dir', str(tmp_path / 'out'), '--full'])
+    assert 'the whole model' in (tmp_path / 'out' / CARD).read_text()
+    own, shared = init_model(config, weights, device='cpu'), from_pretrained(tmp_path / 'out', device='cpu')
+    assert all(torch.equal(value, shared.state_dict()[key]) for key, value in own.state_dict().items())
+    again = save_pretrained(shared, tmp_path / 'again', full=True)  # Whoever has it can pass it on.
+    assert (again / WEIGHTS).read_bytes() == (tmp_path / 'out' / WEIGHTS).read_bytes()
+
+
+def test_all_of_a_slim_model_can_be_shared(trained, tmp_path):
+    """Then the encoders' files are not needed where it is loaded."""
+    folder = save_pretrained(trained, tmp_path / 'full', full=True)
+    told = json.loads((folder / CONFIG).read_text())
+    assert told['model']['dual_encoder']['clip_checkpoint'] is None and not told['encoders']
+    own = RefSegInferencer(device='cpu', show_progress=False)
+    other = RefSegInferencer(folder, device='cpu', show_progress=False)
+    image, text = picture(), 'the red circle'
+    assert (own(image, text)['probabilities'][0] == other(image, text)['probabilities'][0]).all()
 
 
 def test_what_cannot_be_shared_is_told(tmp_path):

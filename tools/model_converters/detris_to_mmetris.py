@@ -38,8 +38,20 @@ def main() -> None:
         help="blocks of the DINOv2, from 0, whose outputs are the decoder's first two maps (the code's output_dinov2); "
         'default a third and two thirds of them: 4 8 of 12, 8 16 of 24',
     )
+    parser.add_argument(
+        '--without-adapters',
+        action='store_true',
+        help='take weights whose image or text encoder has no adapter, as of an ablation; without this they are refused',
+    )
     args = parser.parse_args()
-    convert_published(DETRIS, args, RECIPES, align_heads=args.align_heads, out_blocks=args.out_blocks)
+    convert_published(
+        DETRIS,
+        args,
+        RECIPES,
+        align_heads=args.align_heads,
+        out_blocks=args.out_blocks,
+        without_adapters=args.without_adapters,
+    )
 
 
 if __name__ == '__main__':

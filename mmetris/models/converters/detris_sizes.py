@@ -27,6 +27,7 @@ ALIGN_HEADS = 8
 """Heads of the image adapters' attention to the words in all published configs."""
 IMAGE_SIZE = 448
 """Height and width of the training images of published models; no shape tells it."""
+_TEXT_BLOCK, _IMAGE_BLOCK = 'txt_backbone.transformer.resblocks.{}.adapter', 'dinov2.blocks.{}.adapter'
 # Of all CLIPs that OpenAI published; DETRIS feeds its DINOv2 with them.
 CLIP_NORMALISATION = dict(
     mean=[255 * value for value in (0.48145466, 0.4578275, 0.40821073)],
@@ -71,15 +72,14 @@ def infer_detris_sizes(
         ValueError: If a key is missing, or the shapes contradict each other; the message names the key.
     """
     shapes = Shapes(state, DETRIS_CODE)
-    text_block, image_block = 'txt_backbone.transformer.resblocks.{}.adapter', 'dinov2.blocks.{}.adapter'
-    text_layers, image_layers = _adapted(state, text_block), _adapted(state, image_block)
+    text_layers, image_layers = _adapted(state, _TEXT_BLOCK), _adapted(state, _IMAGE_BLOCK)
     image_arch = _image_arch(shapes, image_heads)
     image_channels = align_dims = text_channels = 0
     if image_layers:
-        image_channels = shapes.of(f'{image_block.format(image_layers[0])}.D_fc1.weight', 2)[0]
-        align_dims = shapes.of(f'{image_block.format(image_layers[0])}.cross.image_proj.weight', 2)[0]
+        image_channels = shapes.of(f'{_IMAGE_BLOCK.format(image_layers[0])}.D_fc1.weight', 2)[0]
+        align_dims = shapes.of(f'{_IMAGE_BLOCK.format(image_layers[0])}.cross.image_proj.weight', 2)[0]
     if text_layers:
-        text_channels = shapes.of(f'{text_block.format(text_layers[0])}.D_fc1.weight', 2)[0]
+        text_channels = shapes.of(f'{_TEXT_BLOCK.format(text_layers[0])}.D_fc1.weight', 2)[0]
     patch = image_arch['patch_size']
     return DETRISSizes(
         family='dinov2',
@@ -161,6 +161,7 @@ def detris_model_cfg(
     head_heads: int = HEAD_HEADS,
     out_blocks: Sequence[int] | None = None,
     context_length: int = 17,
+    without_adapters: bool = False,
 ) -> dict:
     """Config of DETRIS with given sizes.
 
@@ -171,11 +172,19 @@ def detris_model_cfg(
         out_blocks: Blocks of the DINOv2, from 0, after which the first two maps are taken. Defaults to None: those of
             the published configs, see :func:`default_out_blocks`.
         context_length: Tokens of a sentence, padding included. Defaults to 17, RefCOCO's.
+        without_adapters: Whether an encoder may have no adapter at all. Defaults to False: such weights were stripped,
+            or are another model's.
 
     Raises:
-        ValueError: If a width does not divide into its heads, or the blocks do not suit; the message names the option
-            that sets them.
+        ValueError: If an encoder has no adapter, a width does not divide into its heads, or the blocks do not suit; the
+            message names the option that sets them.
     """
+    for part, layers, key in (('text', sizes.text_layers, _TEXT_BLOCK), ('image', sizes.image_layers, _IMAGE_BLOCK)):
+        if not (layers or without_adapters):
+            raise ValueError(
+                f'the {part} encoder has no adapters (keys {key.format("N")}.*), by which DETRIS tunes it: the weights '
+                'were stripped, or are of another model; --without-adapters if that is meant'
+            )
     decode_head = decoder_cfg(sizes, head_heads)
     check_context_length(sizes, context_length)
     depth = sizes.image_arch['depth']

@@ -65,7 +65,7 @@ class PublishedCode(Generic[Sizes]):
         infer_sizes: Called as ``infer_sizes(state, text_heads, image_heads)`` with a published state dict, keys without
             :data:`~mmetris.models.converters.shared_keys.PREFIX`.
         model_cfg: Called with the sizes and the options of :meth:`from_published`; the config of our model.
-        any_heads: Options of ``model_cfg`` with which every width divides, for the way back, where only names and
+        way_back: Options of ``model_cfg`` that every state dict of ours suits, for the way back, where only names and
             shapes are compared.
         exchange_layout: Called with a published key and a weight, in either direction. Defaults to
             ``same_layout``.
@@ -80,7 +80,7 @@ class PublishedCode(Generic[Sizes]):
     unused: Mapping[str, float]
     infer_sizes: Callable[[Mapping[str, Tensor], int | None, int | None], Sizes]
     model_cfg: Callable[..., dict]
-    any_heads: Mapping[str, int]
+    way_back: Mapping[str, int]
     exchange_layout: Callable[[str, Tensor], Tensor] = same_layout
     unused_parts: tuple[str, ...] = ()
 
@@ -159,7 +159,7 @@ class PublishedCode(Generic[Sizes]):
             )
         plain = {name: self.exchange_layout(name, state[key]) for key, name in names.items() if name is not None}
         sizes = self.infer_sizes(plain, 1, 1)
-        model_cfg = self.model_cfg(sizes, **self.any_heads)
+        model_cfg = self.model_cfg(sizes, **self.way_back)
         self._check_against_model(sizes, model_cfg, state, {key: key for key in state})
 
         meta = checkpoint.get('meta')

@@ -20,7 +20,7 @@ ETRIS: PublishedCode[ETRISSizes] = PublishedCode(
     unused=CLIP_UNUSED,
     infer_sizes=etris_sizes.infer_etris_sizes,
     model_cfg=etris_sizes.etris_model_cfg,
-    any_heads=dict(bridger_heads=1, head_heads=1),
+    way_back=dict(bridger_heads=1, head_heads=1),
     exchange_layout=exchange_layout,
 )
 """ETRIS (ICCV 2023), https://github.com/kkakkkka/ETRIS."""
@@ -33,7 +33,7 @@ CRIS: PublishedCode[PublishedSizes] = PublishedCode(
     unused=CLIP_UNUSED,
     infer_sizes=cris_sizes.infer_cris_sizes,
     model_cfg=cris_sizes.cris_model_cfg,
-    any_heads=dict(head_heads=1),
+    way_back=dict(head_heads=1),
 )
 """CRIS (CVPR 2022), https://github.com/DerrickWang005/CRIS.pytorch."""
 
@@ -46,7 +46,7 @@ DETRIS: PublishedCode[DETRISSizes] = PublishedCode(
     unused_parts=DETRIS_UNUSED_PARTS,
     infer_sizes=detris_sizes.infer_detris_sizes,
     model_cfg=detris_sizes.detris_model_cfg,
-    any_heads=dict(align_heads=1, head_heads=1),
+    way_back=dict(align_heads=1, head_heads=1, without_adapters=True),
     exchange_layout=exchange_layout,
 )
 """DETRIS (AAAI 2025), https://github.com/jiaqihuang01/DETRIS."""

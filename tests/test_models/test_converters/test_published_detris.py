@@ -79,11 +79,15 @@ OTHERS = dict(
 @pytest.mark.parametrize('name', OTHERS)
 def test_sizes_are_found_and_weights_survive_both_ways(name):
     sizes = dataclasses.replace(SIZES, **OTHERS[name])
-    state = build(sizes).state_dict()
+    state = build(sizes, without_adapters=True).state_dict()
     published = as_published(state)
-    converted = DETRIS.from_published(published, **HEADS)
+    without = name.endswith('_adapters')
+    converted = DETRIS.from_published(published, **HEADS, without_adapters=without)
     assert converted.sizes == sizes
-    assert converted.model_cfg == detris_model_cfg(sizes, **HEADS)
+    assert converted.model_cfg == detris_model_cfg(sizes, **HEADS, without_adapters=without)
+    if without:
+        with pytest.raises(ValueError, match=f'the {name.split("_")[1]} encoder has no adapters.*--without-adapters'):
+            DETRIS.from_published(published, **HEADS)
     ours = converted.checkpoint['state_dict']
     assert ours.keys() == state.keys()
     assert all(torch.equal(value, ours[key]) for key, value in state.items())

@@ -1,9 +1,9 @@
 """Tuned models on Hugging Face's hub: a slim checkpoint, its config as data, and a model card.
 
 What is shared is ``model.safetensors`` (what was tuned, and fingerprints of the frozen encoders; or all of it),
-``config.json`` (the model and its test pipeline as plain values) and ``README.md``. Nothing else of a config leaves the machine: no data
-sets, hooks or folders; names of files become names of published ones, or none. Neither file runs anything where it is
-loaded: the config is JSON, and the types that it names are this package's own.
+``config.json`` (the model and its test pipeline as plain values) and ``README.md``. Nothing else of a config leaves the
+machine: no data sets, hooks or folders; names of files become names of published ones, or none. Neither file runs
+anything where it is loaded: the config is JSON, and the types that it names are this package's own.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def batch(size: int) -> tuple[torch.Tensor, list[RefDataSample]]:
 
 
 def loss_model(kind: str = 'vit', norm_eval: bool = True) -> Loss:
-    """Without what a share of a batch cannot compute alike: dropout, and BatchNorm's statistics unless those are shared."""
+    """Without what a share of a batch cannot compute alike: dropout, and BatchNorm's statistics if not shared."""
     model = Loss(toy.build_model(kind)).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument(
         '--without-adapters',
         action='store_true',
-        help='take weights whose image or text encoder has no adapter, as of an ablation; without this they are refused',
+        help='take weights whose image or text encoder has no adapter, which are refused without this',
     )
     args = parser.parse_args()
     convert_published(

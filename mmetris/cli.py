@@ -921,6 +921,8 @@ def _print_answers(one: dict[str, Any], threshold: float, rule: Any = None) -> N
 
 
 def _print_shares(result: dict[str, list], as_json: bool) -> None:
+    from mmetris.visualization.text import percent
+
     notes = result.get('notes') or [None] * len(result['images'])
     for name, labels, note in zip(result['images'], result['label_maps'], notes, strict=True):
         if labels is None:
@@ -932,7 +934,7 @@ def _print_shares(result: dict[str, list], as_json: bool) -> None:
             click.echo(json.dumps(told, ensure_ascii=False))
             continue
         largest_first = sorted(shares.items(), key=lambda item: -item[1])
-        found = [f'{text} {100 * share:.1f} %' for text, share in largest_first if share]
+        found = [f'{text} {percent(share)}' for text, share in largest_first if share]
         click.echo(f'{name}: {", ".join(found) or "no class found"}')
 
 

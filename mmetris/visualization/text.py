@@ -250,7 +250,7 @@ def _directed(text: str, base: str) -> list[tuple[str, str]]:
     """Parts of a text that are read in one direction, in the order of reading: (direction, part).
 
     Unicode's bidirectional algorithm as far as whole parts go: what has no direction of its own takes that of its
-    neighbours if they agree, else that of the text. Numbers stay with the word they follow, and are ordered within its part.
+    neighbours if they agree, else that of the text. Numbers stay with the word they follow.
     """
     kinds: list[str | None] = []
     before: list[str] = []

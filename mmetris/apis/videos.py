@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -90,7 +91,9 @@ def segment_video(
             is_asked = num_frames % every == 0
             if is_asked:
                 predictor.set_image(np.ascontiguousarray(frame.pixels[..., ::-1]))
-                found, num_asked = predictor.predict(texts), num_asked + 1
+                with warnings.catch_warnings():  # What there is to say of the sentences has been said.
+                    warnings.filterwarnings('ignore', 'the sentence "')
+                    found, num_asked = predictor.predict(texts), num_asked + 1
             picture = _draw(frame.pixels, found)
             if writer is not None:
                 writer.add(picture, frame.time, frame.duration)

@@ -22,7 +22,9 @@ from .files import check_ordinary
 from .text_files import writable
 
 DEFAULT_RATE = Fraction(25)  # Of a video that does not tell, say of one frame.
-GIF_TICK = Fraction(1, 100)  # What a GIF counts in; browsers slow down frames of less than two.
+# What a file counts in, whatever times are given: a GIF in hundredths of a second, an AVI in frames (None).
+_TICKS = dict(gif=Fraction(1, 100), avi=None)
+LEAST_TICKS_OF_GIF = 2  # Browsers slow shorter frames down.
 _FORMAT_NAMES = dict(mkv='matroska')  # Others are called as their endings.
 _BT709, _LIMITED = 1, 1  # FFmpeg's numbers
 NO_SOUND = 'a GIF has no sound: that of the video is left out'
@@ -220,7 +222,7 @@ class VideoReader:
     def _video_of(self, container: Any) -> Any:
         if not container.streams.video:
             raise ValueError(f'{self.path} cannot be read as a video: it has no pictures')
-        return container.streams.video[0]
+        return container.streams.best('video')
 
 
 def _is_constant(times: Sequence[int], rate: Fraction, tick: Fraction) -> bool:
@@ -263,11 +265,13 @@ class VideoWriter:
         self._kind, self.encoder = encoder_of(path)
         self._suffix = self.path.suffix.lower().lstrip('.')
         self._rate, self._time_base = rate, 1 / rate if time_base is None else time_base
+        if self._suffix in _TICKS:
+            self._time_base = _TICKS[self._suffix] or 1 / rate
         self._streams_of_sound = list(sounds)
         self._sounds: dict[int, _Sound] = {}
         self._waiting: list[tuple[Any, Fraction]] = []  # Packets of sound that are later than the pictures so far.
         self._container: Any = None
-        self._last_tick = -2  # of a GIF
+        self._last = -LEAST_TICKS_OF_GIF  # time of the last picture that was written, in multiples of the time base
         self.num_frames = 0
         self.end = Fraction(0)  # of the last picture, in seconds
         if sounds and not self._kind.sounds:
@@ -300,12 +304,13 @@ class VideoWriter:
         if self._container is None:
             self._begin(picture)
         self.num_frames, self.end = self.num_frames + 1, time + duration
-        if self.encoder == 'gif':
-            self._add_to_gif(picture, time, duration)
-        else:
-            frame = self._av.VideoFrame.from_ndarray(_even(picture), format='rgb24')
-            frame = frame.reformat(self._stream.width, self._stream.height, self._stream.pix_fmt, **self._colors)
-            self._encode(frame, time, duration, self._time_base)
+        count, least = round(time / self._time_base), LEAST_TICKS_OF_GIF if self.encoder == 'gif' else 1
+        if count >= self._last + least:  # Else the file has no moment for it.
+            self._last = count
+            frame = self._palette_frame(picture) if self.encoder == 'gif' else self._frame(picture)
+            frame.time_base, frame.pts = self._time_base, count
+            frame.duration = max(least, round(duration / self._time_base))
+            self._container.mux(self._stream.encode(frame))
         self._write_sound()
 
     def add_sound(self, packet: Any, start: Fraction) -> None:
@@ -330,7 +335,7 @@ class VideoWriter:
         is_gif = self.encoder == 'gif'
         stream.height, stream.width = picture.shape[:2] if is_gif else _even(picture).shape[:2]
         stream.pix_fmt = dict(self._kind.encoders)[self.encoder]
-        stream.codec_context.time_base = GIF_TICK if is_gif else self._time_base
+        stream.codec_context.time_base = self._time_base
         if self.encoder.startswith('libvpx'):
             stream.bit_rate = 0  # The quality alone counts.
         self._colors: dict[str, Any] = {}
@@ -341,28 +346,31 @@ class VideoWriter:
             self._colors = dict(dst_colorspace='ITU709')
         self._stream = stream
         for sound in self._streams_of_sound:
-            self._sounds[sound.index] = _Sound(self._container, sound, self._kind)
+            try:
+                self._sounds[sound.index] = _Sound(self._container, sound, self._kind)
+            except (self._av.error.FFmpegError, ValueError, AttributeError) as error:  # No decoder, or no encoder.
+                reason = str(error).strip() or type(error).__name__
+                warnings.warn(f'sound that {self._suffix} cannot hold here is left out: {reason}', stacklevel=2)
 
-    def _add_to_gif(self, picture: np.ndarray, time: Fraction, duration: Fraction) -> None:
-        tick = round(time / GIF_TICK)
-        if tick < self._last_tick + 2:
-            return
-        self._last_tick = tick
-        image = Image.fromarray(picture).quantize(256)
+    def _frame(self, picture: np.ndarray) -> Any:
+        frame = self._av.VideoFrame.from_ndarray(_even(picture), format='rgb24')
+        return frame.reformat(self._stream.width, self._stream.height, self._stream.pix_fmt, **self._colors)
+
+    def _palette_frame(self, picture: np.ndarray) -> Any:
+        """A frame of 256 colours of its own."""
+        image = Image.fromarray(picture)
+        size = self._stream.width, self._stream.height
+        image = (image if image.size == size else image.resize(size)).quantize(256)
         palette = np.zeros((256, 4), np.uint8)
         colors = np.asarray(image.getpalette('RGB'), np.uint8).reshape(-1, 3)
         palette[:, 0], palette[: len(colors), 1:] = 255, colors
-        frame = self._av.VideoFrame.from_ndarray((np.asarray(image), palette), format='pal8')
-        self._encode(frame, tick * GIF_TICK, max(duration, 2 * GIF_TICK), GIF_TICK)
-
-    def _encode(self, frame: Any, time: Fraction, duration: Fraction, time_base: Fraction) -> None:
-        frame.time_base, frame.pts = time_base, round(time / time_base)
-        frame.duration = round(duration / time_base)
-        self._container.mux(self._stream.encode(frame))
+        return self._av.VideoFrame.from_ndarray((np.asarray(image), palette), format='pal8')
 
     def _write_sound(self) -> None:
         later = []
         for packet, start in self._waiting:
+            if packet.stream.index not in self._sounds:
+                continue
             if packet.pts * packet.time_base - start < self.end:
                 self._container.mux(self._sounds[packet.stream.index].packets_of(packet, start))
             else:
@@ -395,8 +403,12 @@ class _Sound:
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
             packet.stream = self._stream
             return [packet]
-        found = []
-        for frame in packet.decode():
+        found: list[Any] = []
+        try:
+            frames = packet.decode()
+        except import_av().error.InvalidDataError:  # A moment of silence.
+            return found
+        for frame in frames:
             if frame.pts is not None:
                 frame.pts -= shift
             if frame.pts is None or frame.pts >= 0:

@@ -69,6 +69,12 @@ def test_frames_are_written_as_pictures_are(predictor, clip, tmp_path):
         assert (tmp_path / 'out' / 'overlays' / f'{image["file_name"]}.jpg').is_file()
 
 
+def test_what_is_to_be_said_of_a_sentence_is_said_once(predictor, clip, tmp_path):
+    with pytest.warns(UserWarning, match='not English') as caught:
+        segment_video(predictor, clip, 'собака', tmp_path / 'x.mp4', max_frames=3)
+    assert len(caught) == 1
+
+
 def test_an_error_leaves_no_video(predictor, clip, tmp_path, monkeypatch):
     asked = []
     predict = predictor.predict

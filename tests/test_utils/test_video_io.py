@@ -66,6 +66,10 @@ def test_frames_that_come_at_any_time_keep_their_times(tmp_path):
         assert not reader.is_constant
     found = copy(source, tmp_path / 'out.mp4')
     assert found['times'] == pytest.approx([time / 1000 for time in times], abs=1e-6)
+    # An AVI has frames at multiples of one time only: 181 is too near to 180.
+    found = copy(source, tmp_path / 'out.avi')
+    assert len(found['times']) == 5
+    assert found['times'] == pytest.approx([0, 0.04, 0.073, 0.18, 0.5], abs=0.5 / float(found['rate']))
 
 
 def test_a_gif_keeps_its_length_and_has_at_most_fifty_frames_in_a_second(tmp_path):
@@ -94,6 +98,13 @@ def test_sound_ends_with_the_pictures(tmp_path):
     for suffix in ('mp4', 'webm'):
         found = copy(source, tmp_path / f'out.{suffix}', number=5)
         assert len(found['times']) == 5 and found['heard'] == pytest.approx(0.5, abs=0.06)
+
+
+def test_sound_that_cannot_be_written_is_left_out_and_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(CONTAINERS, 'webm', CONTAINERS['webm']._replace(sound_encoder='none_such'))
+    with pytest.warns(UserWarning, match='sound that webm cannot hold here is left out: .*none_such'):
+        found = copy(write_video(tmp_path / 'in.mp4', sound='aac'), tmp_path / 'out.webm')
+    assert found['sounds'] == [] and len(found['times']) == 8
 
 
 def test_odd_sides_get_a_row_and_a_column(tmp_path):

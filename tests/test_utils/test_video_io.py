@@ -2,6 +2,8 @@
 
 import sys
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import av
 import numpy as np
@@ -141,9 +143,28 @@ def test_what_is_no_video_is_said(tmp_path):
 
 
 def test_a_playlist_fetches_nothing(tmp_path):
-    (tmp_path / 'list.m3u8').write_text('#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n')
-    with pytest.raises(ValueError, match='cannot be read as a video'):
-        VideoReader(tmp_path / 'list.m3u8')
+    content, asked = write_video(tmp_path / 'a.ts').read_bytes(), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f'http://127.0.0.1:{server.server_port}/a.ts'
+        (tmp_path / 'list.m3u8').write_text(
+            f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n'
+        )
+        with pytest.raises(ValueError, match='cannot be read as a video'):
+            VideoReader(tmp_path / 'list.m3u8')
+        server.shutdown()
+    assert not asked
 
 
 def test_without_an_encoder_the_next_is_taken_or_the_ending_is_refused(monkeypatch):

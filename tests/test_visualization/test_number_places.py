@@ -61,6 +61,11 @@ def test_of_fragments_it_is_the_middle_of_the_largest():
     assert np.hypot(place.x - 60, place.y - 150) < 4 and place.radius == 12
 
 
+def test_of_fragments_it_is_the_largest_also_where_a_smaller_one_is_thicker():
+    mask = cv2.rectangle(disc(150, 50, 15), (40, 150), (260, 160), 1, -1)
+    assert 150 <= place_numbers([mask], 12)[0].y <= 160
+
+
 def test_along_a_line_it_is_the_middle():
     (place,) = place_numbers([cv2.rectangle(blank(), (20, 90), (280, 110), 1, -1)], 8)
     assert abs(place.x - 150) <= 2 and abs(place.y - 100) <= 2

@@ -75,7 +75,7 @@ class Frame(NamedTuple):
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB, upright.
-        time: Seconds after the first frame.
+        time: Seconds after the first frame that the file has.
         duration: Seconds until the next.
     """
 
@@ -125,7 +125,10 @@ class VideoReader:
         with self._open() as container:
             stream = self._video_of(container)
             self._tick = stream.time_base
-            times = [packet.pts for packet in container.demux(stream) if packet.size]
+            try:
+                times = [packet.pts for packet in container.demux(stream) if packet.size]
+            except self._av.error.FFmpegError as error:
+                raise ValueError(f'{path} cannot be read as a video: {error}') from error
             rates = [stream.average_rate, stream.guessed_rate, stream.base_rate]
         self.num_frames = len(times)
         known = sorted(time for time in times if time is not None)
@@ -162,7 +165,7 @@ class VideoReader:
             on_sound: Called for each packet of sound as it comes along, with the second of the file's clock at which
                 the first frame is. Defaults to None: sound is passed over.
         """
-        stream, damaged, index, first = self._video_of(self._container), 0, -1, None
+        stream, damaged, index = self._video_of(self._container), 0, -1
         stream.thread_type = 'AUTO'
         waiting: tuple[np.ndarray, Fraction] | None = None
         streams = [stream, *(self.sounds if on_sound is not None else ())]
@@ -180,12 +183,11 @@ class VideoReader:
             for frame in decoded:
                 index += 1
                 time = self._time_of(frame.pts, index)
-                first = time if first is None else first
                 if waiting is not None:
-                    if time - first <= waiting[1]:  # Two frames of one moment, or clocks that run backwards.
+                    if time <= waiting[1]:  # Two frames of one moment, or clocks that run backwards.
                         continue
-                    yield Frame(*waiting, time - first - waiting[1])
-                waiting = _upright(frame), time - first
+                    yield Frame(*waiting, time - waiting[1])
+                waiting = _upright(frame), time
         if waiting is not None:
             yield Frame(*waiting, 1 / self.rate)
         if damaged:
@@ -214,8 +216,7 @@ class VideoReader:
     def _open(self) -> Any:
         try:
             with utf8_path(self.path) as readable:
-                # A playlist names other files, and addresses: this file alone was meant.
-                return self._av.open(readable, options=dict(protocol_whitelist='file'), metadata_errors='replace')
+                return self._av.open(readable, metadata_errors='replace')
         except (self._av.error.FFmpegError, ValueError) as error:
             raise ValueError(f'{self.path} cannot be read as a video') from error
 
@@ -226,10 +227,11 @@ class VideoReader:
 
 
 def _is_constant(times: Sequence[int], rate: Fraction, tick: Fraction) -> bool:
-    """Whether times, in ticks, are different whole multiples of 1 / ``rate``, as exactly as a tick allows."""
+    """Whether times, in ticks, are different whole multiples of 1 / ``rate``, as exactly as a tick allows, and frames
+    are missing at half of these at most: what comes at any time is at multiples of something, too."""
     seconds = [(time - times[0]) * Fraction(tick) for time in times]
     counts = [round(second * rate) for second in seconds]
-    return len(set(counts)) == len(counts) and all(
+    return len(set(counts)) == len(counts) > counts[-1] / 2 and all(
         abs(count / rate - second) <= tick for count, second in zip(counts, seconds)
     )
 

@@ -65,6 +65,7 @@ def test_odd_rates_are_kept(tmp_path, suffix, rate):
 
 def test_frames_that_come_at_any_time_keep_their_times(tmp_path):
     times = [0, 40, 73, 180, 181, 500]
+    assert not video_io._is_constant([0, 3600, 6570, 16200, 16290], Fraction(90000), Fraction(1, 90000))
     source = write_video(tmp_path / 'in.mp4', Fraction(30), 6, times=times)
     with VideoReader(source) as reader:
         assert not reader.is_constant
@@ -143,6 +144,7 @@ def test_what_is_no_video_is_said(tmp_path):
 
 
 def test_a_playlist_fetches_nothing(tmp_path):
+    """By FFmpeg's own rule: a playlist that is a file names files only."""
     content, asked = write_video(tmp_path / 'a.ts').read_bytes(), []
 
     class Handler(BaseHTTPRequestHandler):
@@ -158,9 +160,8 @@ def test_a_playlist_fetches_nothing(tmp_path):
     with ThreadingHTTPServer(('127.0.0.1', 0), Handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f'http://127.0.0.1:{server.server_port}/a.ts'
-        (tmp_path / 'list.m3u8').write_text(
-            f'#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n'
-        )
+        lines = ['#EXTM3U', '#EXT-X-TARGETDURATION:1', '#EXTINF:1,', address, '#EXT-X-ENDLIST']
+        (tmp_path / 'list.m3u8').write_text('\n'.join(lines))
         with pytest.raises(ValueError, match='cannot be read as a video'):
             VideoReader(tmp_path / 'list.m3u8')
         server.shutdown()

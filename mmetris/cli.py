@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import click
@@ -46,7 +45,7 @@ IMAGE_SUFFIXES = (
     '.webp',
 )  # image_io's
 NO_TARGET_BY = ('head', 'peak', 'top', 'area')  # As in mmetris.models.decode_heads.no_target.
-FORMATS = dict(mp4='mp4v', mov='mp4v', mkv='mp4v', avi='MJPG')
+VIDEO_FORMATS = ('mp4', 'mov', 'mkv', 'webm', 'avi', 'gif')  # As in mmetris.utils.video_io.
 
 
 def run(command: click.Command, arguments: list[str] | None = None) -> None:
@@ -413,9 +412,14 @@ def _writable(name: str) -> str:
 @click.option(
     '--out-file',
     type=PATH,
-    required=True,
     metavar='FILE',
-    help=f'Video to write: {", ".join("." + name for name in FORMATS)}.',
+    help=f'Video to write: {", ".join("." + name for name in VIDEO_FORMATS)}.',
+)
+@click.option(
+    '--out-dir',
+    type=PATH,
+    metavar='DIR',
+    help='Write masks, pictures and predictions.json of the frames that were looked at, as "mmetris segment" does.',
 )
 @click.option(
     '--every',
@@ -430,7 +434,8 @@ def _writable(name: str) -> str:
 def video(
     video: str,
     texts: tuple[str, ...],
-    out_file: str,
+    out_file: str | None,
+    out_dir: str | None,
     every: int,
     max_frames: int | None,
     overwrite: bool,
@@ -440,42 +445,72 @@ def video(
 ) -> None:
     """Segment in each frame of VIDEO what each SENTENCE means, and write a video of it.
 
-    Frames are looked at one by one: a mask may jump from one object to another.
+    Frames are looked at one by one: a mask may jump from one object to another. The frame rate and the sound are those
+    of VIDEO. Files .mp4 and .webm play in browsers. Ctrl-C completes the video with the frames until then; a second one
+    leaves no file.
 
     \b
     Examples:
       mmetris video clip.mp4 "the red car" --model MODEL --out-file car.mp4
       every third frame only, which is faster
-        mmetris video clip.mp4 "the red car" "the cyclist" --model MODEL --every 3 --out-file traffic.avi
+        mmetris video clip.mp4 "the red car" "the cyclist" --model MODEL --every 3 --out-file traffic.webm
+      masks and pictures of the frames
+        mmetris video clip.mp4 "the red car" --model MODEL --every 10 --out-dir frames
     """
     if not texts:
         raise click.UsageError('no sentence given: mmetris video VIDEO "the red car" --out-file car.mp4')
-    if Path(out_file).suffix.lower().lstrip('.') not in FORMATS:
-        raise click.UsageError(f'--out-file {out_file}: write a video as {", ".join("." + name for name in FORMATS)}')
-    _check_free([out_file], overwrite=overwrite)
+    if out_file is None and out_dir is None:
+        raise click.UsageError('give --out-file for a video, or --out-dir for the frames')
+    if out_file is not None and Path(out_file).suffix.lower().lstrip('.') not in VIDEO_FORMATS:
+        endings = ', '.join(f'.{name}' for name in VIDEO_FORMATS)
+        raise click.UsageError(f'--out-file {out_file}: write a video as {endings}')
+    closing = [] if out_dir is None else [Path(out_dir) / 'predictions.json']
+    _check_free([] if out_file is None else [out_file], closing, overwrite=overwrite)
     apis = _load_apis()
-    import cv2
+    if out_file is not None:
+        apis.videos.encoder_of(out_file)
+    apis.videos.VideoReader(video)  # Before the model, which takes long.
+    predictor = apis.RefSegPredictor(**_given(max_pixels=max_pixels), **_with_rule(model))
+    with _completes_on_signals() as received:
+        report = apis.videos.segment_video(
+            predictor,
+            video,
+            texts,
+            out_file,
+            out_dir,
+            every,
+            max_frames,
+            should_stop=lambda: bool(received),
+            track=lambda frames, total: _track(frames, total, progress),
+        )
+    if out_file is not None:
+        click.echo(f'written: {out_file}, {report.num_frames} frames')
+    if out_dir is not None:
+        click.echo(f'written: {closing[0]} and folders masks, overlays beside it, {report.num_asked} frames')
+    if received:
+        click.echo('stopped', err=True)
+        sys.exit(128 + received[0])
 
-    if not Path(video).is_file():
-        raise FileNotFoundError(f'video not found: {video}')
-    with _utf8_path(video) as readable:
-        capture = cv2.VideoCapture(readable)
+
+@contextmanager
+def _completes_on_signals() -> Iterator[list[int]]:
+    """Within it the first SIGINT or SIGTERM is noted in the list, for whoever completes his work then; a second one
+    ends the work with nothing left behind."""
+    received: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        os.write(2, b'\nstopping: the files are completed\n')
+
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
-        if not capture.isOpened():
-            raise ValueError(f'{video} cannot be read as a video')
-        predictor = apis.RefSegPredictor(**_given(max_pixels=max_pixels), **_with_rule(model))
-        total = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        if max_frames is not None:
-            total = min(total, max_frames) or max_frames
-        frames = _draw_frames(predictor, capture, predictor.asker.check_texts(texts), every, max_frames)
-        with apis.checkpoint_io.write_atomically(out_file) as temporary:
-            with _utf8_path(temporary) as target:
-                count = _write_video(_track(frames, total, progress), Path(target), capture.get(cv2.CAP_PROP_FPS))
-            if count == 0:
-                raise ValueError(f'{video} has no frame that can be read')
+        yield received
     finally:
-        capture.release()
-    click.echo(f'written: {out_file}, {count} frames')
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
@@ -858,14 +893,22 @@ class _Apis:
         from huggingface_hub.utils import disable_progress_bars
 
         import mmetris.datasets  # noqa: F401
-        from mmetris.apis import RefSegInferencer, RefSegPredictor, fetching, hub, model_zoo, published, result_files
+        from mmetris.apis import (
+            RefSegInferencer,
+            RefSegPredictor,
+            fetching,
+            hub,
+            model_zoo,
+            published,
+            result_files,
+            videos,
+        )
         from mmetris.utils import checkpoint_io, downloads
-        from mmetris.visualization import draw_expressions
 
         self.RefSegInferencer, self.RefSegPredictor = RefSegInferencer, RefSegPredictor
         self.model_zoo, self.result_files, self.checkpoint_io = model_zoo, result_files, checkpoint_io
         self.fetching, self.published, self.downloads, self.hub = fetching, published, downloads, hub
-        self.draw_expressions, self.hide_progress_bars = draw_expressions, disable_progress_bars
+        self.videos, self.hide_progress_bars = videos, disable_progress_bars
 
 
 def _load_apis() -> _Apis:
@@ -923,6 +966,8 @@ def _print_answers(one: dict[str, Any], threshold: float, rule: Any = None) -> N
 
 
 def _print_shares(result: dict[str, list], as_json: bool) -> None:
+    from mmetris.visualization.text import percent
+
     notes = result.get('notes') or [None] * len(result['images'])
     for name, labels, note in zip(result['images'], result['label_maps'], notes, strict=True):
         if labels is None:
@@ -934,65 +979,8 @@ def _print_shares(result: dict[str, list], as_json: bool) -> None:
             click.echo(json.dumps(told, ensure_ascii=False))
             continue
         largest_first = sorted(shares.items(), key=lambda item: -item[1])
-        found = [f'{text} {100 * share:.1f} %' for text, share in largest_first if share]
+        found = [f'{text} {percent(share)}' for text, share in largest_first if share]
         click.echo(f'{name}: {", ".join(found) or "no class found"}')
-
-
-def _draw_frames(predictor: Any, capture: Any, texts: list[str], every: int, max_frames: int | None) -> Any:
-    """Pictures (RGB) of a video's frames with their masks."""
-    from mmetris.visualization import draw_expressions
-
-    count, found = 0, {}
-    while max_frames is None or count < max_frames:
-        there, frame = capture.read()
-        if not there:
-            return
-        if count % every == 0:
-            predictor.set_image(frame)
-            found = predictor.predict(texts)
-        count += 1
-        yield draw_expressions(frame[..., ::-1], texts, found['masks'], no_target=found.get('no_target'))
-
-
-@contextmanager
-def _utf8_path(path: str | Path) -> Iterator[str]:
-    """A file under a name that OpenCV takes: itself, or a link to it if its name is no UTF-8.
-
-    Args:
-        path: A file that is there.
-    """
-    from mmetris.utils.text_files import writable
-
-    if writable(str(path)) == str(path):
-        yield str(path)
-        return
-    with TemporaryDirectory() as folder:
-        link = Path(folder) / f'link{Path(path).suffix}'
-        link.symlink_to(Path(path).absolute())
-        yield str(link)
-
-
-def _write_video(pictures: Any, path: Path, fps: float) -> int:
-    """Write RGB pictures of one size as a video, and return how many there were."""
-    import cv2
-    import numpy as np
-
-    writer, count = None, 0
-    try:
-        for picture in pictures:
-            # Codecs want even sides.
-            even = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode='edge')
-            if writer is None:
-                codec = cv2.VideoWriter.fourcc(*FORMATS[path.suffix.lower().lstrip('.')])
-                writer = cv2.VideoWriter(str(path), codec, fps if 1 <= fps <= 240 else 25, even.shape[1::-1])
-                if not writer.isOpened():
-                    raise ValueError(f'OpenCV cannot write {path.suffix} here; try another ending, such as .avi')
-            writer.write(np.ascontiguousarray(even[..., ::-1]))
-            count += 1
-    finally:
-        if writer is not None:
-            writer.release()
-    return count
 
 
 if __name__ == '__main__':

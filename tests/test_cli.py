@@ -240,7 +240,7 @@ def test_one_class_name_is_enough_and_none_is_empty(mmetris, classes, status):
         (('segment', 'picture.png', 'a dog', '--colour', 'red'), '--colour'),
         (('segment',), 'IMAGE'),
         (('video', 'none.mp4', 'a dog', '--out-file', 'x.mp4'), 'video not found: none.mp4'),
-        (('video', 'picture.png.txt', 'a dog'), '--out-file'),
+        (('video', 'picture.png.txt', 'a dog'), 'give --out-file for a video, or --out-dir'),
         (('video', 'none.mp4', 'a dog', '--out-file', 'x.txt'), 'write a video as .mp4'),
         (('video', 'none.mp4', '--out-file', 'x.mp4'), 'no sentence given'),
         (('paint',), 'paint'),

@@ -15,6 +15,7 @@ from mmetris.cli import mmetris_command, run
 from mmetris.datasets.shapes import draw_sample, render
 from mmetris.models.encoders.slim_checkpoint import slim_state_dict
 from tests.toy_inference import ROOT, picture
+from tests.toy_videos import write_video
 
 GUIDE = (ROOT / 'docs' / 'inference.md').read_text(encoding='utf-8')
 
@@ -32,6 +33,7 @@ def test_its_python_runs_from_top_to_bottom_with_the_model_that_ships(tmp_path, 
         torch.save(dict(state_dict=state), tmp_path / 'demo.pth')
         monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', str(tmp_path / 'demo.pth'))
     Image.fromarray(picture(64, 80)).save('picture.png')
+    write_video(tmp_path / 'clip.mp4', number=3)
     (tmp_path / 'folder').mkdir()
     Image.fromarray(picture(50, 50, 1)).save('folder/other.png')
     assert len(blocks('python')) >= 5
@@ -39,6 +41,7 @@ def test_its_python_runs_from_top_to_bottom_with_the_model_that_ships(tmp_path, 
     for block in blocks('python'):
         exec(compile(block, 'docs/inference.md', 'exec'), names)
     assert (tmp_path / 'results' / 'predictions.json').is_file() and names['labels'].shape == (64, 80)
+    assert names['report'] == (3, 2, False) and (tmp_path / 'found.mp4').is_file()
 
 
 def test_the_first_command_works_as_it_stands_here_and_in_the_readme(tmp_path, monkeypatch, capsys):

@@ -1,18 +1,21 @@
-"""Python entry points: segment pictures, build a model, load weights, switch between tasks, share on the hub."""
+"""Python entry points: segment pictures and videos, build a model, load weights, switch tasks, share on the hub."""
 
 from .hub import from_pretrained, push_to_hub, save_pretrained
 from .inferencer import RefSegInferencer
 from .model import init_model, load_weights
 from .predictor import RefSegPredictor
 from .task_switcher import TaskSwitcher
+from .videos import VideoReport, segment_video
 
 __all__ = [
     'RefSegInferencer',
     'RefSegPredictor',
     'TaskSwitcher',
+    'VideoReport',
     'from_pretrained',
     'init_model',
     'load_weights',
     'push_to_hub',
     'save_pretrained',
+    'segment_video',
 ]

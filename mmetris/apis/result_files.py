@@ -81,16 +81,18 @@ class ResultWriter(_Writer):
         """The JSON."""
         return self.out_dir / 'predictions.json'
 
-    def add_answers(self, one: Mapping[str, Any], overlay: np.ndarray | None = None) -> None:
+    def add_answers(self, one: Mapping[str, Any], overlay: np.ndarray | None = None, **more: Any) -> None:
         """Write one picture of :meth:`RefSegInferencer.stream`.
 
         Args:
             one: What was yielded.
             overlay: See :meth:`add`. Defaults to None.
+            **more: What else the JSON says of the picture.
         """
         lists = {key: one[key] for key in ('texts', 'masks', 'boxes', 'scores')}
-        more = {key: one[key] for key in ('no_target_scores', 'no_target', 'note') if key in one}
-        self.add(one['name'], one['image'], **lists, overlay=overlay, **more)
+        given = {key: one[key] for key in ('no_target_scores', 'no_target', 'note') if key in one}
+        self.add(one['name'], one['image'], **lists, overlay=overlay, **given)
+        self._images[-1].update(more)
 
     def add(
         self,

@@ -8,11 +8,15 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .referring_picture import FAINT_COLOR, TEXT_COLOR, overlay_mask
-from .text import NOT_IN_PICTURE, NOTHING_FOUND, find_font, wrap_text
+from mmetris.utils.text_files import writable
 
-# Okabe and Ito's palette without black and yellow (which vanishes on white); told apart with any colour blindness.
-EXPRESSION_COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (213, 94, 0), (204, 121, 167), (86, 180, 233))
+from .number_places import Place, place_numbers
+from .palette import EXPRESSION_COLORS, color_of, letter_color_on
+from .referring_picture import FAINT_COLOR, TEXT_COLOR, overlay_mask
+from .text import NOT_IN_PICTURE, NOTHING_FOUND, find_font, percent, wrap_text
+
+# Of the sentences below a picture, from which number on they stand in columns where they are short, and how many.
+MANY_ROWS, MOST_COLUMNS = 7, 3
 
 
 def draw_expressions(
@@ -25,6 +29,8 @@ def draw_expressions(
     max_lines: int = 3,
     legend: bool = True,
     no_target: Sequence[bool] | None = None,
+    numbers: Sequence[int] | None = None,
+    max_listed: int = 40,
 ) -> np.ndarray:
     """Draw the masks of several sentences over their picture, and the sentences below it.
 
@@ -39,6 +45,9 @@ def draw_expressions(
         legend: Whether the sentences are written below. Defaults to True.
         no_target: Whether each sentence means nothing in the picture, written behind it. Defaults to None, of a model
             that does not decide it.
+        numbers: Each sentence's index, from 0 on, which says its colour and its number. Defaults to None: by their
+            order, so that both stay with a sentence whatever the masks of others are.
+        max_listed: Sentences that are written below at most; the others are counted. Defaults to 40.
 
     Returns:
         The picture, (H', W', 3) RGB.
@@ -54,68 +63,79 @@ def draw_expressions(
     for mask in masks:
         if mask.shape != image.shape[:2]:
             raise ValueError(f'a mask has size {mask.shape} (H, W), but the image {image.shape[:2]}')
-    picture = _enlarge(image, min_width)
-    masks = [cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) for mask in masks]
-    # Large masks first, so that small ones inside of them stay on top.
-    for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
-        if masks[index].any():
-            picture = overlay_mask(picture, masks[index], color_of(index), alpha)
-    canvas = Image.fromarray(picture)
-    if len(texts) > 1:
-        size = int(np.clip(max(canvas.size) / 32, 15, 64))
-        taken: list[tuple[int, int]] = []
-        for index, mask in enumerate(masks):
-            if mask.any():
-                taken.append(_place_of_number(mask, taken, round(0.75 * size)))
-                _draw_number(canvas, index, taken[-1], size)
+    numbers = range(len(texts)) if numbers is None else numbers
+    canvas = _draw_masks(image, masks, numbers, alpha, min_width)
     if not legend:
         return np.asarray(canvas)
-    lines = [
-        _legend_text(
-            text,
-            None if scores is None else scores[index],
-            bool(masks[index].any()),
-            no_target is not None and bool(no_target[index]),
-        )
-        for index, text in enumerate(texts)
-    ]
+    rows = []
+    for index, (number, text) in enumerate(zip(numbers, texts, strict=True)):
+        absent = no_target is not None and bool(no_target[index])
+        note = _note_of(None if scores is None else scores[index], bool(masks[index].any()), absent)
+        rows.append((number, writable(text), note))
     notes = ('100 %', NOTHING_FOUND, *(() if no_target is None else (NOT_IN_PICTURE,)))
-    return np.asarray(_add_legend(canvas, lines, max_lines, notes))
+    closing = f'and {len(rows) - max_listed} more' if len(rows) > max_listed else ''
+    return np.asarray(_add_legend(canvas, rows[:max_listed], max_lines, notes, closing))
 
 
 def draw_labels(image: np.ndarray, classes: Sequence[str], labels: np.ndarray, max_classes: int = 30) -> np.ndarray:
     """Draw a label map as :func:`draw_expressions` draws masks, with the classes that are in it, largest first.
 
+    Colour and number of a class are those of its place among ``classes``: they stay when its share changes.
+
     Args:
         image: (H, W, 3) RGB, 0..255.
         classes: Names of the classes.
         labels: (H, W) their indices; other values are no class.
-        max_classes: Classes to draw at most. Defaults to 30.
+        max_classes: Classes to draw at most; the others are counted below. Defaults to 30.
 
     Returns:
         The picture, (H', W', 3) RGB.
     """
     sizes = np.bincount(labels.ravel(), minlength=len(classes))[: len(classes)]
-    present = [int(index) for index in np.argsort(-sizes, kind='stable') if sizes[index]][:max_classes]
+    present = [int(index) for index in np.argsort(-sizes, kind='stable') if sizes[index]]
     if not present:
         return draw_expressions(image, ['no class'], [np.zeros(image.shape[:2], bool)])
-    shares = sizes[present] / labels.size
-    return draw_expressions(
-        image,
-        [f'{classes[index]} ({100 * share:.0f} % of the image)' for index, share in zip(present, shares)],
-        [labels == index for index in present],
-    )
+    drawn, left_out = present[:max_classes], present[max_classes:]
+    canvas = _draw_masks(image, [labels == index for index in drawn], drawn, numbered=len(classes) > 1)
+    notes = [f'{percent(sizes[index] / labels.size)} of the image' for index in present]
+    rows = [(index, writable(classes[index]), note) for index, note in zip(drawn, notes)]
+    share = percent(sizes[left_out].sum() / labels.size)
+    closing = f'and {len(left_out)} more, {share} of the image' if left_out else ''
+    return np.asarray(_add_legend(canvas, rows, 3, ('100 % of the image',), closing, numbered=len(classes) > 1))
 
 
-def color_of(index: int) -> tuple[int, int, int]:
-    """RGB colour of the sentence with this index; after six they begin again, and the numbers tell them apart."""
-    return EXPRESSION_COLORS[index % len(EXPRESSION_COLORS)]
+def _draw_masks(
+    image: np.ndarray,
+    masks: Sequence[np.ndarray],
+    numbers: Sequence[int],
+    alpha: float = 0.35,
+    min_width: int = 480,
+    numbered: bool | None = None,
+) -> Image.Image:
+    """The picture with its masks, and their numbers if there is more than one."""
+    picture = _enlarge(image, min_width)
+    masks = [cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) for mask in masks]
+    # Large masks first, so that small ones inside of them stay on top.
+    for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
+        if masks[index].any():
+            picture = overlay_mask(picture, masks[index], color_of(numbers[index]), alpha)
+    canvas = Image.fromarray(picture)
+    if len(masks) > 1 if numbered is None else numbered:
+        size = int(np.clip(max(canvas.size) / 32, 15, 64))
+        places = place_numbers(masks, round(0.75 * size))
+        draw = ImageDraw.Draw(canvas)
+        found = [(number, place) for number, place in zip(numbers, places) if place is not None]
+        for number, place in found:
+            _draw_pointer(draw, number, place)
+        for number, place in found:
+            _draw_number(draw, number, place)
+    return canvas
 
 
-def _legend_text(text: str, score: float | None, found: bool, absent: bool) -> tuple[str, str]:
+def _note_of(score: float | None, found: bool, absent: bool) -> str:
     if not found:
-        return text, NOT_IN_PICTURE if absent else NOTHING_FOUND
-    return text, '' if score is None else f'{100 * score:.0f} %'
+        return NOT_IN_PICTURE if absent else NOTHING_FOUND
+    return '' if score is None else percent(score)
 
 
 def _enlarge(image: np.ndarray, min_width: int) -> np.ndarray:
@@ -129,73 +149,88 @@ def _enlarge(image: np.ndarray, min_width: int) -> np.ndarray:
     )
 
 
-def _place_of_number(mask: np.ndarray, taken: Sequence[tuple[int, int]], radius: int) -> tuple[int, int]:
-    """(x, y) of a disc with a mask's number: farthest from the mask's border (inside, also of a ring) and off the discs
-    that are there; above a mask that it would hide."""
-    distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 3)[1:-1, 1:-1]
-    free = distance.copy()
-    for x, y in taken:
-        cv2.circle(free, (x, y), 2 * radius, 0, -1)
-    if not free.any():
-        free = distance
-    y, x = map(int, np.unravel_index(int(free.argmax()), free.shape))
-    if distance.max() < 0.8 * radius:
-        y = int(np.flatnonzero(mask.any(1))[0]) - radius - 4
-    height, width = mask.shape
-    return (
-        int(np.clip(x, radius + 2, max(radius + 2, width - radius - 3))),
-        int(np.clip(y, radius + 2, max(radius + 2, height - radius - 3))),
-    )
+def _draw_pointer(draw: ImageDraw.ImageDraw, number: int, place: Place) -> None:
+    """A line to the mask, of a disc that does not reach it."""
+    x, y, radius, anchor = place
+    if np.hypot(anchor[0] - x, anchor[1] - y) <= radius:
+        return
+    width = max(2, radius // 5)
+    for color, wider in (('white', 2), (color_of(number), 0)):
+        draw.line((x, y, *anchor), color, width + wider)
+        end = width + wider
+        draw.ellipse((anchor[0] - end, anchor[1] - end, anchor[0] + end, anchor[1] + end), color)
 
 
-def _draw_number(canvas: Image.Image, index: int, point: tuple[int, int], size: int) -> None:
+def _draw_number(draw: ImageDraw.ImageDraw, number: int, place: Place) -> None:
     """A numbered disc in the sentence's colour."""
-    (x, y), radius = point, round(0.75 * size)
-    draw = ImageDraw.Draw(canvas)
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), color_of(index), 'white', max(2, size // 10))
-    text = str(index + 1)
-    draw.text((x, y), text, 'white', find_font(text, round(size * (0.95 if len(text) == 1 else 0.75))), anchor='mm')
+    x, y, radius, _ = place
+    color, text = color_of(number), str(number + 1)
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), color, 'white', max(2, radius // 8))
+    font = find_font(text, max(6, round(radius * (1.25, 1.0, 0.75)[min(len(text), 3) - 1])))
+    font.write(draw, (x, y), text, letter_color_on(color), 'm')
 
 
 def _add_legend(
-    canvas: Image.Image, lines: Sequence[tuple[str, str]], max_lines: int, notes: Sequence[str]
+    canvas: Image.Image,
+    rows: Sequence[tuple[int, str, str]],
+    max_lines: int,
+    notes: Sequence[str],
+    closing: str = '',
+    numbered: bool | None = None,
 ) -> Image.Image:
-    """The picture with the sentences below it on white; ``notes`` are those that a line may have."""
+    """The picture with the sentences below it on white, many short ones in columns.
+
+    Args:
+        canvas: The picture.
+        rows: Number, text and note of each sentence.
+        max_lines: Lines for one sentence.
+        notes: Those that a row may have: the widest has its place whether it is there or not, since the frames of a
+            video need one size.
+        closing: A line below all. Defaults to none.
+        numbered: Whether the numbers are written. Defaults to None: if there are several rows.
+    """
     # Letters grow with the picture, so that they stay legible when it is reduced to a page's width.
     size = int(np.clip(canvas.width / 34, 14, 72))
     gap, chip, line_height = round(0.6 * size), round(1.3 * size), round(1.45 * size)
     note_font = find_font('0 %', round(0.85 * size))
-    # The widest note has its place whether it is there or not: the frames of a video need one size.
-    note_width = round(max(note_font.getlength(note) for note in notes)) + gap
-    left = gap + chip + gap
-    room = max(canvas.width - left - note_width - gap, 4 * size)
-    rows = []
-    for text, note in lines:
-        font = find_font(text, size)
-        rows.append((wrap_text(text, font, room, max_lines), font, note))
-    height = 2 * gap + sum(max(len(wrapped), 1) * line_height for wrapped, _, _ in rows)
-    width = max(canvas.width, left + room + note_width + gap)
+    beside = gap + chip + gap + round(max(note_font.getlength(note) for note in notes)) + gap
+    fonts = [find_font(text, size) for _, text, _ in rows]
+    longest = max(font.getlength(' '.join(text.split())) for font, (_, text, _) in zip(fonts, rows))
+    columns = min(MOST_COLUMNS, int((canvas.width - gap) // (beside + longest))) if len(rows) >= MANY_ROWS else 1
+    columns = max(1, columns)
+    room = max((canvas.width - gap) // columns - beside, 4 * size)
+    wrapped = [wrap_text(text, font, room, max_lines) for font, (_, text, _) in zip(fonts, rows)]
+    per_column = -(-len(rows) // columns)
+    heights = [sum(map(len, wrapped[start : start + per_column])) for start in range(0, len(rows), per_column)]
+    width = max(canvas.width, columns * (room + beside) + gap)
+    height = 2 * gap + (max(heights) + bool(closing)) * line_height
     page = Image.new('RGB', (width, canvas.height + height), 'white')
     page.paste(canvas, ((width - canvas.width) // 2, 0))
-    draw, y = ImageDraw.Draw(page), canvas.height + gap
-    for index, (wrapped, font, note) in enumerate(rows):
-        middle = y + line_height // 2
-        box = (gap, middle - chip // 2, gap + chip, middle + chip // 2)
-        draw.rounded_rectangle(box, radius=chip // 4, fill=color_of(index))
-        if len(rows) > 1:
-            number = str(index + 1)
-            draw.text(
-                ((box[0] + box[2]) / 2, middle),
-                number,
-                'white',
-                find_font(number, round(size * (0.9 if len(number) == 1 else 0.7))),
-                anchor='mm',
-            )
-        for text in wrapped:
-            draw.text((left, y + line_height // 2), text, TEXT_COLOR, font, anchor='lm')
-            y += line_height
-        draw.text((width - gap, middle), note, FAINT_COLOR, note_font, anchor='rm')
+    draw = ImageDraw.Draw(page)
+    for start in range(0, len(rows), per_column):
+        left, y = gap + start // per_column * (room + beside), canvas.height + gap
+        for index in range(start, min(start + per_column, len(rows))):
+            number, _, note = rows[index]
+            middle, font = y + line_height // 2, fonts[index]
+            box = (left, middle - chip // 2, left + chip, middle + chip // 2)
+            draw.rounded_rectangle(box, radius=chip // 4, fill=color_of(number))
+            if len(rows) > 1 if numbered is None else numbered:
+                digits = str(number + 1)
+                small = find_font(digits, round(size * (0.9, 0.7, 0.55)[min(len(digits), 3) - 1]))
+                small.write(draw, ((box[0] + box[2]) / 2, middle), digits, letter_color_on(color_of(number)), 'm')
+            block = max(map(font.getlength, wrapped[index]))
+            for line in wrapped[index]:
+                # Lines that are read from the right end below each other there.
+                if font.direction == 'rtl':
+                    font.write(draw, (left + chip + gap + block, y + line_height // 2), line, TEXT_COLOR, 'r')
+                else:
+                    font.write(draw, (left + chip + gap, y + line_height // 2), line, TEXT_COLOR)
+                y += line_height
+            note_font.write(draw, (left + room + beside - gap, middle), note, FAINT_COLOR, 'r')
+    if closing:
+        y = canvas.height + height - gap - line_height // 2
+        note_font.write(draw, (gap + chip + gap, y), closing, FAINT_COLOR)
     return page
 
 
-__all__ = ['color_of', 'draw_expressions', 'draw_labels']
+__all__ = ['EXPRESSION_COLORS', 'color_of', 'draw_expressions', 'draw_labels']

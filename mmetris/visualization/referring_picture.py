@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mmetris.utils.text_files import writable
+
 from .text import NOT_IN_PICTURE, find_font, wrap_text
 
 # Blue and orange of Okabe and Ito's palette, which people with any kind of colour blindness tell apart.
@@ -34,13 +36,22 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int
     """
     mask = mask.astype(np.uint8)
     tinted = image.copy()
+    thickness = max(2, round(max(image.shape[:2]) / 220))
+    # Nothing changes farther from the mask than the contour is wide, and most masks are small.
+    left, top, width, height = cv2.boundingRect(mask)
+    rows, columns = (
+        slice(max(0, start - thickness - 3), start + side + thickness + 3)
+        for start, side in ((top, height), (left, width))
+    )
+    part = np.ascontiguousarray(tinted[rows, columns])
+    mask = np.ascontiguousarray(mask[rows, columns])
     inside = mask == 1
-    tinted[inside] = ((1 - alpha) * image[inside] + alpha * np.array(color)).round().astype(np.uint8)
+    part[inside] = ((1 - alpha) * part[inside] + alpha * np.array(color)).round().astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     # The white rim sets the contour off from an image of its own colour.
-    thickness = max(2, round(max(image.shape[:2]) / 220))
-    tinted = cv2.drawContours(tinted, contours, -1, (255, 255, 255), thickness + 2, cv2.LINE_AA)
-    return cv2.drawContours(tinted, contours, -1, color, thickness, cv2.LINE_AA)
+    cv2.drawContours(part, contours, -1, (255, 255, 255), thickness + 2, cv2.LINE_AA)
+    tinted[rows, columns] = cv2.drawContours(part, contours, -1, color, thickness, cv2.LINE_AA)
+    return tinted
 
 
 def draw_referring_picture(
@@ -104,7 +115,7 @@ def draw_referring_picture(
         verdict = NOT_IN_PICTURE if no_target_score >= no_target_threshold else 'in the picture'
         numbers = f'no-target score {no_target_score:.2f}, threshold {no_target_threshold:g}'
         footer = f'{footer}  {verdict} ({numbers})'.strip()
-    return _compose(panels, f'“{expression}”', footer, note)
+    return _compose(panels, f'“{writable(expression)}”', footer, writable(note))
 
 
 def _compose(
@@ -127,7 +138,10 @@ def _compose(
     canvas = Image.new('RGB', (width, height), 'white')
     draw = ImageDraw.Draw(canvas)
     for index, text in enumerate(lines):
-        draw.text((gap, gap + (index + 0.5) * line), text, TEXT_COLOR, title_font, anchor='lm')
+        right = title_font.direction == 'rtl'
+        title_font.write(
+            draw, (width - gap if right else gap, gap + (index + 0.5) * line), text, TEXT_COLOR, 'r' if right else 'l'
+        )
 
     left = (width - row_width) // 2
     for index, (caption, color, panel) in enumerate(panels):
@@ -138,15 +152,15 @@ def _compose(
             side = round(0.7 * small)
             draw.rectangle((x, middle - side / 2, x + side, middle + side / 2), color)
             x += side + small // 3
-        draw.text((x, middle), caption, TEXT_COLOR, text_font, anchor='lm')
+        text_font.write(draw, (x, middle), caption, TEXT_COLOR)
 
     middle = top + panel_height + 1.6 * small_line
-    draw.text((left, middle), footer, TEXT_COLOR, text_font, anchor='lm')
+    text_font.write(draw, (left, middle), footer, TEXT_COLOR)
     note_font = find_font(note, small)
     room = row_width - text_font.getlength(f'{footer}   ')
     if note and room > note_font.getlength('WWWW'):
         note = wrap_text(note, note_font, int(room), max_lines=1)[0]
-        draw.text((left + row_width, middle), note, FAINT_COLOR, note_font, anchor='rm')
+        note_font.write(draw, (left + row_width, middle), note, FAINT_COLOR, 'r')
     return np.asarray(canvas)
 
 

@@ -1,9 +1,12 @@
 """draw_expressions: each sentence has its colour in the picture and in the legend."""
 
+import cv2
 import numpy as np
 import pytest
 
-from mmetris.visualization.expression_overlay import color_of, draw_expressions
+from mmetris.visualization import draw_expressions, draw_labels
+from mmetris.visualization.palette import color_of
+from mmetris.visualization.text import PictureFont
 
 IMAGE = np.full((300, 600, 3), 90, np.uint8)
 
@@ -86,3 +89,70 @@ def test_a_sentence_that_means_nothing_has_a_note_of_its_own():
     pictures = [draw_expressions(IMAGE, ['one'], [empty], no_target=[absent]) for absent in (True, False)]
     assert pictures[0].shape == pictures[1].shape and not np.array_equal(*pictures)
     assert np.array_equal(draw_expressions(IMAGE, ['one'], [empty]), draw_expressions(IMAGE, ['one'], [empty], [0.0]))
+
+
+def colors_in(picture):
+    return {index for index in range(16) if has_color(picture[:300], color_of(index))}
+
+
+def test_a_colour_stays_with_its_sentence_when_another_mask_becomes_empty():
+    masks = [box_mask(20, 20 + 120 * index, 120, 120 + 120 * index) for index in range(4)]
+    texts = ['a', 'b', 'c', 'd']
+    assert colors_in(draw_expressions(IMAGE, texts, masks)) == {0, 1, 2, 3}
+    masks[1][:] = False
+    assert colors_in(draw_expressions(IMAGE, texts, masks)) == {0, 2, 3}
+
+
+def test_a_colour_stays_with_its_class_when_its_share_changes():
+    labels = np.full((300, 600), 255, np.uint8)
+    labels[:, :100], labels[:, 300:500] = 3, 9
+    names = [f'class {index}' for index in range(20)]
+    before = draw_labels(IMAGE, names, labels)
+    labels[:, 100:] = np.where(labels[:, 100:] == 9, 255, labels[:, 100:])
+    labels[:10, 320:340] = 9  # Now the smaller one.
+    after = draw_labels(IMAGE, names, labels)
+    assert colors_in(before) == colors_in(after) == {3, 9}
+    tint = (0.65 * 90 + 0.35 * np.array(color_of(3))).round()
+    assert (before[250, 20] == tint).all() and (after[250, 20] == tint).all()
+
+
+def test_twelve_sentences_have_twelve_colours_and_numbers_on_their_masks():
+    masks = [
+        box_mask(10 + 90 * (index // 4), 20 + 140 * (index % 4), 90 + 90 * (index // 4), 120 + 140 * (index % 4))
+        for index in range(12)
+    ]
+    picture = draw_expressions(IMAGE, [f'sentence {index}' for index in range(12)], masks)
+    assert len(colors_in(picture)) == 12
+    for index, mask in enumerate(masks):
+        disc = (picture[:300] == color_of(index)).all(-1)
+        rows, columns = np.nonzero(mask)
+        middle = disc[rows.min() + 25 : rows.max() - 25, columns.min() + 30 : columns.max() - 30]
+        assert (
+            middle.sum() > 100 and not (disc & ~cv2.dilate(mask.astype(np.uint8), np.ones((9, 9))).astype(bool)).any()
+        )
+
+
+def test_many_short_sentences_stand_in_columns_and_long_lists_end_with_a_count(monkeypatch):
+    written = []
+    write = PictureFont.write
+    monkeypatch.setattr(
+        PictureFont,
+        'write',
+        lambda self, draw, point, text, *more: written.append(text) or write(self, draw, point, text, *more),
+    )
+    masks = [np.zeros((300, 600), bool)] * 60
+    heights = {
+        number: draw_expressions(IMAGE, ['a dog'] * number, masks[:number]).shape[0] - 300 for number in (6, 12, 40, 60)
+    }
+    assert heights[12] < 1.2 * heights[6] and heights[60] < 1.2 * heights[40]
+    assert written.count('and 20 more') == 1
+    long = draw_expressions(IMAGE, ['a dog that stands behind the second tree from the left'] * 12, masks[:12])
+    assert long.shape[0] - 300 > 1.8 * heights[12]
+    labels = np.repeat(np.arange(30, dtype=np.uint8), 6000).reshape(300, 600)
+    draw_labels(IMAGE, [f'class {index}' for index in range(30)], labels, max_classes=28)
+    assert 'and 2 more, 7 % of the image' in written and '3 % of the image' in written
+
+
+def test_numbers_say_colour_and_number():
+    mask = box_mask(20, 20, 280, 580)
+    assert colors_in(draw_expressions(IMAGE, ['a', 'b'], [mask, mask], numbers=[6, 11])) == {6, 11}

@@ -219,12 +219,12 @@ def draw_figure(image: np.ndarray, columns: Sequence[Column], panel_width: int =
     for number, caption in enumerate(captions):
         font = find_font(caption, min(size, max(8, round(panel_height / 9))))
         label = Image.new('RGB', (panel_height, round(1.6 * size)), 'white')
-        ImageDraw.Draw(label).text((panel_height / 2, 0.8 * size), caption, (20, 20, 20), font, anchor='mm')
+        font.write(ImageDraw.Draw(label), (panel_height / 2, 0.8 * size), caption, (20, 20, 20), 'm')
         canvas.paste(label.rotate(90, expand=True), (0, title_height + number * (panel_height + gap)))
     for index, (column, font, lines) in enumerate(zip(columns, fonts, texts)):
         x = left + index * (panel_width + gap)
         for row, text in enumerate(lines):
-            draw.text((x + panel_width / 2, gap + (row + 0.5) * line), text, (20, 20, 20), font, anchor='mm')
+            font.write(draw, (x + panel_width / 2, gap + (row + 0.5) * line), text, (20, 20, 20), 'm')
         mask = cv2.resize(column.mask.astype(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST) == 1
         panels = [
             small,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from mmetris.structures import RefDataSample
 from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.config_types import type_name
 from mmetris.utils.expressions import check_expressions
+from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.probabilities import check_probability
 
 from .shapes_only import ShapesNotes
@@ -249,22 +251,31 @@ class Asker:
         return EncodedImages(prefix, batch['data_samples'], inputs)
 
     @torch.no_grad()
-    def ask(self, encoded: EncodedImages, texts: Sequence[str], image_index: Sequence[int]) -> list[RefDataSample]:
+    def ask(
+        self,
+        encoded: EncodedImages,
+        texts: Sequence[str],
+        image_index: Sequence[int],
+        out_hw: tuple[int, int] | None = None,
+    ) -> list[RefDataSample]:
         """Run everything that depends on the sentence.
 
         Args:
             encoded: What :meth:`encode` made of the pictures.
             texts: Sentences that :meth:`check_texts` has passed.
             image_index: The picture that each sentence speaks of.
+            out_hw: Size of the maps. Defaults to None: the picture's.
 
         Returns:
-            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at the picture's size, and
+            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at that size, and
             ``no_target_score`` where the model decides "not in the picture".
         """
         samples = []
         for text, index in zip(texts, image_index, strict=True):
             sample = encoded.samples[index].new()
             sample.set_metainfo(dict(expression=text))
+            if out_hw is not None:
+                _answer_at_size(sample, out_hw)
             samples.append(sample)
         tokens = self.tokens_of(texts, samples)
         for sample, ids in zip(samples, tokens):
@@ -354,6 +365,17 @@ class Asker:
         if self.context_length is None:
             return self.model.tokens_of(samples, self.device)
         return self.model.tokenize(list(texts), self.context_length).to(self.device)
+
+
+def _answer_at_size(sample: RefDataSample, out_hw: tuple[int, int]) -> None:
+    """Let the maps of a sample have another size than its picture: fewer or more pixels over the same area."""
+    height, width = sample.ori_shape[:2]
+    ratio = math.sqrt(height * width / (out_hw[0] * out_hw[1]))
+    if 'letterbox' in sample:
+        scale, left, top = sample.letterbox
+        shift = scale * (ratio - 1) / 2  # Coordinates are those of pixel centres.
+        sample.set_metainfo(dict(letterbox=LetterboxGeometry(scale * ratio, left + shift, top + shift)))
+    sample.set_metainfo(dict(ori_shape=tuple(out_hw)))
 
 
 def answer_of(sample: RefDataSample, threshold: float, own_threshold: float) -> tuple[Answer, np.ndarray]:

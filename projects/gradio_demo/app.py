@@ -6,34 +6,56 @@ python projects/gradio_demo/app.py
 from __future__ import annotations
 
 import argparse
+import functools
 import html
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-# The page talks to nobody but its visitor: no telemetry, no look for new versions. Read when gradio is imported.
+import numpy as np
+
+# The page talks to nobody but its visitor: no telemetry, no look for new versions. Read when gradio is imported. Only a
+# shared model that is asked for by its name is fetched.
 os.environ.setdefault('GRADIO_ANALYTICS_ENABLED', 'False')
-os.environ.setdefault('HF_HUB_OFFLINE', '1')
+MODELS_VARIABLE = 'MMETRIS_MODELS'
+if 'hf://' not in ' '.join([*sys.argv, os.environ.get(MODELS_VARIABLE, '')]):
+    os.environ.setdefault('HF_HUB_OFFLINE', '1')
 
 try:
     import gradio as gr
 except ImportError:
     sys.exit(f'error: this page needs gradio: pip install -r {Path(__file__).with_name("requirements.txt")}')
 
-from session import CLASSES, SENTENCES, Answers, Limits, Row, Session  # noqa: E402
+from session import (  # noqa: E402
+    CLASSES,
+    SENTENCES,
+    THUMBNAIL_SIDE,
+    Answers,
+    Limits,
+    Models,
+    Question,
+    Row,
+    Session,
+    shrink,
+)
 
 from mmetris.apis import RefSegPredictor  # noqa: E402
+from mmetris.apis.asking import check_threshold  # noqa: E402
 from mmetris.datasets.shapes import draw_sample, render  # noqa: E402
 from mmetris.models.decode_heads import NoTargetRule  # noqa: E402
+from mmetris.utils.image_io import read_image  # noqa: E402
+from mmetris.utils.text_files import read_text  # noqa: E402
+from mmetris.visualization.palette import color_of, letter_color_on  # noqa: E402
+from mmetris.visualization.text import NOT_IN_PICTURE, NOTHING_FOUND, percent  # noqa: E402
 
 TITLE = 'Referring image segmentation'
-INTRODUCTION = 'Load a picture and say what to segment: each sentence gets its own mask.'
+INTRODUCTION = 'Load a picture and say what to segment: each sentence gets its own mask. Ctrl+Enter asks.'
 DEMO_NOTE = (
-    'This model knows **drawn shapes** only (circles, squares, rings... in eight colours): press “Draw an '
-    'example”. For photographs start the page with a model that was trained on them (`--model`).'
+    'This model knows **drawn shapes** only (circles, squares, rings... in eight colours): take an example. '
+    'For photographs start the page with a model that was trained on them (`--model`).'
 )
 HINTS = {
     SENTENCES: ('Sentences, one a line', 'the dog on the left\nthe brown cat'),
@@ -41,32 +63,106 @@ HINTS = {
 }
 SESSION_SECONDS = 3600  # a visitor who leaves frees the memory after so long
 SESSIONS = 16  # of so many visitors at most answers are kept, some 200 MB each at the limits; the oldest go
-CSS = """
-footer {display: none !important}
-#message .message {padding: 8px 12px; border-radius: 8px; border: 1px solid; white-space: pre-line; font-size: 14px}
-#message .info {background: #fff7e6; border-color: #e69f00; color: #5c3d00}
-#message .error {background: #fdecea; border-color: #d55e00; color: #6b1d00}
-#answers table {width: 100%; border-collapse: collapse; font-size: 14px}
-#answers td, #answers th {padding: 4px 8px; text-align: left; white-space: nowrap; border: 0; font-weight: normal}
-#answers th {color: gray}
-#answers tr {border: 0; border-bottom: 1px solid lightgray}
-#answers .text {width: 100%; white-space: normal; overflow-wrap: anywhere}
-#answers .number {text-align: right}
-#answers .chip {display: inline-block; min-width: 22px; border-radius: 5px; color: white; text-align: center}
+UNSEEN_NUMBER = '<span class="unseen">number</span>'  # for screen readers
+NUM_DRAWN = 4  # examples of a model of Shapes
+PICTURES = ('.jpg', '.jpeg', '.png', '.webp')
+PHONE = 'max-width: 760px'
+CSS = f"""
+footer {{display: none !important}}
+#message .message {{padding: 8px 12px; border-radius: 8px; border: 1px solid; white-space: pre-line; font-size: 14px}}
+#message .info {{background: #fff7e6; border-color: #e69f00; color: #5c3d00}}
+#message .error {{background: #fdecea; border-color: #d55e00; color: #6b1d00}}
+.dark #message .info {{background: #33270d; color: #ffdf9e}}
+.dark #message .error {{background: #3a1a0d; color: #ffc9ad}}
+#message .html-container, #answers .html-container {{padding: 0}}
+#message .seconds {{font-size: 13px; color: var(--body-text-color-subdued)}}
+#answers {{overflow-x: auto}}
+#answers table {{width: 100%; border: 0; border-collapse: collapse; font-size: 14px}}
+#answers td, #answers th {{padding: 4px 8px; text-align: left; white-space: nowrap; border: 0; font-weight: normal}}
+#answers th {{color: var(--body-text-color-subdued)}}
+#answers tr {{border: 0; border-bottom: 1px solid var(--border-color-primary)}}
+#answers .text {{width: 100%; min-width: 120px; white-space: normal; overflow-wrap: anywhere}}
+#answers .number {{text-align: right}}
+.unseen {{position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}}
+#answers .chip {{display: inline-block; min-width: 26px; border-radius: 5px; text-align: center}}
+#answers .chip {{font-size: 19px; line-height: 24px; font-weight: bold}}
+@media ({PHONE}) {{
+  #heading h1 {{font-size: 18px; margin: 0}}
+  #heading p, #note p {{font-size: 13px; line-height: 1.4; margin: 0}}
+  #answers .box {{white-space: normal}}
+  #answers td, #answers th {{padding: 4px}}
+  #picture {{height: 220px !important}}
+  /* The answer takes the place on top as soon as there is one. */
+  #outputs:has(#result img, #message .message) {{order: -1}}
+}}
 """
+# What gradio leaves out: a key for the button, a language, and what is shown in words for who cannot see it.
+SCRIPT = """
+() => {
+  document.documentElement.lang = 'en';
+  document.addEventListener('keydown', event => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey) && event.target.closest('#text')) {
+      event.preventDefault();
+      document.querySelector('#segment').click();
+    }
+  });
+  document.getElementById('message').setAttribute('role', 'status');
+  const describe = () => {
+    const texts = [...document.querySelectorAll('#answers td.text')].map(cell => cell.innerText);
+    const names = {picture: 'The picture that was loaded', result: `The picture with masks of: ${texts.join('; ')}`};
+    for (const [id, name] of Object.entries(names))
+      for (const image of document.querySelectorAll(`#${id} img`)) if (image.alt !== name) image.alt = name;
+    for (const [id, name] of [['picture', 'Picture: load a file'], ['threshold', 'Threshold']])
+      for (const input of document.querySelectorAll(`#${id} input:not([aria-label])`))
+        input.setAttribute('aria-label', name);
+    for (const button of document.querySelectorAll('#examples button, #history button')) {
+      const name = button.innerText.trim();
+      if (name && button.getAttribute('aria-label') !== name) button.setAttribute('aria-label', name);
+      for (const image of button.querySelectorAll('img')) if (image.alt) image.alt = '';
+    }
+  };
+  new MutationObserver(describe).observe(document.body, {subtree: true, childList: true});
+  describe();
+}
+"""
+SHOW_RESULT = f"""
+() => {{ if (matchMedia('({PHONE})').matches) window.scrollTo({{top: 0}}); }}
+"""
+
+
+def theme() -> gr.themes.Base:
+    """gradio's own, with letters that stand out enough from what is behind them (WCAG 2.2: 4.5 to 1)."""
+    blue, darker = '#0072b2', '#005a8c'
+    fill = dict(button_primary_background_fill=blue, button_primary_background_fill_hover=darker)
+    ink = dict(body_text_color_subdued='*neutral_600', block_info_text_color='*neutral_600')
+    dark = dict.fromkeys((f'{name}_dark' for name in ink), '*neutral_300')
+    return gr.themes.Default(primary_hue='blue').set(
+        **fill, **{f'{name}_dark': value for name, value in fill.items()}, **ink, **dark
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description='Web page: segment what sentences mean')
-    parser.add_argument('--model', help="config, name of the model index or folder of a training; default the demo's")
-    parser.add_argument('--weights', help='checkpoint; default the one that belongs to the model')
+    parser.add_argument(
+        '--model',
+        action='append',
+        help='config, name of the model index, folder of a training or hf://owner/name; may be given again, and the '
+        "visitor chooses. Default: what the environment variable MMETRIS_MODELS lists, or the demo's",
+    )
+    parser.add_argument('--weights', help='checkpoint of a single model; default the one that belongs to it')
+    parser.add_argument(
+        '--examples',
+        type=Path,
+        metavar='DIR',
+        help='pictures to offer; NAME.txt beside NAME.jpg has sentences for it, one a line',
+    )
     parser.add_argument('--device', help='cpu, cuda:0, ...; default a GPU if there is one')
     parser.add_argument(
         '--host',
-        default='127.0.0.1',
-        help='address to listen at; default 127.0.0.1, this machine only. 0.0.0.0 lets everybody in '
-        'who reaches this machine: the page asks for no password',
+        default=os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1'),
+        help='address to listen at; default that of GRADIO_SERVER_NAME, or 127.0.0.1, this machine only. 0.0.0.0 lets '
+        'everybody in who reaches this machine: the page asks for no password',
     )
     parser.add_argument('--port', type=int, help='default the first free one from 7860')
     parser.add_argument(
@@ -83,9 +179,10 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def show_message(text: str, kind: str = 'info') -> str:
-    """HTML of the box for messages; nothing for an empty text."""
-    return f'<div class="message {kind}">{html.escape(text)}</div>' if text else ''
+def show_message(text: str, kind: str = 'info', seconds: str = '') -> str:
+    """HTML of the box for messages, none for an empty text, and behind it what the answer took."""
+    box = f'<div class="message {kind}">{html.escape(text)}</div>' if text else ''
+    return box + (f'<div class="seconds">{html.escape(seconds)}</div>' if seconds else '')
 
 
 def describe_rule(rule: NoTargetRule | None) -> str:
@@ -95,23 +192,43 @@ def describe_rule(rule: NoTargetRule | None) -> str:
     return f'; none does where the no-target score ({rule.by}) is {rule.threshold:g} or more: not in the picture'
 
 
+def describe_seconds(answers: Answers) -> str:
+    """What picture and sentences took."""
+    kind = 'sentence' if answers.labels is None else 'class name'
+    count = f'{len(answers.texts)} {kind}{"" if len(answers.texts) == 1 else "s"}'
+    return f'{count}: {answers.asking_seconds:.2f} s; the picture: {answers.encoding_seconds:.2f} s, once'
+
+
+def caption_of(text: str, otherwise: str = '') -> str:
+    """The first line of sentences, and how many more there are."""
+    first, *others = text.strip().split('\n')
+    return (f'{first} +{len(others)}' if others else first) or otherwise
+
+
+def knows_shapes(model: str) -> bool:
+    """Whether a model was trained on drawn pictures, by its name."""
+    return 'shapes' in model
+
+
 def show_table(rows: list[Row], with_scores: bool) -> str:
     """HTML of the table below the picture."""
     heads = ['', 'sentence', 'score', 'box (x, y, x, y)', 'share'] if with_scores else ['', 'class', 'share']
     decides = any(row.no_target_score is not None for row in rows)
     if decides:
         heads.append('no-target score')
-    lines = [''.join(f'<th>{head}</th>' for head in heads)]
-    for number, row in enumerate(rows, 1):
+    lines = [''.join(f'<th scope="col">{head or UNSEEN_NUMBER}</th>' for head in heads)]
+    for row in rows:
+        color = color_of(row.number)
+        style = f'background: rgb{color}; color: rgb{letter_color_on(color)}'
         cells = [
-            f'<td><span class="chip" style="background: rgb{row.color}">{number}</span></td>',
+            f'<td><span class="chip" style="{style}">{row.number + 1}</span></td>',
             f'<td class="text">{html.escape(row.text)}</td>',
         ]
         if with_scores:
-            cells.append(f'<td class="number">{"–" if row.score is None else f"{row.score:.2f}"}</td>')
-            empty = 'not in the picture' if row.no_target else 'nothing found'
-            cells.append(f'<td>{empty if row.box is None else ", ".join(map(str, row.box))}</td>')
-        cells.append(f'<td class="number">{100 * row.share:.1f} %</td>')
+            cells.append(f'<td class="number">{"–" if row.score is None else percent(row.score)}</td>')
+            empty = NOT_IN_PICTURE if row.no_target else NOTHING_FOUND
+            cells.append(f'<td class="box">{empty if row.box is None else ", ".join(map(str, row.box))}</td>')
+        cells.append(f'<td class="number">{percent(row.share)}</td>')
         if decides:
             cells.append(f'<td class="number">{row.no_target_score:.2f}</td>')
         lines.append(''.join(cells))
@@ -128,6 +245,7 @@ def without_traceback(step: Callable) -> Callable:
         The same with a dict as result: that of ``step``, or the message alone.
     """
 
+    @functools.wraps(step)  # gradio reads its types: an event is passed to who asks for one.
     def run(self: Page, *inputs: Any) -> dict:
         try:
             return step(self, *inputs)
@@ -143,69 +261,134 @@ def without_traceback(step: Callable) -> Callable:
     return run
 
 
+class Example(NamedTuple):
+    """A picture to try, with something to ask.
+
+    Attributes:
+        picture: (H, W, 3) RGB, or the file.
+        text: Sentences, one a line; may be empty.
+    """
+
+    picture: np.ndarray | Path
+    text: str
+
+    def read(self, max_pixels: int) -> np.ndarray:
+        """The picture, (H, W, 3) RGB.
+
+        Raises:
+            ValueError: If it cannot be read as a picture or is too large.
+        """
+        if isinstance(self.picture, np.ndarray):
+            return self.picture
+        return np.ascontiguousarray(read_image(self.picture, max_pixels)[..., ::-1])
+
+
+def drawn_example(number: int) -> Example:
+    """A drawn scene and a sentence for each of its first three objects."""
+    scene, expressions = draw_sample(7, 'testA', number)
+    texts = [triple[(index + 1) % 3].text for index, triple in enumerate(expressions[:3])]
+    return Example(render(scene)[0], '\n'.join(texts))
+
+
+def examples_of(folder: Path) -> list[Example]:
+    """The pictures of a folder, by name, with the sentences of the text files beside them.
+
+    Raises:
+        FileNotFoundError: If it has none.
+    """
+    files = sorted(path for path in folder.glob('*') if path.suffix.lower() in PICTURES)
+    if not files:
+        raise FileNotFoundError(f'{folder} has no pictures ({", ".join(PICTURES)}) for --examples')
+    texts = [path.with_suffix('.txt') for path in files]
+    return [Example(path, read_text(text) if text.is_file() else '') for path, text in zip(files, texts)]
+
+
 class Page:
     """The page and its steps.
 
     Args:
-        predictor: Whose model is asked.
+        models: Those that a visitor may choose from.
         limits: What visitors may ask for.
-        with_example: Whether there is a button that draws an example, for models of Shapes.
+        examples: Pictures to try; beside them, models of Shapes have drawn ones. Defaults to none.
     """
 
-    def __init__(self, predictor: RefSegPredictor, limits: Limits, with_example: bool) -> None:
-        self.predictor, self.limits = predictor, limits
+    def __init__(self, models: Models, limits: Limits, examples: Sequence[Example] = ()) -> None:
+        self.models, self.limits = models, limits
+        self.examples = list(examples)
+        self.drawn = [drawn_example(number) for number in range(NUM_DRAWN)]
+        first = models.names[0]
+        predictor = models.get(first)
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, SESSION_SECONDS)) as self.blocks:
-            gr.Markdown(f'# {TITLE}\n{INTRODUCTION}' + (f'\n\n{DEMO_NOTE}' if with_example else ''))
+            gr.Markdown(f'# {TITLE}\n{INTRODUCTION}', elem_id='heading')
+            self.note = gr.Markdown(DEMO_NOTE, visible=knows_shapes(first), elem_id='note')
             self.session = gr.State(None, time_to_live=SESSION_SECONDS)
             self.answers = gr.State(None, time_to_live=SESSION_SECONDS)
-            self.count = gr.State(0)
-            with gr.Row():
-                with gr.Column(scale=1, min_width=320):
-                    self._add_inputs(with_example)
-                with gr.Column(scale=1, min_width=320):
-                    self._add_outputs()
+            self.count = gr.State(NUM_DRAWN)
+            with gr.Row(elem_id='columns'):
+                with gr.Column(scale=1, min_width=320, elem_id='inputs'):
+                    self._add_inputs(first, predictor)
+                with gr.Column(scale=1, min_width=320, elem_id='outputs'):
+                    self._add_outputs(predictor)
             self._connect()
 
-    def _add_inputs(self, with_example: bool) -> None:
+    def _add_inputs(self, first: str, predictor: RefSegPredictor) -> None:
+        self.model = gr.Dropdown(
+            self.models.names,
+            value=first,
+            label='Model',
+            filterable=False,
+            interactive=len(self.models.names) > 1,
+            elem_id='model',
+        )
         self.picture = gr.Image(
             label='Picture',
             type='filepath',
             sources=['upload', 'clipboard'],
             format='png',
-            height=340,
+            height=300,
             elem_id='picture',
             buttons=[],
         )
         # The file as it came: gradio would decode it here, before its size is known, and show its own errors.
         self.picture.preprocess = lambda payload: None if payload is None else payload.path
-        self.example = gr.Button('Draw an example', visible=with_example, elem_id='example')
-        modes = [CLASSES] if self.predictor.asker.by_class else [SENTENCES, CLASSES]
-        self.mode = gr.Radio(modes, value=modes[0], show_label=False, container=False, elem_id='mode')
-        label, placeholder = HINTS[modes[0]]
+        self.mode = gr.Radio(**self._modes(predictor), label='Ask with', elem_id='mode')
+        label, placeholder = HINTS[self._modes(predictor)['value']]
         self.text = gr.Textbox(label=label, placeholder=placeholder, lines=3, max_lines=8, elem_id='text')
         self.button = gr.Button('Segment', variant='primary', elem_id='segment')
+        drawn, shown = knows_shapes(first), bool(self._examples(first))
+        self.gallery = self._add_gallery('Examples', 'examples', shown, self._thumbnails(first))
+        self.example = gr.Button('Draw an example', size='sm', visible=drawn, elem_id='example')
+        self.history = self._add_gallery('History: ask again', 'history')
 
-    def _add_outputs(self) -> None:
+    @staticmethod
+    def _add_gallery(label: str, name: str, visible: bool = False, value: Sequence | None = None) -> gr.Gallery:
+        """Small pictures to choose from, in a row."""
+        return gr.Gallery(
+            value,
+            label=label,
+            columns=4,
+            height=150,
+            fit_columns=False,
+            object_fit='cover',
+            allow_preview=False,
+            interactive=False,
+            visible=visible,
+            elem_id=name,
+            buttons=[],
+        )
+
+    def _add_outputs(self, predictor: RefSegPredictor) -> None:
         self.result = gr.Image(
             label='Masks',
             type='numpy',
             format='png',
             interactive=False,
-            height=340,
+            height=300,
             elem_id='result',
             buttons=['fullscreen'],
         )
         self.message = gr.HTML(elem_id='message', padding=False)
-        self.threshold = gr.Slider(
-            0.01,
-            0.99,
-            value=self.predictor.threshold,
-            step=0.01,
-            elem_id='threshold',
-            label='Threshold',
-            info='Pixels of a higher probability belong to the mask' + describe_rule(self.predictor.no_target_rule),
-            visible=not self.predictor.asker.by_class,
-        )
+        self.threshold = gr.Slider(0.01, 0.99, step=0.01, elem_id='threshold', **self._threshold_of(predictor))
         self.table = gr.HTML(elem_id='answers', padding=False)
         with gr.Row():
             self.save_picture = gr.DownloadButton(
@@ -215,46 +398,90 @@ class Page:
                 'Masks and boxes (ZIP)', interactive=False, size='sm', elem_id='save_masks'
             )
 
+    @staticmethod
+    def _modes(predictor: RefSegPredictor) -> dict[str, Any]:
+        modes = [CLASSES] if predictor.asker.by_class else [SENTENCES, CLASSES]
+        return dict(choices=modes, value=modes[0])
+
+    @staticmethod
+    def _threshold_of(predictor: RefSegPredictor) -> dict[str, Any]:
+        return dict(
+            value=predictor.threshold,
+            label='Threshold',
+            info='Pixels of a higher probability belong to the mask' + describe_rule(predictor.no_target_rule),
+            visible=not predictor.asker.by_class,
+        )
+
+    def _examples(self, model: str) -> list[Example]:
+        return [*self.examples, *(self.drawn if knows_shapes(model) else [])]
+
+    def _thumbnails(self, model: str) -> list[tuple[np.ndarray, str]]:
+        """Small pictures with what to ask, for the gallery."""
+        examples = self._examples(model)
+        return [
+            (shrink(one.read(self.limits.max_pixels), THUMBNAIL_SIDE), caption_of(one.text, 'a picture'))
+            for one in examples
+        ]
+
     def _connect(self) -> None:
         hidden = dict(api_visibility='private')
+        alone = dict(concurrency_id='model', concurrency_limit=1)
         outputs = [
             self.message,
             self.result,
             self.table,
             self.answers,
             self.session,
+            self.history,
             self.save_picture,
             self.save_masks,
         ]
+        asked = [self.picture, self.mode, self.text, self.threshold, self.session, self.model]
+        of_model = [self.note, self.mode, self.text, self.threshold, self.gallery, self.example]
         self.mode.change(self.change_mode, self.mode, self.text, show_progress='hidden', **hidden)
+        # By a visitor only: going back to a question sets the model, too.
+        self.model.input(self.change_model, self.model, [*outputs, *of_model], **alone, **hidden)
         self.picture.change(
             self.check_picture,
-            [self.picture, self.session],
+            [self.picture, self.model, self.session, self.answers],
             outputs,
             show_progress='hidden',
-            concurrency_id='model',
-            concurrency_limit=1,
+            **alone,
             **hidden,
         )
-        self.example.click(self.draw_example, self.count, [self.count, self.picture, self.mode, self.text], **hidden)
-        self.button.click(
-            self.ask,
-            [self.picture, self.mode, self.text, self.threshold, self.session],
-            outputs,
-            show_progress_on=self.result,
-            concurrency_id='model',
-            concurrency_limit=1,
-            **hidden,
-        ).then(self.make_files, [self.answers, self.threshold, self.session], outputs, show_progress='hidden', **hidden)
+        inputs = [self.picture, self.mode, self.text]
+        self.example.click(self.draw_example, self.count, [self.count, *inputs], **hidden)
+        self.gallery.select(self.take_example, self.model, [*outputs, *inputs], **hidden)
+        self._finish(
+            self.button.click(self.ask, asked, outputs, show_progress_on=self.result, **alone, **hidden), outputs
+        )
+        again = self.history.select(
+            self.go_back, self.session, [*outputs, self.model, self.picture, *of_model], **alone, **hidden
+        )
+        self._finish(again.success(self.ask, asked, outputs, show_progress_on=self.result, **alone, **hidden), outputs)
         # Only the answers that are there: no encoder runs.
-        self.threshold.change(
+        moved = self.threshold.change(
             self.move_threshold,
             [self.answers, self.threshold],
             outputs,
             show_progress='hidden',
             trigger_mode='always_last',
             **hidden,
-        ).then(self.make_files, [self.answers, self.threshold, self.session], outputs, show_progress='hidden', **hidden)
+        )
+        self._make_files_after(moved, outputs)
+        # What programs call (gradio_client); its arguments and results are told by the functions' own types.
+        gr.api(self.list_models, api_name='models')
+        gr.api(self.segment, api_name='segment', **alone)
+        gr.api(self.segment_classes, api_name='classes', **alone)
+
+    def _finish(self, asked: Any, outputs: list) -> None:
+        """After an answer: on a phone scroll to it; fill the downloads."""
+        asked.then(None, js=SHOW_RESULT, api_visibility='private')
+        self._make_files_after(asked, outputs)
+
+    def _make_files_after(self, step: Any, outputs: list) -> None:
+        inputs = [self.answers, self.threshold, self.session]
+        step.then(self.make_files, inputs, outputs, show_progress='hidden', api_visibility='private')
 
     def nothing_but(self, message: str) -> dict:
         """A message in the place of everything that was there."""
@@ -274,28 +501,82 @@ class Page:
         label, placeholder = HINTS[mode]
         return gr.Textbox(label=label, placeholder=placeholder)
 
-    def _check_uploaded(self, path: str | None) -> None:
+    def _shown_of(self, model: str) -> dict:
+        """What of the page depends on the model."""
+        predictor, examples = self.models.get(model), self._examples(model)
+        modes = self._modes(predictor)
+        return {
+            self.note: gr.Markdown(visible=knows_shapes(model)),
+            self.mode: gr.Radio(**modes),
+            self.text: self.change_mode(modes['value']),
+            self.threshold: gr.Slider(**self._threshold_of(predictor)),
+            self.gallery: gr.Gallery(self._thumbnails(model), visible=bool(examples)),
+            self.example: gr.Button(visible=knows_shapes(model)),
+        }
+
+    def _check_uploaded(self, path: Any) -> None:
         """Refuse a path that did not come by an upload: a request can name any file of this machine."""
-        if path is not None and not Path(path).resolve().is_relative_to(Path(self.picture.GRADIO_CACHE).resolve()):
+        if path is None:
+            return
+        kept = Path(self.picture.GRADIO_CACHE).resolve()
+        if not isinstance(path, str) or not Path(path).resolve().is_relative_to(kept):
             raise ValueError('This picture was not loaded on this page.')
+        if not Path(path).is_file():
+            raise ValueError('This picture is no longer kept here: load it again.')
+
+    def _session_for(self, session: Session | None, model: str | None) -> Session:
+        """The visitor's session, which asks this model from now on."""
+        predictor = self.models.get(model)
+        if session is None:
+            return Session(predictor, self.limits)
+        if session.predictor.asker is not predictor.asker:
+            session.use(predictor)
+        return session
 
     @without_traceback
-    def check_picture(self, path: str | None, session: Session | None) -> dict:
+    def change_model(self, model: str) -> dict:
+        """Another model: what depends on it, and the other's answers away."""
+        return self.nothing_but('') | self._shown_of(model)
+
+    @without_traceback
+    def check_picture(
+        self, path: str | None, model: str | None, session: Session | None, answers: Answers | None
+    ) -> dict:
         """A new picture: whether it can be read, and the old one's masks away."""
         if path is None:
             return self.nothing_but('')
         self._check_uploaded(path)
-        session = session or Session(self.predictor, self.limits)
+        if answers is not None and answers.path == path:  # Its question was gone back to, and is answered already.
+            return {self.message: gr.skip()}
+        session = self._session_for(session, model)
         session.set_image(path)
         return self.nothing_but('') | {self.session: session}
 
     @without_traceback
-    def ask(self, path: str | None, mode: str, text: str, threshold: float, session: Session | None) -> dict:
+    def ask(
+        self, path: str | None, mode: str, text: str, threshold: float, session: Session | None, model: str | None
+    ) -> dict:
         """Ask the model."""
         self._check_uploaded(path)
-        session = session or Session(self.predictor, self.limits)
+        session = self._session_for(session, model)
         answers = session.ask(path, mode, text)
-        return self._shown(answers, threshold) | {self.session: session, self.answers: answers}
+        shown = self._shown(answers, threshold)
+        session.remember(Question(path, model or self.models.names[0], mode, text), shown[self.result])
+        thumbnails = [(picture, caption_of(question.text)) for question, picture in session.history]
+        history = gr.Gallery(thumbnails, visible=True, selected_index=None)
+        return shown | {self.session: session, self.answers: answers, self.history: history}
+
+    @without_traceback
+    def go_back(self, session: Session | None, event: gr.SelectData) -> dict:
+        """Put an earlier question back, to be asked again."""
+        if session is None or not 0 <= event.index < len(session.history):
+            raise ValueError('This question is no longer kept here.')
+        question = session.history[event.index][0]
+        self._check_uploaded(question.path)
+        shown = self._shown_of(question.model)
+        shown[self.mode] = gr.Radio(value=question.mode)
+        shown[self.text] = gr.Textbox(value=question.text)
+        return shown | {self.model: question.model, self.picture: question.path}
 
     @without_traceback
     def move_threshold(self, answers: Answers | None, threshold: float) -> dict:
@@ -305,7 +586,7 @@ class Page:
     def _shown(self, answers: Answers, threshold: float) -> dict:
         picture, rows, message = answers.draw(threshold)
         return {
-            self.message: show_message(message),
+            self.message: show_message(message, seconds=describe_seconds(answers)),
             self.result: picture,
             self.table: show_table(rows, answers.labels is None),
         }
@@ -323,10 +604,66 @@ class Page:
 
     @staticmethod
     def draw_example(count: int) -> tuple:
-        """A drawn scene and a sentence for each of its first three objects."""
-        scene, expressions = draw_sample(7, 'testA', count)
-        texts = [triple[(index + 1) % 3].text for index, triple in enumerate(expressions[:3])]
-        return count + 1, render(scene)[0], SENTENCES, '\n'.join(texts)
+        """Another drawn scene, with sentences."""
+        example = drawn_example(count)
+        return count + 1, example.picture, SENTENCES, example.text
+
+    @without_traceback
+    def take_example(self, model: str, event: gr.SelectData) -> dict:
+        """The picture of the gallery that was chosen, with its sentences."""
+        example = self._examples(model)[event.index]
+        taken = {self.picture: example.read(self.limits.max_pixels), self.text: example.text}
+        return taken | ({} if self.models.get(model).asker.by_class else {self.mode: SENTENCES})
+
+    def list_models(self) -> list[str]:
+        """Names of the models that the page was started with; where none is named, the first is asked."""
+        return self.models.names
+
+    def segment(
+        self, picture: gr.FileData, sentences: list[str], model: str | None = None, threshold: float | None = None
+    ) -> dict:
+        """Segment what sentences mean: masks of the picture's size in COCO's run lengths, boxes, scores.
+
+        Args:
+            picture: An uploaded file, by gradio_client.handle_file.
+            sentences: What to look for.
+            model: One of those that models lists. Defaults to None: the first.
+            threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own.
+        """
+        return self._answer_program(picture, SENTENCES, sentences, model, threshold)
+
+    def segment_classes(
+        self, picture: gr.FileData, names: list[str], model: str | None = None, threshold: float | None = None
+    ) -> dict:
+        """Give each pixel one of the classes: a mask for each that is in the picture, the largest first.
+
+        Args:
+            picture: An uploaded file, by gradio_client.handle_file.
+            names: Names of at least two classes.
+            model: One of those that models lists. Defaults to None: the first.
+            threshold: Pixels of a lower probability have no class. Defaults to None: the model's own.
+        """
+        return self._answer_program(picture, CLASSES, names, model, threshold)
+
+    def _answer_program(
+        self, picture: Any, mode: str, texts: Any, model: str | None, threshold: float | None
+    ) -> dict[str, Any]:
+        """The answers, or an error that the program gets as its own; none of the arguments was checked before."""
+        try:
+            path = picture.get('path') if isinstance(picture, dict) else None
+            self._check_uploaded(path)
+            if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+                raise ValueError('Sentences and class names are a list of texts.')
+            session = self._session_for(None, model)
+            least = session.predictor.threshold if threshold is None else check_threshold(threshold)
+            answers = session.ask(path, mode, '\n'.join(' '.join(text.split()) for text in texts))
+            seconds = dict(encoding=answers.encoding_seconds, asking=answers.asking_seconds)
+            return dict(model=model or self.models.names[0], seconds=seconds, **answers.as_dict(least))
+        except (ValueError, FileNotFoundError) as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        except Exception:
+            traceback.print_exc()
+            raise gr.Error('Something went wrong on the side of the server.', print_exception=False) from None
 
     def launch(self, host: str, port: int | None, open_browser: bool = False) -> None:
         """Serve the page until Ctrl+C."""
@@ -341,7 +678,8 @@ class Page:
             footer_links=[],
             max_file_size=self.limits.max_megabytes * 10**6,
             css=CSS,
-            theme=gr.themes.Default(),
+            js=SCRIPT,
+            theme=theme(),
             state_session_capacity=SESSIONS,
             prevent_thread_lock=True,
         )
@@ -354,8 +692,10 @@ def main() -> None:
     args = build_parser().parse_args()
     limits = Limits(max_pixels=args.max_pixels, max_megabytes=args.max_megabytes)
     try:
-        predictor = RefSegPredictor(args.model, args.weights, args.device, max_pixels=limits.max_pixels)
-        page = Page(predictor, limits, with_example=args.model is None or 'shapes' in Path(args.model).name)
+        given = args.model or os.environ.get(MODELS_VARIABLE, '').split() or [None]
+        models = Models(given, args.weights, args.device, limits.max_pixels)
+        examples = [] if args.examples is None else examples_of(args.examples)
+        page = Page(models, limits, examples)
         page.launch(args.host, args.port, args.open)
     except (FileNotFoundError, ValueError, OSError) as error:
         sys.exit(f'error: {error}')

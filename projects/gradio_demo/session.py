@@ -5,12 +5,17 @@ No gradio here. Whatever a visitor can do wrong ends in a :class:`ValueError` wi
 
 from __future__ import annotations
 
+import math
 import re
+import time
 import warnings
 import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import NamedTuple
 
 import cv2
@@ -18,18 +23,20 @@ import numpy as np
 
 import mmetris
 from mmetris.apis import RefSegPredictor
-from mmetris.apis.asking import NO_CLASS, read_answer
-from mmetris.apis.result_files import LabelWriter, ResultWriter, write_image
+from mmetris.apis.asking import NO_CLASS, Answer, read_answer
+from mmetris.apis.model_zoo import DEMO_CONFIG, find_model
+from mmetris.apis.result_files import LabelWriter, ResultWriter, answer_as_dict, encode_rle, write_image
 from mmetris.apis.shapes_only import NOTE
 from mmetris.models.decode_heads import NoTargetRule
 from mmetris.utils.image_io import read_image
 from mmetris.utils.text_files import writable
-from mmetris.visualization import draw_expressions
-from mmetris.visualization.expression_overlay import color_of
+from mmetris.visualization import draw_expressions, draw_labels
 
 SENTENCES, CLASSES = 'Sentences', 'Class names'
 PACKAGE = Path(mmetris.__file__).resolve().parent
 LONGEST_SIDE = 1280  # of the picture on the page; files have the picture's own size
+THUMBNAIL_SIDE = 200
+HISTORY = 8  # questions of a visitor that can be gone back to
 
 
 class Limits(NamedTuple):
@@ -39,7 +46,8 @@ class Limits(NamedTuple):
         max_pixels: Largest picture, width times height. Defaults to 16.8 million.
         max_megabytes: Largest file. Defaults to 20.
         max_texts: Sentences, or class names, of one question. Defaults to 20.
-        max_values: Pixels times sentences, all of whose probabilities are kept. Defaults to 34 million, 134 MB.
+        max_values: Pixels times sentences whose probabilities are kept; of a larger question they are kept on a coarser
+            grid. Defaults to 34 million, 134 MB.
     """
 
     max_pixels: int = 2**24
@@ -52,7 +60,7 @@ class Row(NamedTuple):
     """One line of the table below the picture.
 
     Attributes:
-        color: RGB of its mask.
+        number: Place of sentence or class among those that were asked, from 0 on, which says the colour of its mask.
         text: Sentence or class name.
         share: Part of the picture that the mask covers, 0..1.
         score: Mean probability inside the mask, 0..1; None where it has none.
@@ -62,13 +70,93 @@ class Row(NamedTuple):
         no_target: Whether it means nothing.
     """
 
-    color: tuple[int, int, int]
+    number: int
     text: str
     share: float
     score: float | None = None
     box: tuple[int, int, int, int] | None = None
     no_target_score: float | None = None
     no_target: bool = False
+
+
+class Question(NamedTuple):
+    """What a visitor asked, to ask it again.
+
+    Attributes:
+        path: The uploaded file.
+        model: Name of the model.
+        mode: ``SENTENCES`` or ``CLASSES``.
+        text: What was in the box.
+    """
+
+    path: str
+    model: str
+    mode: str
+    text: str
+
+
+class Models:
+    """The models that the page was started with. Each is loaded when it is first asked for, and kept.
+
+    Args:
+        models: What ``--model`` was given, see :func:`find_model`; None is the demo model.
+        weights: Checkpoint, of a single model. Defaults to None: those that belong to it.
+        device: ``'cpu'``, ``'cuda:0'``... Defaults to None: the first GPU if there is one.
+        max_pixels: Largest picture.
+
+    Raises:
+        FileNotFoundError: If files of one of them are missing, before any is loaded.
+        ValueError: If weights are given beside several models.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str | None],
+        weights: str | None = None,
+        device: str | None = None,
+        max_pixels: int = Limits().max_pixels,
+    ) -> None:
+        if weights is not None and len(models) > 1:
+            raise ValueError('--weights belongs to one model: give the others as folders of their trainings')
+        for model in models:
+            find_model(model, weights)
+        self._given = dict(zip(_names_of(models), models))
+        self._weights = weights
+        self._device, self._max_pixels = device, max_pixels
+        self._loaded: dict[str, RefSegPredictor] = {}
+        self._lock = Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """What a visitor chooses from."""
+        return list(self._given)
+
+    def get(self, name: str | None = None) -> RefSegPredictor:
+        """A model by its name; of None the first.
+
+        Raises:
+            ValueError: If the page was not started with it.
+        """
+        name = self.names[0] if name is None else name
+        if name not in self._given:
+            raise ValueError(f'There is no model “{_shorten(str(name))}” here, but {", ".join(self.names)}.')
+        with self._lock:
+            if name not in self._loaded:
+                self._loaded[name] = RefSegPredictor(
+                    self._given[name], self._weights, self._device, max_pixels=self._max_pixels
+                )
+            return self._loaded[name]
+
+
+def _names_of(models: Sequence[str | None]) -> list[str]:
+    """A short name for each model: that of its file or folder, numbered where it is not the only one."""
+    names: list[str] = []
+    for model in models:
+        path = Path(DEMO_CONFIG if model is None else model)
+        short = path.stem if path.suffix == '.py' else path.name
+        number = sum(name.split(' (')[0] == short for name in names)
+        names.append(f'{short} ({number + 1})' if number else short)
+    return names
 
 
 @dataclass
@@ -79,7 +167,8 @@ class Answers:
         image: (H, W, 3) RGB, upright.
         name: File name of the picture.
         texts: Sentences or class names.
-        probabilities: (H, W) for each sentence; for class names one map, that of each pixel's best class.
+        probabilities: (h, w) for each sentence, on the picture's grid or, of a large question, on a coarser one; for
+            class names one map (H, W), that of each pixel's best class.
         labels: (H, W) uint8, the best class of each pixel; None where sentences were asked.
         notes: What is worth knowing about the question, such as a sentence that was cut.
         note: What is to be said of all answers on the picture; None of another model than the one that ships.
@@ -87,6 +176,9 @@ class Answers:
         no_target_scores: 0..1 for each sentence; None of a model that does not decide "not in the picture".
         no_target: Whether each sentence means nothing; None likewise.
         no_target_rule: What it is decided by; None likewise.
+        path: The file that was asked about.
+        encoding_seconds: What reading and encoding the picture took, once for all questions.
+        asking_seconds: What the sentences took.
     """
 
     image: np.ndarray
@@ -100,6 +192,35 @@ class Answers:
     no_target: list[bool] | None = None
     no_target_rule: NoTargetRule | None = None
     note: str | None = None
+    path: str | None = None
+    encoding_seconds: float = 0.0
+    asking_seconds: float = 0.0
+
+    def answers_at(self, threshold: float, full_size: bool = False) -> Iterator[Answer]:
+        """The answer to each sentence at a threshold.
+
+        Args:
+            threshold: Pixels above it belong to the mask.
+            full_size: Whether it is that of the picture's size where a coarser grid was kept. Defaults to False.
+        """
+        width_and_height = self.image.shape[1::-1]
+        scores = self.no_target_scores or [None] * len(self.texts)
+        absent = self.no_target or [False] * len(self.texts)
+        for probability, *more in zip(self.probabilities, scores, absent):
+            if full_size and probability.shape[::-1] != width_and_height:
+                probability = cv2.resize(probability, width_and_height, interpolation=cv2.INTER_CUBIC).clip(0, 1)
+            yield read_answer(probability, threshold, *more)
+
+    def rows_of(self, answers: Sequence[Answer]) -> list[Row]:
+        """Rows of the table, with boxes in pixels of the picture."""
+        rows = []
+        for index, (text, answer) in enumerate(zip(self.texts, answers)):
+            scale = np.divide(self.image.shape[1::-1], answer.mask.shape[::-1])
+            box = None if answer.is_empty else tuple((answer.box * [*scale, *scale]).round().astype(int).tolist())
+            score = None if answer.is_empty else answer.score
+            absence = answer.no_target_score, answer.no_target
+            rows.append(Row(index, text, float(answer.mask.mean()), score, box, *absence))
+        return rows
 
     def labels_at(self, threshold: float) -> np.ndarray:
         """(H, W) uint8: the class of each pixel, 255 where none is above the threshold."""
@@ -110,41 +231,25 @@ class Answers:
     def masks_at(self, threshold: float) -> tuple[list[Row], list[np.ndarray]]:
         """Rows of the table and their masks (H, W) bool; classes that are there, largest first."""
         if self.labels is None:
-            scores = self.no_target_scores or [None] * len(self.texts)
-            absent = self.no_target or [False] * len(self.texts)
-            answers = [read_answer(one, threshold, *more) for one, *more in zip(self.probabilities, scores, absent)]
-            rows = [
-                Row(
-                    color_of(index),
-                    text,
-                    float(answer.mask.mean()),
-                    None if answer.is_empty else answer.score,
-                    None if answer.is_empty else tuple(int(edge) for edge in answer.box),
-                    answer.no_target_score,
-                    answer.no_target,
-                )
-                for index, (text, answer) in enumerate(zip(self.texts, answers))
-            ]
-            return rows, [answer.mask for answer in answers]
+            answers = list(self.answers_at(threshold))
+            return self.rows_of(answers), [answer.mask for answer in answers]
         labels = self.labels_at(threshold)
         sizes = np.bincount(labels.ravel(), minlength=len(self.texts))[: len(self.texts)]
         present = [int(index) for index in np.argsort(-sizes, kind='stable') if sizes[index]]
-        rows = [
-            Row(color_of(rank), self.texts[index], float(sizes[index] / labels.size))
-            for rank, index in enumerate(present)
-        ]
+        rows = [Row(index, self.texts[index], float(sizes[index] / labels.size)) for index in present]
         return rows, [labels == index for index in present]
 
     def draw(self, threshold: float) -> tuple[np.ndarray, list[Row], str]:
         """The picture with its masks for the page (RGB), the rows of the table, and a message."""
         rows, masks = self.masks_at(threshold)
-        scale = min(1, LONGEST_SIDE / max(self.image.shape[:2]))
-        image = self.image
-        if scale < 1:
-            size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        image = shrink(self.image, LONGEST_SIDE)
+        size = image.shape[1::-1]
+        if masks and masks[0].shape != image.shape[:2]:
             masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 1 for mask in masks]
-        picture = draw_expressions(image, [row.text for row in rows], masks, legend=False) if rows else image
+        if not rows:
+            return image, rows, self.message(rows, threshold)
+        texts, numbers = [row.text for row in rows], [row.number for row in rows]
+        picture = draw_expressions(image, texts, masks, legend=False, numbers=numbers)
         return picture, rows, self.message(rows, threshold)
 
     def message(self, rows: list[Row], threshold: float) -> str:
@@ -184,12 +289,14 @@ class Answers:
         Returns:
             The two files.
         """
-        rows, masks = self.masks_at(threshold)
-        texts = [row.text for row in rows]
-        scores = None if self.labels is not None else [row.score or 0.0 for row in rows]
-        overlay = self.image
-        if rows:
+        if self.labels is None:
+            answers = list(self.answers_at(threshold, full_size=True))
+            masks = [answer.mask for answer in answers]
+            texts, scores = self.texts, [answer.score for answer in answers]
             overlay = draw_expressions(self.image, texts, masks, scores, no_target=self.no_target)
+        else:
+            labels = self.labels_at(threshold)
+            overlay = draw_labels(self.image, self.texts, labels)
         folder.mkdir(parents=True, exist_ok=True)
         stem = re.sub(r'[^\w-]', '_', Path(self.name).stem)[:60] or 'picture'
         picture, archive = folder / f'{stem}_masks.png', folder / f'{stem}_masks.zip'
@@ -197,21 +304,40 @@ class Answers:
         with TemporaryDirectory() as temporary:
             if self.labels is None:
                 writer = ResultWriter(temporary, threshold, self.no_target_rule, NOTE if self.note else None)
-                boxes = [np.array(row.box or (0, 0, 0, 0), np.float32) for row in rows]
+                boxes = [answer.box for answer in answers]
                 absence = self.no_target_scores, self.no_target
                 writer.add(self.name, self.image, texts, masks, boxes, scores, overlay, *absence, self.note)
             else:
                 writer = LabelWriter(temporary, self.texts)
-                writer.add(self.name, self.labels_at(threshold), overlay)
+                writer.add(self.name, labels, overlay)
             writer.finish()
             with zipfile.ZipFile(archive, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as file:
                 for path in sorted(Path(temporary).rglob('*.*')):
                     file.write(path, path.relative_to(temporary))
         return str(picture), str(archive)
 
+    def as_dict(self, threshold: float) -> dict:
+        """The answers for a program, as ``predictions.json`` of ``out_dir`` has them: masks of the picture's size in
+        COCO's run lengths, boxes as left, top, width and height; and of class names the mask of each that is there."""
+        height, width = self.image.shape[:2]
+        found: dict = dict(height=height, width=width, threshold=threshold, notes=self.notes)
+        if self.labels is not None:
+            rows, masks = self.masks_at(threshold)
+            found['classes'] = [
+                dict(name=row.text, share=row.share, segmentation=encode_rle(mask)) for row, mask in zip(rows, masks)
+            ]
+            return found
+        found['answers'] = []
+        for text, answer in zip(self.texts, self.answers_at(threshold, full_size=True)):
+            one = answer_as_dict(text, answer.mask, answer.box, answer.score)
+            if answer.no_target_score is not None:
+                one.update(no_target_score=answer.no_target_score, no_target=answer.no_target)
+            found['answers'].append(one)
+        return found
+
 
 class Session:
-    """One visitor's picture. The model is shared, the picture's features are not.
+    """One visitor's picture and what was asked. The model is shared, the picture's features are not.
 
     Args:
         model: Whose model is used.
@@ -219,12 +345,24 @@ class Session:
     """
 
     def __init__(self, model: RefSegPredictor, limits: Limits) -> None:
-        self.predictor = RefSegPredictor(model, threshold=model.threshold, max_pixels=limits.max_pixels)
         self.limits = limits
-        self.path: str | None = None
         self.image: np.ndarray | None = None
         self.num_encoded = 0
+        self.encoding_seconds = 0.0  # what reading and encoding the picture took
         self.files = TemporaryDirectory(prefix='mmetris_page_')  # what the visitor may download; goes with the session
+        self.history: deque[tuple[Question, np.ndarray]] = deque(maxlen=HISTORY)  # and a small picture of the answer
+        self.use(model)
+
+    def use(self, model: RefSegPredictor) -> None:
+        """Ask this model from now on; the features that another made of the picture go."""
+        self.predictor = RefSegPredictor(model, threshold=model.threshold, max_pixels=self.limits.max_pixels)
+        self.path: str | None = None
+
+    def remember(self, question: Question, picture: np.ndarray) -> None:
+        """Keep a question, the latest first, with a small copy of the picture of its answer."""
+        for entry in [entry for entry in self.history if entry[0] == question]:
+            self.history.remove(entry)
+        self.history.appendleft((question, shrink(picture, THUMBNAIL_SIDE)))
 
     def set_image(self, path: str | None) -> None:
         """Read and encode an uploaded file, unless it is the one that was asked about last.
@@ -244,9 +382,11 @@ class Session:
                 f'{file.name} is too large: {file.stat().st_size / 1e6:.1f} MB; at most '
                 f'{self.limits.max_megabytes} MB are read here.'
             )
+        started = time.perf_counter()
         # By its bytes: a string could be an address, which would be fetched.
         pixels = read_image(file.read_bytes(), self.limits.max_pixels, name=file.name)
         self.predictor.set_image(pixels)
+        self.encoding_seconds = time.perf_counter() - started
         self.num_encoded += 1
         self.path, self.image = path, np.ascontiguousarray(pixels[..., ::-1])
 
@@ -274,21 +414,14 @@ class Session:
             warnings.simplefilter('ignore')
             warnings.simplefilter('always', UserWarning)
             self.set_image(path)
-            kept = 1 if mode == CLASSES else len(entries)
-            room = self.limits.max_values // self.image[..., 0].size
-            if kept > room:
-                raise ValueError(
-                    f'{kept} sentences are too many for a picture of {self.image[..., 0].size / 1e6:.1f} '
-                    f'million pixels: ask at most {max(room, 1)} at a time, or take a smaller picture.'
-                )
-            answers = Answers(self.image, Path(path).name, entries, [])
+            started = time.perf_counter()
+            answers = Answers(self.image, Path(path).name, entries, [], path=path)
             if mode == CLASSES:
                 self._ask_classes(answers)
             else:
-                result = self.predictor.predict(entries)
-                answers.texts, answers.probabilities = result['texts'], result['probabilities']
-                answers.no_target_scores, answers.no_target = result.get('no_target_scores'), result.get('no_target')
-                answers.no_target_rule = self.predictor.no_target_rule
+                self._ask_sentences(answers)
+            answers.encoding_seconds = self.encoding_seconds
+            answers.asking_seconds = time.perf_counter() - started
         answers.note = self.predictor.note
         notes = [
             _as_sentence(str(warning.message))
@@ -301,6 +434,16 @@ class Session:
             notes.insert(0, _as_sentence(answers.note))
         answers.notes = list(dict.fromkeys(notes))
         return answers
+
+    def _ask_sentences(self, answers: Answers) -> None:
+        """Fill in the probabilities, on a coarser grid where they would be too many."""
+        height, width = self.image.shape[:2]
+        scale = math.sqrt(self.limits.max_values / (height * width * len(answers.texts)))
+        size = None if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
+        found = self.predictor.predict(answers.texts, out_hw=size)
+        answers.texts, answers.probabilities = found['texts'], found['probabilities']
+        answers.no_target_scores, answers.no_target = found.get('no_target_scores'), found.get('no_target')
+        answers.no_target_rule = self.predictor.no_target_rule
 
     def _ask_classes(self, answers: Answers) -> None:
         """Fill in labels and the probability of each pixel's best class, in the manner of ``label_map``."""
@@ -330,6 +473,15 @@ def split_entries(text: str | None, mode: str) -> list[str]:
     pieces = text.replace(',', '\n').split('\n') if mode == CLASSES else text.split('\n')
     entries = [' '.join(piece.split()) for piece in pieces]
     return list(dict.fromkeys(entry for entry in entries if entry))
+
+
+def shrink(image: np.ndarray, longest_side: int) -> np.ndarray:
+    """(H, W, 3) made so small that its longer side is not above that; a smaller one as it is."""
+    scale = longest_side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _as_sentence(text: str) -> str:

@@ -161,6 +161,21 @@ class Placed(NamedTuple):
     columns: np.ndarray
 
 
+class Encoded(NamedTuple):
+    """A picture as far as the model can go without a sentence; a server keeps it.
+
+    Attributes:
+        rows: See :class:`Placed`.
+        columns: See there.
+        inputs: What the file that is asked about sentences takes of the picture, each (1, ...): the features, or of an
+            export in one file the picture.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    inputs: dict[str, np.ndarray]
+
+
 class Answer(NamedTuple):
     """What was found for a sentence.
 
@@ -218,8 +233,7 @@ class Segmenter:
         self.threshold = self.facts['threshold']
         # What decides "not in the picture" and from which score on; None of a model that does not.
         self.no_target: dict | None = self.facts.get('no_target')
-        self._placed: Placed | None = None
-        self._features: dict[str, np.ndarray] = {}
+        self._encoded: Encoded | None = None
 
     def place(self, picture: np.ndarray) -> Placed:
         """Fit a picture (H, W, 3) RGB into the network's input: centred, with a border of one colour."""
@@ -234,13 +248,19 @@ class Segmenter:
         images = np.ascontiguousarray(values.transpose(2, 0, 1)[None], np.float32)
         return Placed(images, np.arange(ori_h) * scale + top, np.arange(ori_w) * scale + left)
 
-    def set_image(self, picture: np.ndarray) -> None:
-        """Take a picture (H, W, 3) RGB uint8 and do what can be done of it before a sentence is known."""
-        self._placed = self.place(picture)
+    def encode(self, picture: np.ndarray) -> Encoded:
+        """Do what can be done of a picture (H, W, 3) RGB uint8 before a sentence is known."""
+        placed = self.place(picture)
+        inputs = dict(images=placed.images)
         if 'image' in self.sessions:
             session = self.sessions['image']
-            features = session.run(None, dict(images=self._placed.images))
-            self._features = {output.name: value for output, value in zip(session.get_outputs(), features)}
+            features = session.run(None, inputs)
+            inputs = {output.name: value for output, value in zip(session.get_outputs(), features)}
+        return Encoded(placed.rows, placed.columns, inputs)
+
+    def set_image(self, picture: np.ndarray) -> None:
+        """Take a picture (H, W, 3) RGB uint8 and encode it."""
+        self._encoded = self.encode(picture)
 
     def predict(
         self,
@@ -262,41 +282,69 @@ class Segmenter:
             RuntimeError: If no picture is set.
             ValueError: If a sentence is empty, or the export gives no no-target scores for the threshold.
         """
-        if self._placed is None:
+        if self._encoded is None:
             raise RuntimeError('no picture: call set_image first')
+        return self.answer([(self._encoded, text) for text in texts], threshold, batch_size, no_target_threshold)
+
+    def answer(
+        self,
+        questions: Sequence[tuple[Encoded, str]],
+        threshold: float | None = None,
+        batch_size: int = 8,
+        no_target_threshold: float | None = None,
+    ) -> list[Answer]:
+        """Ask about several pictures together, as a server does with what its visitors ask at one time.
+
+        Args:
+            questions: Pictures that :meth:`encode` has seen, each with a sentence.
+            threshold: See :meth:`predict`.
+            batch_size: See there.
+            no_target_threshold: See there.
+
+        Raises:
+            ValueError: See there.
+        """
         threshold = self.threshold if threshold is None else threshold
         least = 2.0  # more than any score
         if self.no_target is not None:
             least = self.no_target['threshold'] if no_target_threshold is None else no_target_threshold
         elif no_target_threshold is not None:
             raise ValueError('this export gives no no-target scores, so there is nothing that a threshold could decide')
-        texts = [' '.join(text.split())[:MAX_CHARACTERS] for text in texts]
-        if not all(texts):
+        questions = [(encoded, ' '.join(text.split())[:MAX_CHARACTERS]) for encoded, text in questions]
+        if not all(text for _, text in questions):
             raise ValueError('a sentence is empty: say in words what to segment')
         answers = []
-        for start in range(0, len(texts), batch_size):
-            chunk = texts[start : start + batch_size]
-            for text, probability, no_target_score in zip(chunk, *self._outputs(self.tokenizer(chunk))):
+        for start in range(0, len(questions), batch_size):
+            chunk = questions[start : start + batch_size]
+            for (encoded, text), probability, no_target_score in zip(chunk, *self._outputs(chunk)):
                 coefficient = self.facts['image']['cubic_coefficient']
-                probability = resample(probability[0], self._placed.rows, 0, coefficient)
-                probability = resample(probability, self._placed.columns, 1, coefficient).clip(0, 1)
+                probability = resample(probability[0], encoded.rows, 0, coefficient)
+                probability = resample(probability, encoded.columns, 1, coefficient).clip(0, 1)
                 absent = no_target_score is not None and no_target_score >= least
                 mask = np.zeros(probability.shape, bool) if absent else probability > threshold
                 score = float(probability[mask].mean(dtype=np.float64)) if mask.any() else 0.0
                 answers.append(Answer(text, probability, mask, score, no_target_score, absent))
         return answers
 
-    def _outputs(self, tokens: np.ndarray) -> tuple[np.ndarray, list]:
-        """Probabilities (B, 1, H, W) for the sentences (B, L), at the size of the network's input, and B no-target
-        scores, None where the model gives none."""
+    def _outputs(self, questions: Sequence[tuple[Encoded, str]]) -> tuple[np.ndarray, list]:
+        """Probabilities (B, 1, H, W) for B questions, at the size of the network's input, and B no-target scores, None
+        where the model gives none."""
         names = ['probabilities'] if self.no_target is None else ['probabilities', 'no_target_scores']
+        tokens = self.tokenizer([text for _, text in questions])
+        places: dict[int, int] = {}  # of each picture among those that are asked about, once each
+        index = np.array([places.setdefault(id(encoded), len(places)) for encoded, _ in questions], np.int64)
+        pictures = list({id(encoded): encoded for encoded, _ in questions}.values())
+        inputs = {name: _stack([picture.inputs[name] for picture in pictures]) for name in pictures[0].inputs}
         if 'text' in self.sessions:
-            index = np.zeros(len(tokens), np.int64)  # All sentences speak of the one picture.
-            outputs = self.sessions['text'].run(names, dict(tokens=tokens, image_index=index, **self._features))
+            outputs = self.sessions['text'].run(names, dict(tokens=tokens, image_index=index, **inputs))
         else:
-            images = np.repeat(self._placed.images, len(tokens), axis=0)
-            outputs = self.sessions['whole'].run(names, dict(images=images, tokens=tokens))
+            outputs = self.sessions['whole'].run(names, dict(images=inputs['images'][index], tokens=tokens))
         return outputs[0], [None] * len(tokens) if self.no_target is None else outputs[1].tolist()
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """(1, ...) each -> (I, ...), without a copy of a single one."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def draw(picture: np.ndarray, answers: Sequence[Answer]) -> Image.Image:

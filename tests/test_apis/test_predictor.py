@@ -57,6 +57,19 @@ def test_answers_are_exactly_the_inferencers(predictor, model_files):
             assert asked['scores'] == expected['scores'] and asked['is_empty'] == expected['is_empty']
 
 
+def test_maps_of_another_size_lie_over_the_same_picture(predictor):
+    """Each pixel of a map of a quarter of the size is the middle of the sixteen that it stands for."""
+    predictor.set_image(picture(240, 400))
+    exact = predictor.predict(TEXTS[0])['probabilities'][0].astype(float)
+    found = predictor.predict(TEXTS[0], out_hw=(60, 100))
+    assert found['masks'][0].shape == (60, 100) and found['boxes'][0].max() <= 100
+    middles = (exact[1::4, 1::4] + exact[1::4, 2::4] + exact[2::4, 1::4] + exact[2::4, 2::4]) / 4
+    off = np.abs(found['probabilities'][0] - middles)
+    assert off[1:-1, 1:-1].max() < 0.02
+    assert np.abs(found['probabilities'][0] - exact[::4, ::4]).max() > 2 * off.max(), 'a shift would be seen'
+    assert predictor.predict(TEXTS[0])['masks'][0].shape == (240, 400)
+
+
 def test_asking_again_and_in_another_order_changes_nothing(predictor):
     predictor.set_image(picture())
     first = predictor.predict(TEXTS, batch_size=1)

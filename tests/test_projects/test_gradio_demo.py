@@ -16,15 +16,20 @@ import urllib.request
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from packaging.requirements import Requirement
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from mmetris.apis import RefSegInferencer, RefSegPredictor
 from mmetris.apis.shapes_only import NOTE, ShapesNotes
 from mmetris.models.decode_heads import NoTargetRule
+from mmetris.visualization.palette import color_of
 from tests.quiet_start import assert_quiet
 from tests.toy_inference import ROOT, picture, save_toy_model
 
@@ -53,11 +58,15 @@ def load_app():
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('page')
     save_toy_model(folder / 'model')
+    save_toy_model(folder / 'second', seed=4)
     Image.fromarray(picture(48, 80)).save(folder / 'picture.png')
     Image.fromarray(picture(60, 60, seed=2)).save(folder / 'other.png')
     (folder / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\nno picture')
     Image.new('RGB', (3000, 2000)).save(folder / 'large.png')
     (folder / 'heavy.png').write_bytes(os.urandom(2_500_000))
+    (folder / 'examples').mkdir()
+    Image.fromarray(picture(40, 70, seed=3)).save(folder / 'examples' / 'one.png')
+    (folder / 'examples' / 'one.txt').write_text('the left dog\na cat')
     return folder
 
 
@@ -127,6 +136,7 @@ def test_class_names_give_the_label_map_of_the_predictor(folder, visit):
         assert np.array_equal(answers.labels_at(threshold), expected)
     rows, masks = answers.masks_at(0.35)
     assert [row.share for row in rows] == sorted((mask.mean() for mask in masks), reverse=True)
+    assert [answers.texts[row.number] for row in rows] == [row.text for row in rows]
 
 
 def test_a_names_list_is_never_a_file_or_a_data_set(folder, visit):
@@ -155,11 +165,88 @@ def test_mistakes_are_explained(folder, visit, file, mode, text, message):
         visit.ask(file and str(folder / file), mode, text)
 
 
-def test_kept_probabilities_are_bounded(folder, predictor):
-    visit = session.Session(predictor, session.Limits(max_values=2 * 48 * 80))
-    visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a\nb')
-    with pytest.raises(ValueError, match='3 sentences are too many .* at most 2 at a time'):
-        visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a\nb\nc')
+def test_many_sentences_about_a_large_picture_are_kept_on_a_coarser_grid(predictor, tmp_path):
+    Image.fromarray(picture(240, 400)).save(tmp_path / 'wide.png')
+    question = str(tmp_path / 'wide.png'), session.SENTENCES, '\n'.join([*TEXTS, 'one'])
+    limits = session.Limits(max_values=2 * 240 * 400)
+    exact, answers = (session.Session(predictor, each).ask(*question) for each in (session.Limits(), limits))
+    height, width = answers.probabilities[0].shape
+    assert (height, width) == (195, 326) and 3 * height * width <= limits.max_values
+    rows, exact_rows = answers.masks_at(0.35)[0], exact.masks_at(0.35)[0]
+    for row, exact_row in zip(rows, exact_rows, strict=True):
+        assert row.share == pytest.approx(exact_row.share, abs=0.01)
+        assert row.score == pytest.approx(exact_row.score, abs=0.01)
+        assert np.abs(np.subtract(row.box, exact_row.box)).max() <= 2, 'in pixels of the picture'
+    assert answers.draw(0.35)[0].shape == exact.draw(0.35)[0].shape
+    with zipfile.ZipFile(answers.write_files(0.35, tmp_path)[1]) as file:
+        mask = np.asarray(Image.open(io.BytesIO(file.read('masks/wide_2.png')))) == 1
+    assert mask.shape == (240, 400) and (mask != exact.masks_at(0.35)[1][1]).mean() < 0.01
+
+
+def test_a_program_gets_what_the_json_of_the_inferencer_has(folder, visit, tmp_path):
+    path = str(folder / 'picture.png')
+    RefSegInferencer(folder / 'model', device='cpu', show_progress=False)(path, TEXTS, out_dir=tmp_path)
+    expected = json.loads((tmp_path / 'predictions.json').read_text())['annotations']
+    found = visit.ask(path, session.SENTENCES, '\n'.join(TEXTS)).as_dict(0.35)
+    assert (found['height'], found['width'], found['threshold']) == (48, 80, 0.35)
+    for answer, annotation in zip(found['answers'], expected, strict=True):
+        assert answer['score'] == pytest.approx(annotation['score'])
+        assert all(answer[key] == annotation[key] for key in ('expression', 'segmentation', 'bbox', 'area'))
+    answers = visit.ask(path, session.CLASSES, 'dog, cat')
+    found = answers.as_dict(0.35)['classes']
+    assert [(one['name'], one['share']) for one in found] == [
+        (row.text, row.share) for row in answers.masks_at(0.35)[0]
+    ]
+    json.dumps(found)
+
+
+def test_models_are_chosen_by_names_that_the_page_was_started_with(folder):
+    models = session.Models([str(folder / 'model'), str(folder / 'second'), str(folder / 'model')], device='cpu')
+    assert models.names == ['model', 'second', 'model (2)']
+    assert models.get() is models.get('model') is not models.get('second')
+    for name in (str(folder / 'model'), '../model', '', 'x' * 1000):
+        with pytest.raises(ValueError, match='There is no model “.{0,61}” here, but model, second, model'):
+            models.get(name)
+    assert session.Models([None]).names == ['etris_tiny_long-192px_shapes']
+    with pytest.raises(FileNotFoundError, match='none'):
+        session.Models([str(folder / 'model'), 'none'])
+    with pytest.raises(ValueError, match='--weights belongs to one model'):
+        session.Models(['a', 'b'], weights='c.pth')
+
+
+def test_another_model_sees_the_picture_anew(folder, visit):
+    path = str(folder / 'picture.png')
+    before = visit.ask(path, session.SENTENCES, 'a cat')
+    other = RefSegPredictor(folder / 'second', device='cpu')
+    visit.use(other)
+    after = visit.ask(path, session.SENTENCES, 'a cat')
+    other.set_image(path)
+    assert np.array_equal(after.probabilities[0], other.predict('a cat')['probabilities'][0])
+    assert visit.num_encoded == 2 and not np.array_equal(before.probabilities[0], after.probabilities[0])
+
+
+def test_the_history_is_bounded_and_a_repeated_question_stands_in_it_once(visit):
+    for number in (*range(12), 5):
+        visit.remember(session.Question('a.png', 'model', session.SENTENCES, str(number)), picture(300, 500))
+    texts = [question.text for question, _ in visit.history]
+    assert texts == ['5', '11', '10', '9', '8', '7', '6', '4']
+    assert visit.history[0][1].shape == (120, 200, 3)
+
+
+def test_examples_are_a_folders_pictures_with_the_texts_beside_them(folder, tmp_path):
+    app = pytest.importorskip('gradio') and load_app()
+    with pytest.raises(FileNotFoundError, match='no pictures'):
+        app.examples_of(tmp_path)
+    for name in ('b.png', 'a.png', 'notes.md'):
+        (tmp_path / name).write_bytes((folder / 'picture.png').read_bytes())
+    (tmp_path / 'a.txt').write_text('\ufeffthe left dog\na cat\n')
+    first, second = app.examples_of(tmp_path)
+    assert (first.picture.name, app.caption_of(first.text)) == ('a.png', 'the left dog +1')
+    assert second.text == '' and np.array_equal(second.read(10000), picture(48, 80))
+    with pytest.raises(ValueError, match='too large'):
+        second.read(100)
+    drawn = app.drawn_example(0)
+    assert 1 <= len(drawn.text.split('\n')) <= 3 and drawn.read(1).shape[2] == 3
 
 
 def test_what_is_not_found_and_what_was_cut_is_said(folder, visit):
@@ -201,11 +288,14 @@ def test_not_in_the_picture_is_said_with_score_and_threshold_and_written(folder,
 
 def test_the_table_of_the_page_has_the_score_where_there_is_one():
     app = pytest.importorskip('gradio') and load_app()
-    rows = [session.Row((0, 0, 0), 'the red ring', 0.0, None, None, 0.91, True)]
+    rows = [session.Row(0, 'the red ring', 0.0, None, None, 0.91, True)]
     table = app.show_table(rows, True)
     assert 'not in the picture' in table and 'no-target score' in table and '0.91' in table
-    plain = app.show_table([session.Row((0, 0, 0), 'the red ring', 0.0)], True)
+    plain = app.show_table([session.Row(0, 'the red ring', 0.0)], True)
     assert 'nothing found' in plain and 'no-target' not in plain
+    row = session.Row(8, 'the ring', 0.0042, 0.876, (0, 0, 9, 9))
+    for text in (f'background: rgb{color_of(8)}', '>9<', '>88 %<', '>0.4 %<'):
+        assert text in app.show_table([row], True), 'colours, numbers and percent are those of the pictures'
     told = app.describe_rule(NoTargetRule('head', 0.5))
     assert '(head) is 0.5 or more: not in the picture' in told and app.describe_rule(None) == ''
 
@@ -240,12 +330,12 @@ def test_letters_and_names_that_are_no_unicode_can_be_shown_and_written(folder, 
 
 
 @contextmanager
-def serve(folder, *arguments):
+def serve(folder, *arguments, app=DEMO / 'app.py'):
     """The page's address, while the page runs as users start it; everything it prints is checked at the end."""
     pytest.importorskip('gradio', reason='gradio is not installed (projects/gradio_demo/requirements.txt)')
     env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', GRADIO_TEMP_DIR=str(folder / 'gradio'))
     process = subprocess.Popen(
-        [sys.executable, str(DEMO / 'app.py'), *map(str, arguments)],
+        [sys.executable, str(app), *map(str, arguments)],
         cwd=folder,
         env=env,
         text=True,
@@ -273,7 +363,9 @@ def serve(folder, *arguments):
 @pytest.fixture(scope='module')
 def address(folder):
     limits = ('--max-pixels', '100000', '--max-megabytes', '2')
-    with serve(folder, '--model', 'model', '--device', 'cpu', *limits) as found:
+    with serve(
+        folder, '--model', 'model', '--model', 'second', '--examples', 'examples', '--device', 'cpu', *limits
+    ) as found:
         yield found
 
 
@@ -359,7 +451,55 @@ def test_class_names_on_the_page(page, folder):
     upload(page, folder / 'other.png')
     ask(page, 'dog, cat, grass')
     page.wait_for_selector('#answers table')
-    assert re.search(r'(dog|cat|grass)\s+\d+\.\d %', page.inner_text('#answers'))
+    assert re.search(r'(dog|cat|grass)\s+\d+ %', page.inner_text('#answers'))
+
+
+@pytest.mark.processes
+def test_an_example_by_keys_another_model_and_back_by_the_history(page):
+    page.click('#examples button[aria-label="the left dog +1"]')
+    page.wait_for_selector('#picture img')
+    assert page.input_value('#text textarea') == 'the left dog\na cat'
+    page.press('#text textarea', 'Control+Enter')
+    page.wait_for_selector('#message .seconds:has-text("2 sentences: ")')
+    page.wait_for_selector('#history button[aria-label="the left dog +1"]')
+    first = shown(page)
+    page.click('#model input')
+    page.click('#model [role=option]:has-text("second")')
+    page.wait_for_selector('#result img', state='detached')
+    page.fill('#text textarea', 'one')
+    page.click('#segment')
+    page.wait_for_selector('#answers .text:text-is("one")')
+    page.wait_for_selector('#history button[aria-label="one"]')
+    page.click('#history button[aria-label="the left dog +1"]')
+    page.wait_for_selector('#answers .text:text-is("the left dog")')
+    assert page.input_value('#model input') == 'model' and np.array_equal(shown(page), first)
+
+
+@pytest.mark.processes
+def test_on_a_dark_phone_the_answer_is_on_top_and_everything_has_a_name(address, browser, folder):
+    context = browser.new_context(viewport=dict(width=390, height=844), color_scheme='dark')
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(address)
+    upload(page, folder / 'picture.png')
+    ask(page, '\n'.join(TEXTS))
+    page.wait_for_selector('#answers table')
+    page.wait_for_function('scrollY === 0')
+    box = page.locator('#result img').bounding_box()
+    assert box['y'] > 0 and box['y'] + box['height'] < 844
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
+    for name in ('body', '#answers .text'):
+        style = page.evaluate('name => [getComputedStyle(document.querySelector(name)), 0][0].color', name)
+        assert min(map(int, re.findall(r'\d+', style)[:3])) > 150, 'light letters'
+    assert page.get_attribute('#result img', 'alt') == 'The picture with masks of: the left dog; a brown cat'
+    assert page.get_attribute('#message', 'role') == 'status' and page.get_attribute('html', 'lang') == 'en'
+    nameless = page.evaluate("""() => [...document.querySelectorAll('input, textarea, button')].filter(
+        each => each.checkVisibility() && !each.closest('[aria-hidden=true]') && each.type !== 'file' &&
+            !(each.ariaLabel || each.title || each.innerText?.trim() || each.labels?.length ||
+              each.querySelector('img[alt]:not([alt=""])'))
+        ).map(each => each.outerHTML)""")
+    assert not nameless
+    context.close()
 
 
 @pytest.mark.processes
@@ -405,8 +545,8 @@ def test_a_file_over_the_limit_is_refused_by_the_server(page, address, folder):
 def post(address: str, session: str, data: list, step: str, waits: bool = True) -> str:
     """What the page answers to a request for one of its steps, as a program sends it; nothing to one who leaves."""
     config = json.loads(urllib.request.urlopen(f'{address}config', timeout=60).read())
-    inputs = {'check': 2, 'ask': 5}[step]
-    steps = [one for one in config['dependencies'] if len(one['inputs']) == inputs and one['targets'][0][0]]
+    inputs = {'check': 4, 'ask': 6}[step]
+    steps = [one for one in config['dependencies'] if len(one['inputs']) == inputs and one['targets']]
     index = min(one['id'] for one in steps)
     body = json.dumps(dict(data=data, fn_index=index, session_hash=session)).encode()
     request = urllib.request.Request(
@@ -430,17 +570,53 @@ def test_requests_open_no_file_but_uploads_and_many_at_once_leave_the_page_up(ad
     foreign = [str(folder / 'picture.png'), str(pipe), '/dev/zero', str(folder / 'gradio' / '..' / 'picture.png')]
 
     def send(number: int) -> str:
-        path = foreign[number % len(foreign)]
+        data = [dict(path=foreign[number % len(foreign)]), 'Sentences', 'a dog', 0.5, None, 'model']
         if number % 3 == 0:
-            post(address, f'gone{number}', [dict(path=path), 'Sentences', 'a dog', 0.5, None], 'ask', waits=False)
-        return post(address, f'load{number}', [dict(path=path), 'Sentences', 'a dog', 0.5, None], 'ask')
+            post(address, f'gone{number}', data, 'ask', waits=False)
+        return post(address, f'load{number}', data, 'ask')
 
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(send, range(50)))
     for answer in answers:
         assert 'This picture was not loaded on this page.' in answer and 'Traceback' not in answer
-    assert 'This picture was not loaded' in post(address, 'check', [dict(path=foreign[0]), None], 'check')
+    assert 'This picture was not loaded' in post(
+        address, 'check', [dict(path=foreign[0]), 'model', None, None], 'check'
+    )
     assert urllib.request.urlopen(address, timeout=60).status == 200
+
+
+@pytest.mark.processes
+def test_programs_call_the_page_by_name(address, folder):
+    from gradio_client import Client, handle_file
+    from gradio_client.exceptions import AppError
+
+    client = Client(address, verbose=False)
+    assert set(client.view_api(return_format='dict')['named_endpoints']) == {'/models', '/segment', '/classes'}
+    assert client.predict(api_name='/models') == ['model', 'second']
+    sent = handle_file(folder / 'picture.png')
+    for name in ('model', 'second'):
+        inferencer = RefSegInferencer(folder / name, device='cpu', show_progress=False)
+        found = client.predict(sent, TEXTS, model=name, threshold=0.4, api_name='/segment')
+        assert (found['model'], found['threshold']) == (name, 0.4) and found['seconds']['asking'] > 0
+        expected = inferencer(folder / 'picture.png', TEXTS, threshold=0.4)['masks']
+        for answer, mask in zip(found['answers'], expected, strict=True):
+            assert np.array_equal(coco_mask.decode(answer['segmentation']) == 1, mask)
+    classes = client.predict(sent, ['dog', 'cat'], api_name='/classes')['classes']
+    assert {one['name'] for one in classes} <= {'dog', 'cat'}
+    for name, arguments, message in [
+        ('/segment', (sent, []), 'Type a sentence'),
+        ('/segment', (sent, [1]), 'a list of texts'),
+        ('/segment', (sent, list('abcdefghijklmnopqrstu')), '21 are too many'),
+        ('/segment', (sent, ['a'], '../model'), 'There is no model'),
+        ('/segment', (sent, ['a'], 'model', 3), 'threshold'),
+        ('/segment', (dict(path=str(folder / 'picture.png')), ['a']), 'was not loaded on this page'),
+        ('/segment', ('/etc/passwd', ['a']), 'Load a picture'),
+        ('/segment', (handle_file(folder / 'broken.png'), ['a']), 'cannot be read as an image'),
+        ('/segment', (handle_file(folder / 'large.png'), ['a']), 'too large: 3000 x 2000'),
+        ('/classes', (sent, ['dog']), 'at least two classes'),
+    ]:
+        with pytest.raises(AppError, match=message):
+            client.predict(*arguments, api_name=name)
 
 
 @pytest.mark.processes
@@ -450,6 +626,33 @@ def test_only_this_machine_reaches_the_page(address):
     if sys.platform == 'linux':  # There 127.0.0.2 reaches what listens at all addresses.
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(('127.0.0.2', int(port)), timeout=5)
+
+
+@pytest.mark.processes
+def test_a_space_has_its_settings_and_runs_by_its_own_files(folder, tmp_path):
+    pytest.importorskip('gradio', reason='gradio is not installed')
+    from gradio_client import Client, handle_file
+
+    load('space').write_space(tmp_path / 'space')
+    with pytest.raises(FileExistsError, match='not empty'):
+        load('space').write_space(tmp_path / 'space')
+    _, front, text = (tmp_path / 'space' / 'README.md').read_text(encoding='utf-8').split('---\n')
+    settings = yaml.safe_load(front)
+    assert settings['sdk'] == 'gradio' and settings['app_file'] == 'app.py' and 'MMETRIS_MODELS' in text
+    assert settings['sdk_version'] == version('gradio') and re.fullmatch(r'3\.\d+', settings['python_version'])
+    needed = {Requirement(line).name for line in (tmp_path / 'space' / 'requirements.txt').read_text().split('\n')[:-1]}
+    assert {'torch', 'open_clip_torch', 'onedl-mmsegmentation'} <= needed and not {'gradio', 'pytest'} & needed
+    (tmp_path / 'space' / 'mmetris' / 'version.py').write_text("__version__ = 'of the Space'\n")
+    program = 'import mmetris.version; print(mmetris.version.__version__)'
+    command = [sys.executable, '-c', program]
+    space = tmp_path / 'space'
+    assert subprocess.run(command, cwd=space, capture_output=True, text=True).stdout.strip() == 'of the Space'
+    with serve(tmp_path, '--device', 'cpu', app=tmp_path / 'space' / 'app.py') as found:
+        client = Client(found, verbose=False)
+        assert client.predict(api_name='/models') == ['etris_tiny_long-192px_shapes']
+        found = client.predict(handle_file(folder / 'picture.png'), ['the ring'], api_name='/segment')
+        assert found['answers'][0]['segmentation']['size'] == [48, 80]
+        assert 'drawn' in found['notes'][0]
 
 
 @pytest.mark.processes

@@ -14,6 +14,7 @@ import yaml
 from mmengine.config import Config
 
 from mmetris.package import PACKAGE, find_root
+from mmetris.utils.config_options import read_config
 from mmetris.utils.downloads import HUB, SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
 
 from .published import converted_files, published_of
@@ -121,10 +122,7 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
             config_file, found = path, None
         else:
             config_file, found = _of_index(name, weights is None)
-        try:
-            config = Config.fromfile(config_file)
-        except Exception as error:  # A config is a program and can fail in any way.
-            raise ValueError(f'{config_file} cannot be read as a config: {error}') from error
+        config = read_config(config_file)
     else:
         raise TypeError(
             f'model must be a config file, a name, a folder or a mmengine Config, not {type(model).__name__}'
@@ -179,6 +177,36 @@ def find_entry(name: str) -> dict[str, Any]:
         hint = f'did you mean {names}?' if close else '"mmetris models" lists the names'
         raise FileNotFoundError(f'no model, file or folder is called {name!r}; {hint}')
     return entry
+
+
+def config_path(name: str | os.PathLike) -> Path:
+    """The config file that is meant.
+
+    Args:
+        name: A file; the path of one that comes with mmetris, as it is written in the documents
+            (``configs/etris/...``), wherever one stands; its name alone (``etris_tiny_shapes``); or a name of the model
+            index.
+
+    Raises:
+        FileNotFoundError: If there is none; the message names what comes near.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    root = package_root()
+    if not path.is_absolute() and (root / path).is_file():
+        return root / path
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f'config file not found: {name}')
+    files = {file.stem: file for file in sorted((root / 'configs').glob('[!_]*/*.py'))}
+    if path.name in files:
+        return files[path.name]
+    try:
+        return root / find_entry(path.name)['Config']
+    except FileNotFoundError:
+        close = difflib.get_close_matches(path.name, files, n=3)
+        hint = f'did you mean {" or ".join(close)}?' if close else 'give a file, or the name of one of mmetris'
+        raise FileNotFoundError(f'config file not found: {name}; {hint}') from None
 
 
 def _plain(name: str) -> str:

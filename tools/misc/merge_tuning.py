@@ -13,11 +13,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmetris.apis import init_model
 from mmetris.models import merge_tuning
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.config_options import add_cfg_options
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
     parser.add_argument('config', help="the model's config")
     parser.add_argument('checkpoint', help='slim or full checkpoint of it')
     parser.add_argument('out_dir', help='folder for config.py and model.pth')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to override, key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     try:
         meta = read_checkpoint(args.checkpoint).get('meta', {})

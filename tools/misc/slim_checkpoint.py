@@ -14,13 +14,13 @@ import argparse
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-from mmengine.config import DictAction
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmetris.apis import init_model
 from mmetris.models.encoders.slim_checkpoint import is_slim, slim_state_dict, tuned_weights
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.config_options import add_cfg_options
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('config', help="the model's config; its clip_checkpoint is the frozen CLIP")
     parser.add_argument('checkpoint', help='file to read')
     parser.add_argument('out', help='file to write: .pth, or .safetensors for the weights alone')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to override, key=value')
+    add_cfg_options(parser)
     return parser
 
 

@@ -130,6 +130,7 @@ if __name__ == '__main__':
             'mminstall': read_requirements('mminstall'),
             'mim': read_requirements('mminstall'),
             'export': read_requirements('export'),
+            'demo': read_requirements('../projects/gradio_demo/requirements'),
             'tests': read_requirements('tests'),
         },
         entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},

@@ -133,7 +133,8 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
     found = str(weights_path(found))
     if not Path(found).is_file():
-        raise FileNotFoundError(f'the weights of {name} are missing: {found}')
+        what = ' is a folder' if Path(found).is_dir() else ''
+        raise FileNotFoundError(f'the weights of {name} are missing: {found}{what}')
     complete_clip_paths(config.get('model', {}))
     return ModelFiles(config, found)
 

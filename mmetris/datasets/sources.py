@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.dataset import BaseDataset
 
+from mmetris.package import find_root
+
 from .refer import REFER_URL, published_name
 
 COCO_TRAIN2014 = 'http://images.cocodataset.org/zips/train2014.zip'
@@ -28,7 +30,7 @@ PAGES = dict(
     RefCocoMDataset='https://huggingface.co/datasets/moondream/refcoco-m',
 )
 MMSEG_PAGE = 'https://mmsegmentation.readthedocs.io/en/latest/user_guides/2_dataset_prepare.html'
-MAKE_SHAPES = 'python tools/dataset_tools/make_shapes.py'
+_SHAPES_SCRIPT = 'tools/dataset_tools/make_shapes.py'
 
 
 def how_to_get(dataset: BaseDataset) -> str | None:
@@ -39,9 +41,11 @@ def how_to_get(dataset: BaseDataset) -> str | None:
     """
     kind, root = type(dataset).__name__, dataset.data_root or ''
     if os.path.basename(os.path.normpath(root)).startswith('shapes'):  # As our configs call what that script draws.
+        root_of_script = None if os.path.isfile(_SHAPES_SCRIPT) else find_root(_SHAPES_SCRIPT)
+        script = _SHAPES_SCRIPT if root_of_script is None else str(root_of_script / _SHAPES_SCRIPT)
         more = ' --num-train 10800' if root.rstrip('/').endswith('shapes_large') else ''  # docs/shapes.md
         layout = dict(ShapesSegDataset=' --layout semseg', GRefCocoDataset=' --layout grefcoco').get(kind, '')
-        return f'"{MAKE_SHAPES} {os.path.normpath(root)}{layout}{more}" draws this data set'
+        return f'"python {script} {os.path.normpath(root)}{layout}{more}" draws this data set'
     if kind in PAGES:
         return f'its files: {PAGES[kind]}, and where each goes: docs/data.md'
     split_file = getattr(dataset, 'split_file', None)

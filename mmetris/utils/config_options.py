@@ -33,6 +33,10 @@ CFG_OPTIONS_HELP = (
 )
 # Read by tools/test.py --tta and when a config is read, beside what the runner reads.
 OTHER_SETTINGS = frozenset({'tta_model', 'tta_pipeline', 'custom_imports'})
+# Read by the runner from its config as it goes, and no arguments of it.
+READ_FROM_CFG = frozenset(
+    {'sync_bn', 'find_unused_parameters', 'activation_checkpointing', 'efficient_conv_bn_eval', 'model_wrapper_cfg'}
+)
 MAX_DEPTH = 40  # Brackets within brackets.
 MAX_SETTINGS = 8  # That a message names.
 _CLOSING = {'(': ')', '[': ']', '{': '}'}
@@ -209,7 +213,7 @@ def read_config(path: str | os.PathLike) -> Config:
 def runner_settings() -> set[str]:
     """Names of the top settings that MMEngine's runner reads, whether or not a config mentions them."""
     names = {name for runner in (Runner, FlexibleRunner) for name in inspect.signature(runner.__init__).parameters}
-    return names - {'self', 'cfg'} | {'runner_type'}
+    return names - {'self', 'cfg'} | {'runner_type'} | READ_FROM_CFG
 
 
 def unknown_key(cfg: Config, dotted_key: str) -> str | None:

@@ -85,6 +85,12 @@ def test_what_is_not_there_is_named_with_a_remedy(tmp_path, saved, monkeypatch):
             find_model(name)
     with pytest.raises(FileNotFoundError, match='weights of .*toy_vit.py are missing: none.pth'):
         find_model(saved[0], 'none.pth')
+    with pytest.raises(FileNotFoundError, match=f'are missing: {tmp_path} is a folder'):
+        find_model(saved[0], tmp_path)
+    if hasattr(os, 'mkfifo'):
+        os.mkfifo(tmp_path / 'pipe.pth')
+        with pytest.raises(ValueError, match='pipe.pth is no ordinary file but a pipe'):
+            find_model(saved[0], tmp_path / 'pipe.pth')
     with pytest.raises(FileNotFoundError, match='no weights for .*toy_vit.py'):
         find_model(saved[0])
     monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', 'pretrained/none.pth')

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,8 @@ def start_fails(cfg: Config, capsys, what: str = 'train') -> str:
 def test_missing_data_are_one_line_that_says_where_they_come_from_and_go(capsys, what):
     line = start_fails(toy_config('data/shapes'), capsys, what)
     assert line.startswith('data_root data/shapes/ does not exist. Expected: data/shapes/refcoco/instances.json')
-    assert line.endswith('"python tools/dataset_tools/make_shapes.py data/shapes" draws this data set')
+    # From another folder, and from an installed package, the script's whole path.
+    assert line.endswith(f'"python {ROOT}/tools/dataset_tools/make_shapes.py data/shapes" draws this data set')
     (log,) = Path('work').rglob('*.log')  # It has everything: the config, and where the error comes from.
     assert 'Traceback' in log.read_text() and 'train_dataloader' in log.read_text()
 
@@ -148,10 +150,7 @@ def test_another_process_leaves_the_line_to_the_first_one(monkeypatch, capsys):
     monkeypatch.setattr(starting, 'PATIENCE', 0.2)
     for rank, least in (('0', 0), ('1', 0.2)):
         monkeypatch.setenv('RANK', rank)
-        for end in (
-            lambda: fail(argparse.ArgumentParser(), 'x is missing'),
-            lambda: ToolParser().error('x is missing'),
-        ):
+        for end in (partial(fail, argparse.ArgumentParser()), ToolParser().error):
             begun = time.monotonic()
             with pytest.raises(SystemExit):
                 end('x is missing')

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from mmetris.apis import init_model
+from mmetris.apis.model_zoo import config_path
 from mmetris.models import merge_tuning
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
 from mmetris.utils.config_options import add_cfg_options
@@ -29,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         meta = read_checkpoint(args.checkpoint).get('meta', {})
-        model = init_model(args.config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
+        model = init_model(config_path(args.config), args.checkpoint, device='cpu', cfg_options=args.cfg_options)
         merged = merge_tuning(model)
         cfg = model.cfg.copy()
         for path in merged:

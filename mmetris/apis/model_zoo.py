@@ -199,7 +199,7 @@ def config_path(name: str | os.PathLike) -> Path:
         return root / path
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f'config file not found: {name}')
-    files = {file.stem: file for file in sorted((root / 'configs').glob('[!_]*/*.py'))}
+    files = _config_files(root)
     if path.name in files:
         return files[path.name]
     try:
@@ -208,6 +208,11 @@ def config_path(name: str | os.PathLike) -> Path:
         close = difflib.get_close_matches(path.name, files, n=3)
         hint = f'did you mean {" or ".join(close)}?' if close else 'give a file, or the name of one of mmetris'
         raise FileNotFoundError(f'config file not found: {name}; {hint}') from None
+
+
+def _config_files(root: Path) -> dict[str, Path]:
+    """All configs that come with mmetris by their names, those without an entry in the model index too."""
+    return {file.stem: file for file in sorted((root / 'configs').glob('[!_]*/*.py'))}
 
 
 def _plain(name: str) -> str:
@@ -219,7 +224,14 @@ def _of_index(name: str, with_weights: bool) -> tuple[Path, str | None]:
     if name.endswith('.py') or os.sep in name:
         hint = f'; a model of the hub is {HUB}{name}' if re.fullmatch(r'[\w.-]+/[\w.-]+(?<!\.py)', name) else ''
         raise FileNotFoundError(f'config file or folder not found: {name}{hint}')
-    entry, root = find_entry(name), package_root()
+    root = package_root()
+    try:
+        entry = find_entry(name)
+    except FileNotFoundError:
+        file = _config_files(root).get(name)
+        if file is None or with_weights:
+            raise
+        return file, None
     weights = entry.get('Weights')
     if weights is not None and scheme_of(weights) is None:
         weights = str(root / weights)

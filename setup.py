@@ -131,6 +131,7 @@ if __name__ == '__main__':
             'mim': read_requirements('mminstall'),
             'export': read_requirements('export'),
             'fonts': read_requirements('fonts'),
+            'demo': read_requirements('../projects/gradio_demo/requirements'),
             'tests': read_requirements('tests'),
         },
         entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},

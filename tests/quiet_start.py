@@ -17,6 +17,8 @@ NOISE = (
     'MultiScaleDeformableAttention',
     'pkg_resources',
     '`broadcast_buffers` is deprecated',
+    'The draw is False',
+    '`reduce_zero_label` will be deprecated',
 )
 
 

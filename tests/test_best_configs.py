@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.structures import PixelData
 
 from mmetris.structures import RefDataSample
-from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.command_line import build_without_weights
+from mmetris.utils.config_options import runner_settings
 from mmetris.utils.param_count import count_parameters
 from tests import toy
 from tests.test_configs import READ_BY_TOOLS, VARIABLES, steps_of, walk

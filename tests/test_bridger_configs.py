@@ -13,7 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.command_line import build_without_weights
+from mmetris.utils.config_options import runner_settings
 from mmetris.utils.param_count import count_parameters
 from tests import toy
 

@@ -16,7 +16,8 @@ from mmengine.structures import PixelData
 
 from mmetris.models.clip import resolve_arch
 from mmetris.structures import RefDataSample
-from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.command_line import build_without_weights
+from mmetris.utils.config_options import runner_settings
 from mmetris.utils.param_count import count_parameters
 from tests import toy, toy_timm
 

@@ -237,7 +237,7 @@ def flags_of(script: str) -> set[str]:
     launched = dict(dist_train='train', slurm_train='train', dist_test='test', slurm_test='test')
     path = ROOT / script
     path = path.with_name(f'{launched.get(path.stem, path.stem)}.py')
-    shared = [ROOT / 'mmetris' / 'utils' / 'command_line.py']
+    shared = [ROOT / 'mmetris' / 'utils' / name for name in ('command_line.py', 'config_options.py')]
     if 'model_converters' in script:
         shared.append(ROOT / 'mmetris' / 'apis' / 'conversion.py')
     return {flag for source in (path, *shared) for flag in re.findall(r"'(--[a-z][a-z-]*)'", source.read_text('utf-8'))}

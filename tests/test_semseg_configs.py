@@ -18,7 +18,8 @@ from mmseg.structures import SegDataSample
 
 from mmetris.registry import DATASETS, METRICS
 from mmetris.structures.vocabulary import Vocabulary
-from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.command_line import build_without_weights
+from mmetris.utils.config_options import runner_settings
 from tests import toy
 
 ROOT = Path(__file__).parents[1]

@@ -14,6 +14,6 @@ checkpoint=$2
 processes=$3
 shift 3
 source "$tools/launch.sh"
-require_file config "$config"
+require_config "$config"
 require_checkpoint "$checkpoint"
 launch "$processes" "$tools/test.py" "$config" "$checkpoint" "$@"

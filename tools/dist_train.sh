@@ -13,5 +13,5 @@ config=$1
 processes=$2
 shift 2
 source "$tools/launch.sh"
-require_file config "$config"
+require_config "$config"
 launch "$processes" "$tools/train.py" "$config" "$@"

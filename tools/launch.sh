@@ -8,6 +8,13 @@ require_file() {
     fi
 }
 
+# require_config NAME: as require_file, but a name of the model index passes, and a path in the package.
+require_config() {
+    case $1 in
+    */* | *.*) [ -f "$tools/../$1" ] || require_file config "$1" ;;
+    esac
+}
+
 # require_checkpoint PATH: as require_file, but an address passes.
 require_checkpoint() {
     case $1 in
@@ -31,7 +38,7 @@ find_python() {
 
 # launch N SCRIPT ARGUMENTS...: N processes here, of NNODES machines.
 launch() {
-    local processes=$1 script=$2 python cores
+    local processes=$1 script=$2 python
     shift 2
     case $processes in
     '' | *[!0-9]* | 0)
@@ -40,12 +47,13 @@ launch() {
         ;;
     esac
     python=$(find_python)
+    export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE} # as mmetris/threads.py explains
     if [ -z "${OMP_NUM_THREADS:-}" ]; then
         # Share the cores out; without this, torch's launcher sets one thread per process.
-        cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo "$processes")
-        export OMP_NUM_THREADS=$((cores > processes ? cores / processes : 1))
+        OMP_NUM_THREADS=$("$python" -m mmetris.threads "$processes")
+        export OMP_NUM_THREADS
     fi
-    export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
     if [ "${NNODES:-1}" -eq 1 ] && [ -z "${PORT:-}" ]; then
         # A free port, so that two trainings on one machine do not meet.
         PORT=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
@@ -66,6 +74,7 @@ launch_slurm() {
     shift 3
     python=$(find_python)
     export PYTHONPATH="$tools/..${PYTHONPATH:+:$PYTHONPATH}"
+    export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
     # SRUN_ARGS holds several arguments: it is split on purpose.
     # shellcheck disable=SC2086
     exec srun --partition="$partition" \

@@ -14,6 +14,6 @@ config=$3
 checkpoint=$4
 shift 4
 source "$tools/launch.sh"
-require_file config "$config"
+require_config "$config"
 require_checkpoint "$checkpoint"
 launch_slurm "$partition" "$job_name" "$tools/test.py" "$config" "$checkpoint" "$@"

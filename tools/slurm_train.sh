@@ -13,5 +13,5 @@ job_name=$2
 config=$3
 shift 3
 source "$tools/launch.sh"
-require_file config "$config"
+require_config "$config"
 launch_slurm "$partition" "$job_name" "$tools/train.py" "$config" "$@"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmetris.threads  # noqa: F401  PyTorch reads what it sets when it is imported
+
+# isort: split
+
 import argparse
 
 from mmengine.config import Config
@@ -12,7 +16,6 @@ from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
-    build_runner,
     check_checkpoint,
     drop_strategy,
     end_processes,
@@ -23,11 +26,12 @@ from mmetris.utils.command_line import (
     set_work_dir,
 )
 from mmetris.utils.config_types import type_name
+from mmetris.utils.starting import ToolParser, start
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with MMSegmentation's flags and ``--split``."""
-    parser = argparse.ArgumentParser(description='Test a referring segmentation model')
+    parser = ToolParser(description='Test a referring segmentation model')
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file or address')
     parser.add_argument(
@@ -144,9 +148,8 @@ def main() -> None:
     cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), dict(type='mmetris.StrictLoadHook')]
     drop_strategy(cfg)  # without gradients and optimizer every process holds the whole model
     prepare_processes(parser, cfg, args)
-    runner = build_runner(cfg)
     try:
-        scores = runner.test()
+        scores = start(parser, cfg, 'test')
     except MisfitError as error:
         parser.exit(1, f'error: {error}\n' if is_main_process() else None)
     if is_main_process():

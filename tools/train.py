@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mmetris.threads  # noqa: F401  PyTorch reads what it sets when it is imported
+
+# isort: split
+
 import argparse
 import errno
 from contextlib import nullcontext
@@ -15,7 +19,6 @@ from mmetris.utils.command_line import (
     add_compile_hook,
     add_config_arguments,
     add_launcher_arguments,
-    build_runner,
     check_checkpoint,
     checkpoint_to_resume,
     end_on_signals,
@@ -29,12 +32,13 @@ from mmetris.utils.command_line import (
     use_atomic_checkpoints,
     uses_deepspeed,
 )
+from mmetris.utils.starting import ToolParser, start
 from mmetris.utils.work_folder import LAST_CHECKPOINT, FolderInUseError, held, remove_training
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line, with MMSegmentation's flags."""
-    parser = argparse.ArgumentParser(description='Train a referring segmentation model')
+    parser = ToolParser(description='Train a referring segmentation model')
     add_config_arguments(parser)
     parser.add_argument('--work-dir', help='folder for logs and checkpoints; default work_dirs/<config name>')
     parser.add_argument(
@@ -126,7 +130,7 @@ def main() -> None:
         with held(cfg.work_dir) if is_main_process() else nullcontext():
             if args.overwrite and is_main_process() and not cfg.resume:
                 remove_training(cfg.work_dir)
-            build_runner(cfg).train()
+            start(parser, cfg, 'train')
             end_processes()
     except FolderInUseError as error:
         parser.exit(2, f'error: {error}\n')

@@ -4,6 +4,11 @@
 
 No row of the paper; its recipe as it is. Here: not run. `mmetris data check` reads the data before anything is trained.
 Tunable: Bridger 1.39 M, decoder see README.md.
+
+If the table has sentences that mean nothing in their image, a no-target head learns to say so; in a config of your own:
+
+    _base_ = './etris_vitb16_table.py'
+    model = dict(decode_head=dict(no_target_head=dict(type='NoTargetHead', channels=256, threshold=0.5)))
 """
 
 _base_ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from mmetris.models.converters.shared_keys import PUBLISHED_PARTS
 from mmetris.models.encoders.slim_checkpoint import is_slim, read_pretrained
 from mmetris.registry import MODELS
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
+from mmetris.utils.config_options import merge_options, read_config
 from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import quieted
 
@@ -37,7 +37,8 @@ def init_model(
             ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
             weights, the rest random.
         device: Where the model goes. Defaults to None: ``'cuda:0'`` if there is one, else ``'cpu'``.
-        cfg_options: Settings to override, with dotted keys: ``{'model.backbone.clip_checkpoint': 'ViT-B-16.pt'}``.
+        cfg_options: Settings to override, with dotted keys: ``{'model.backbone.clip_checkpoint': 'ViT-B-16.pt'}``. What
+            would have no effect is refused, see :func:`~mmetris.utils.config_options.merge_options`.
 
     Returns:
         The model, with ``cfg`` and ``dataset_meta`` (class names and colours) as attributes.
@@ -45,22 +46,21 @@ def init_model(
     Raises:
         FileNotFoundError: If the config, the checkpoint or CLIP's weights are missing.
         TypeError: If ``config`` is neither a file nor a :class:`mmengine.config.Config`.
-        ValueError: If the checkpoint cannot be read or belongs to another model; the message names keys and shapes.
+        ValueError: If the checkpoint cannot be read or belongs to another model (the message names keys and shapes), if
+            the config cannot be read, or if an option would have no effect.
 
     Example:
         >>> model = init_model('configs/etris/etris_vitb16_refcoco.py', 'work_dirs/etris_vitb16_refcoco/best_mIoU.pth')
         >>> logits = model.forward_logits(images, mmetris.tokenize('the dog on the left', 17))
     """
     if isinstance(config, (str, os.PathLike)):
-        if not Path(config).is_file():
-            raise FileNotFoundError(f'config file not found: {config}')
-        config = Config.fromfile(config)
+        config = read_config(config)
     elif not isinstance(config, Config):
         raise TypeError(f'config must be a file name or a mmengine Config, not {type(config).__name__}')
     else:
         config = config.copy()
     if cfg_options:
-        config.merge_from_dict(dict(cfg_options))
+        merge_options(config, cfg_options)
     if 'model' not in config:
         raise ValueError(f'{config.filename or "the config"} has no "model"')
     if device is None:

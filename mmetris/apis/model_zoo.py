@@ -14,6 +14,7 @@ import yaml
 from mmengine.config import Config
 
 from mmetris.package import PACKAGE, find_root
+from mmetris.utils.config_options import read_config
 from mmetris.utils.downloads import HUB, SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
 
 from .published import converted_files, published_of
@@ -121,10 +122,7 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
             config_file, found = path, None
         else:
             config_file, found = _of_index(name, weights is None)
-        try:
-            config = Config.fromfile(config_file)
-        except Exception as error:  # A config is a program and can fail in any way.
-            raise ValueError(f'{config_file} cannot be read as a config: {error}') from error
+        config = read_config(config_file)
     else:
         raise TypeError(
             f'model must be a config file, a name, a folder or a mmengine Config, not {type(model).__name__}'
@@ -135,7 +133,8 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
     found = str(weights_path(found))
     if not Path(found).is_file():
-        raise FileNotFoundError(f'the weights of {name} are missing: {found}')
+        what = ' is a folder' if Path(found).is_dir() else ''
+        raise FileNotFoundError(f'the weights of {name} are missing: {found}{what}')
     complete_clip_paths(config.get('model', {}))
     return ModelFiles(config, found)
 
@@ -181,6 +180,41 @@ def find_entry(name: str) -> dict[str, Any]:
     return entry
 
 
+def config_path(name: str | os.PathLike) -> Path:
+    """The config file that is meant.
+
+    Args:
+        name: A file; the path of one that comes with mmetris, as it is written in the documents
+            (``configs/etris/...``), wherever one stands; its name alone (``etris_tiny_shapes``); or a name of the model
+            index.
+
+    Raises:
+        FileNotFoundError: If there is none; the message names what comes near.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    root = package_root()
+    if not path.is_absolute() and (root / path).is_file():
+        return root / path
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f'config file not found: {name}')
+    files = _config_files(root)
+    if path.name in files:
+        return files[path.name]
+    try:
+        return root / find_entry(path.name)['Config']
+    except FileNotFoundError:
+        close = difflib.get_close_matches(path.name, files, n=3)
+        hint = f'did you mean {" or ".join(close)}?' if close else 'give a file, or the name of one of mmetris'
+        raise FileNotFoundError(f'config file not found: {name}; {hint}') from None
+
+
+def _config_files(root: Path) -> dict[str, Path]:
+    """All configs that come with mmetris by their names, those without an entry in the model index too."""
+    return {file.stem: file for file in sorted((root / 'configs').glob('[!_]*/*.py'))}
+
+
 def _plain(name: str) -> str:
     return name.lower().replace('-', '_')
 
@@ -190,7 +224,14 @@ def _of_index(name: str, with_weights: bool) -> tuple[Path, str | None]:
     if name.endswith('.py') or os.sep in name:
         hint = f'; a model of the hub is {HUB}{name}' if re.fullmatch(r'[\w.-]+/[\w.-]+(?<!\.py)', name) else ''
         raise FileNotFoundError(f'config file or folder not found: {name}{hint}')
-    entry, root = find_entry(name), package_root()
+    root = package_root()
+    try:
+        entry = find_entry(name)
+    except FileNotFoundError:
+        file = _config_files(root).get(name)
+        if file is None or with_weights:
+            raise
+        return file, None
     weights = entry.get('Weights')
     if weights is not None and scheme_of(weights) is None:
         weights = str(root / weights)

@@ -202,7 +202,8 @@ def _training_step(cfg: Config, setting: Setting, model: Any, images: Tensor, to
     if setting.dtype == 'float16':  # bfloat16 has float32's range and needs no scaling of the loss
         wrapper_cfg.update(type='AmpOptimWrapper', dtype='float16')
     counts_only = setting.device == 'meta'
-    if counts_only:  # Fused optimizers refuse it.
+    if counts_only:  # Fused optimizers refuse it, and clipping reads a number of the gradients, which have none.
+        wrapper_cfg.pop('clip_grad', None)
         wrapper_cfg.optimizer = {key: value for key, value in wrapper_cfg.optimizer.items() if key != 'fused'}
     with quieted(MMLogger.get_current_instance()):
         optim_wrapper = build_optim_wrapper(model, wrapper_cfg)

@@ -15,6 +15,15 @@ from .refcoco import RefCocoDataset
 from .refer import collector_paused
 
 
+def is_held_out(split: str) -> bool:
+    """Whether a split is there to test on, by its name.
+
+    Args:
+        split: Its name.
+    """
+    return split.startswith(('val', 'test'))
+
+
 class ListedRefDataset(RefCocoDataset):
     """Base of data sets whose files list objects with their sentences and masks.
 
@@ -61,7 +70,7 @@ class ListedRefDataset(RefCocoDataset):
     def held_out_images(self) -> frozenset[str]:
         """Keys of the images in every split that is there to test on ('val...', 'test...')."""
         if self._held_out_images is None:
-            names = [name for name in self.split_names() if name.startswith(('val', 'test'))]
+            names = [name for name in self.split_names() if is_held_out(name)]
             self._held_out_images = frozenset(key for name in names for key in self._images_of_split(name))
         return self._held_out_images
 

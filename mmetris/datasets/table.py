@@ -8,7 +8,7 @@ import io
 import ntpath
 import os
 import posixpath
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import NoneType
 from typing import Any
 
@@ -23,7 +23,7 @@ from ..registry import DATASETS
 from ..utils.files import read_bytes
 from ..utils.image_io import FORMATS
 from ..utils.text_files import decode_text
-from .listed import ListedRefDataset
+from .listed import ListedRefDataset, is_held_out
 from .refer import image_key, parse_json_lines
 from .segmentation import whole_number
 
@@ -239,11 +239,20 @@ class TableRefDataset(ListedRefDataset):
         return join_path(self.data_prefix[prefix], name)
 
     def _images_of_split(self, split: str) -> Iterable[str]:
-        return (
-            image_key(join_path(self.data_prefix['img_path'], row['image']))
-            for row in self._table()
-            if row.get('split') == split and isinstance(row['image'], str)
-        )
+        return self._keys_of(self._table(), lambda name: name == split)
+
+    def held_out_images(self) -> frozenset[str]:
+        """See :meth:`ListedRefDataset.held_out_images`; the table is read once for all splits."""
+        if self._held_out_images is None:
+            self._held_out_images = frozenset(self._keys_of(self._table(), is_held_out))
+        return self._held_out_images
+
+    def _keys_of(self, rows: Iterable[dict], is_meant: Callable[[str], bool]) -> Iterator[str]:
+        """Keys of the images of those splits that are meant."""
+        for row in rows:
+            name, image = row.get('split'), row['image']
+            if isinstance(name, str) and isinstance(image, str) and is_meant(name):
+                yield image_key(join_path(self.data_prefix['img_path'], image))
 
 
 def _numbers(data: bytes, what: str) -> np.ndarray:

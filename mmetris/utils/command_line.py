@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import difflib
 import importlib.util
-import inspect
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.dist import barrier, is_distributed
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
@@ -33,24 +30,19 @@ from torch import nn
 
 from mmetris.registry import MODELS, RUNNERS
 from mmetris.utils.checkpoint_io import check_finite, read_checkpoint
+from mmetris.utils.config_options import add_cfg_options, merge_options, read_config
 from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 from mmetris.utils.work_folder import find_resumable, out_dir_of
 
 LAUNCHER_VARIABLE = 'MMETRIS_LAUNCHER'  # Where tools/misc/launch_processes.py tells its processes its own number.
-CFG_OPTIONS_HELP = (
-    'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
-    'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]"; quotation marks are needed, '
-    'white space is not allowed. A variable that a config computes other settings from (input_size, ...) is not '
-    'computed again: override the settings themselves'
-)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the two arguments that every tool has: ``config`` and ``--cfg-options``."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+    parser.add_argument('config', help='config file, or the name of one that comes with mmetris ("mmetris models")')
+    add_cfg_options(parser)
 
 
 def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,69 +55,31 @@ def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Config:
     """Read ``args.config`` and merge ``args.cfg_options`` into it.
 
-    A missing file and an unknown first key end the program with one line (exit status 2). A new key in a known
-    section is allowed, since a config need not spell out every argument; a section that springs into being is warned
-    about.
+    A missing or broken file and an option that would have no effect end the program with one line (exit status 2); see
+    :func:`~mmetris.utils.config_options.merge_options`.
 
     Args:
         parser: Where errors are reported.
-        args: Parsed arguments of :func:`add_config_arguments`.
+        args: Parsed arguments of :func:`add_config_arguments`; ``config`` becomes the file's path.
 
     Returns:
         The merged config.
     """
-    from mmetris.apis.model_zoo import complete_clip_paths  # imports the models, which most of this file does not need
+    from mmetris.apis.model_zoo import complete_clip_paths, config_path  # imports models, which most here do not need
 
-    if not Path(args.config).is_file():
-        parser.error(f'config file not found: {args.config}')
-    cfg = Config.fromfile(args.config)
+    try:
+        args.config = str(config_path(args.config))
+        cfg = read_config(args.config)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     if args.cfg_options:
-        for key in args.cfg_options:
-            problem = unknown_key(cfg, key)
-            if problem is not None and '.' not in problem:
-                known = sorted(set(cfg.keys()) | runner_settings())
-                close = difflib.get_close_matches(problem, known, n=1)
-                hint = f'did you mean "{close[0]}"?' if close else f'known ones: {", ".join(known)}'
-                parser.error(f'--cfg-options: {args.config} has no setting "{problem}" (from "{key}"); {hint}')
-            if problem is not None:
-                warnings.warn(f'--cfg-options: {args.config} has no section "{problem}"; "{key}" adds it', stacklevel=2)
         try:
-            cfg.merge_from_dict(args.cfg_options)
-        except (KeyError, TypeError) as error:
-            parser.error(f'--cfg-options: {error.args[0] if error.args else error}')
+            merge_options(cfg, args.cfg_options)
+        except (ValueError, ImportError) as error:
+            parser.error(f'--cfg-options: {error}')
     # MIM starts the tools in any folder, where `pretrained/` is not the package's.
     complete_clip_paths(cfg.get('model', {}))
     return cfg
-
-
-def unknown_key(cfg: Config, dotted_key: str) -> str | None:
-    """The shortest part of a dotted key that the config does not have, or ``None`` if only its last word may be new.
-
-    >>> unknown_key(Config(dict(model=dict(neck=dict(type='Bridger')))), 'model.nek.dropout')
-    'model.nek'
-    """
-    parts = dotted_key.split('.')
-    if parts[0] not in cfg:
-        return None if parts[0] in runner_settings() else parts[0]
-    section = cfg
-    for index, part in enumerate(parts[:-1]):
-        if isinstance(section, (list, tuple)):
-            if not part.isdigit() or int(part) >= len(section):
-                return None  # the merge itself reports a bad index, with the length of the list
-            section = section[int(part)]
-        elif isinstance(section, dict) or section is cfg:
-            if part not in section:
-                return '.'.join(parts[: index + 1])
-            section = section[part]
-        else:
-            return None
-    return None
-
-
-def runner_settings() -> set[str]:
-    """Names of the top settings that MMEngine's runner reads, whether or not a config mentions them."""
-    names = {name for runner in (Runner, FlexibleRunner) for name in inspect.signature(runner.__init__).parameters}
-    return names - {'self', 'cfg'} | {'runner_type'}
 
 
 def check_checkpoint(parser: argparse.ArgumentParser, path: str, option: str) -> dict[str, Any]:
@@ -340,9 +294,24 @@ def build_runner(cfg: Config) -> Runner | FlexibleRunner:
     import mmetris.datasets  # noqa: F401  Imports MMSeg's quietly, before a config in MMSeg's scope imports them.
 
     hide_warnings()
+    settle_loaders(cfg)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     quiet_screen(runner.logger)
     return runner
+
+
+def settle_loaders(cfg: Config) -> None:
+    """Take out of the data loaders' configs what PyTorch refuses without processes of their own.
+
+    Args:
+        cfg: The config; loaders whose ``num_workers`` is 0 lose ``persistent_workers``, ``prefetch_factor`` and
+            ``multiprocessing_context``.
+    """
+    for phase in ('train', 'val', 'test'):
+        loader = cfg.get(f'{phase}_dataloader')
+        if isinstance(loader, dict) and not loader.get('num_workers'):
+            for key in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context'):
+                loader.pop(key, None)
 
 
 def build_without_weights(cfg: Config) -> nn.Module:

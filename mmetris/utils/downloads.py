@@ -39,7 +39,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from mmetris.version import __version__
 
 from .checkpoint_io import put_in_place, remove, unfinished_path
-from .files import scheme_of
+from .files import check_ordinary, scheme_of
 
 HUB = 'hf://'  # hf://owner/name/path/of/file, or hf://owner/name@revision/path/of/file, as in huggingface_hub.
 SHIPPED = 'mmetris://'  # A file inside the package.
@@ -102,12 +102,14 @@ def weights_path(source: str | os.PathLike) -> Path:
 
     Raises:
         NotFetchedError: If it is not here and cannot be fetched, or does not ship.
-        ValueError: If the address is of another kind, or what came is not what was announced.
+        ValueError: If the address is of another kind, what came is not what was announced, or it is a pipe or device.
     """
     text = os.fspath(source)
     scheme = scheme_of(text)
     if scheme is None:
-        return Path(text).expanduser()
+        path = Path(text).expanduser()
+        check_ordinary(path)
+        return path
     if scheme in ('http', 'https'):
         return fetch_address(text).path
     if scheme == 'hf':

@@ -11,6 +11,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from mmetris.package import find_root
+
 from .downloads import Fetched, NotFetchedError, assets_folder, fetch_address, scheme_of, weights_path
 
 _CLIPS = ('RN50', 'RN101', 'RN50x4', 'RN50x16', 'RN50x64', 'ViT-B-32', 'ViT-B-16', 'ViT-L-14', 'ViT-L-14-336')
@@ -62,13 +64,17 @@ def encoder_path(source: str) -> Path:
 
     Args:
         source: A file, an address (see :func:`~mmetris.utils.downloads.weights_path`), or the name of a published file
-            in whatever folder, which is looked for where ``mmetris download`` puts it, too.
+            in whatever folder, which is looked for where ``mmetris download`` puts it, too; one that ships is found
+            from any folder.
 
     Returns:
         A path; where nothing is found, that of ``source``.
     """
     path = weights_path(source)
     if scheme_of(source) is None and not path.is_file():
+        root = None if path.is_absolute() else find_root(source)
+        if root is not None and (root / source).is_file():
+            return root / source
         known = encoder_files().get(path.name)
         if known is not None and not path.is_absolute() and known.place.is_file():
             return known.place

@@ -20,6 +20,9 @@ WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r'Setting (OMP|MKL)_NUM_THREADS environment variable for each process to be 1 in default', UserWarning),
     # Of PyTorch from 2.14 on, to MMEngine, which passes this argument to each model that it wraps.
     (r'`broadcast_buffers` is deprecated\. Use `forward_sync_buffers` instead', FutureWarning),
+    # Of MMSeg, to its own configs: its hook draws where a test is told to, and its data sets give the argument.
+    (r'The draw is False, it means that the hook for visualization will not take effect', UserWarning),
+    (r'`reduce_zero_label` will be deprecated, if you would like to ignore the zero label', UserWarning),
     # Of setuptools, to MMEngine 0.10.7, which asks it for the versions of packages.
     (r'pkg_resources is deprecated as an API', UserWarning),
     (r'pkg_resources is deprecated as an API', DeprecationWarning),

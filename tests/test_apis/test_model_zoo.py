@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from mmetris.apis import model_zoo
 from mmetris.apis.model_zoo import DEMO_CONFIG, DEMO_WEIGHTS, find_model, indexed_models, package_root
+from mmetris.utils.encoder_files import encoder_path
 from tests.toy_inference import ROOT, save_toy_model
 
 
@@ -85,6 +86,12 @@ def test_what_is_not_there_is_named_with_a_remedy(tmp_path, saved, monkeypatch):
             find_model(name)
     with pytest.raises(FileNotFoundError, match='weights of .*toy_vit.py are missing: none.pth'):
         find_model(saved[0], 'none.pth')
+    with pytest.raises(FileNotFoundError, match=f'are missing: {tmp_path} is a folder'):
+        find_model(saved[0], tmp_path)
+    if hasattr(os, 'mkfifo'):
+        os.mkfifo(tmp_path / 'pipe.pth')
+        with pytest.raises(ValueError, match='pipe.pth is no ordinary file but a pipe'):
+            find_model(saved[0], tmp_path / 'pipe.pth')
     with pytest.raises(FileNotFoundError, match='no weights for .*toy_vit.py'):
         find_model(saved[0])
     monkeypatch.setattr(model_zoo, 'DEMO_WEIGHTS', 'pretrained/none.pth')
@@ -95,3 +102,19 @@ def test_what_is_not_there_is_named_with_a_remedy(tmp_path, saved, monkeypatch):
         find_model(tmp_path / 'broken.py', saved[1])
     with pytest.raises(TypeError, match='not int'):
         find_model(3)
+
+
+def test_a_config_without_an_entry_is_found_by_its_name_where_weights_are_given(saved):
+    assert find_model('etris_tiny_shapes', saved[1]).config.filename == str(ROOT / 'configs/etris/etris_tiny_shapes.py')
+    with pytest.raises(FileNotFoundError, match="is called 'etris_tiny_shapes'"):
+        find_model('etris_tiny_shapes')
+
+
+def test_encoders_that_ship_are_found_from_any_folder(tmp_path, monkeypatch):
+    """By whoever builds a model: MMSeg's tools know nothing of where mmetris is."""
+    monkeypatch.chdir(tmp_path)
+    source = 'pretrained/tiny_clip_resnet.safetensors'
+    assert encoder_path(source) == ROOT / source
+    (tmp_path / 'pretrained').mkdir()
+    (tmp_path / source).touch()
+    assert encoder_path(source) == Path(source)  # One's own comes first.

@@ -245,6 +245,18 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         TableRefDataset(str(tmp_path))
 
 
+def test_held_out_images_are_those_of_all_test_splits_by_one_reading(tmp_path, monkeypatch):
+    write_folders(tmp_path)
+    extra = dict(ROWS[0], split='testA'), dict(ROWS[3], split='')
+    dataset = TableRefDataset(str(write_table(tmp_path, [*ROWS, *extra])), lazy_init=True)
+    read, calls = table.read_table, []
+    monkeypatch.setattr(table, 'read_table', lambda *args: calls.append(args) or read(*args))
+    by_split = {name: set(dataset._images_of_split(name)) for name in ('train', 'val', 'testA')}
+    calls.clear()
+    assert dataset.held_out_images() == by_split['val'] | by_split['testA'] == dataset.held_out_images()
+    assert len(calls) == 1 and by_split['val'] != by_split['testA']
+
+
 def test_a_quote_that_is_not_closed_is_named_with_its_line(tmp_path):
     write_folders(tmp_path)
     write_table(tmp_path)

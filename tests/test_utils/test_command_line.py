@@ -28,7 +28,7 @@ from mmetris.utils.command_line import (
     prepare_mixed_precision,
     prepare_processes,
     set_work_dir,
-    unknown_key,
+    settle_loaders,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -97,13 +97,27 @@ def test_a_bad_index_is_an_error(parser, path, capsys):
     assert '7' in capsys.readouterr().err
 
 
-def test_unknown_key_finds_the_shortest_unknown_part():
-    cfg = Config(dict(model=dict(neck=dict(type='Bridger'), parts=[dict(a=1)])))
-    assert unknown_key(cfg, 'model.nek.dropout') == 'model.nek'
-    assert unknown_key(cfg, 'model.neck.dropout') is None
-    assert unknown_key(cfg, 'model.parts.0.b') is None
-    assert unknown_key(cfg, 'modell') == 'modell'
-    assert unknown_key(cfg, 'work_dir') is None
+def test_a_name_or_a_path_of_the_package_is_a_config_anywhere(parser, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    by_name = load(parser, 'etris_tiny_shapes')
+    assert by_name.filename == load(parser, 'configs/etris/etris_tiny_shapes.py').filename
+    assert Path(by_name.model.dual_encoder.clip_checkpoint).is_file()
+    with pytest.raises(SystemExit):
+        load(parser, 'etris_tiny_shape')
+    assert 'config file not found: etris_tiny_shape; did you mean etris_tiny_shapes' in capsys.readouterr().err
+
+
+def test_loaders_without_processes_lose_what_pytorch_refuses_then():
+    cfg = Config(
+        dict(
+            train_dataloader=dict(num_workers=0, persistent_workers=True, prefetch_factor=2, batch_size=1),
+            val_dataloader=dict(persistent_workers=True),
+            test_dataloader=dict(num_workers=2, persistent_workers=True),
+        )
+    )
+    settle_loaders(cfg)
+    assert cfg.train_dataloader == dict(num_workers=0, batch_size=1) and cfg.val_dataloader == {}
+    assert cfg.test_dataloader.persistent_workers
 
 
 def test_a_missing_checkpoint_is_an_error_also_at_an_address(parser, capsys):

@@ -18,6 +18,7 @@ from prettytable import PrettyTable
 from mmetris.benchmark import Measurement, Setting, describe_machine, measure, measure_beside
 from mmetris.benchmark.tasks import DTYPES, TASKS
 from mmetris.utils.command_line import add_config_arguments, load_config
+from mmetris.utils.starting import fail, told
 
 # Slower and faster path of each ratio that is printed.
 COMPARED = (('plain', 'fast'), ('unshared', 'fast'), ('fast', 'cached'), ('fast', 'compiled'))
@@ -159,6 +160,8 @@ def main() -> None:
             rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
     except ValueError as error:
         parser.error(str(error))
+    except FileNotFoundError as error:
+        fail(parser, told(error))
     machine = describe_machine(args.device)
     by_path = {row.path: row for row in rows}
     ratios = {

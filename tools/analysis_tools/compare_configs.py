@@ -24,6 +24,8 @@ from pathlib import Path
 
 from prettytable import PrettyTable
 
+from mmetris.apis.model_zoo import config_path
+
 ROOT = Path(__file__).parents[2]
 KINDS = ('attribute', 'place', 'relation')
 
@@ -42,14 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(*command: str | Path) -> None:
-    """Run a tool of ours to its end.
-
-    Raises:
-        RuntimeError: If it fails; its output has said why.
-    """
+    """Run a tool of ours to its end; if it fails, which its output has explained, so does this program."""
     command = [str(part) for part in command]
     if subprocess.run(command, cwd=ROOT, env=dict(os.environ, PYTHON=sys.executable)).returncode:
-        raise RuntimeError(f'failed: {" ".join(command)}')
+        sys.exit(f'error: failed: {" ".join(command)}')
 
 
 def train_and_test(config: Path, seed: int, folder: Path, args: argparse.Namespace) -> None:
@@ -97,29 +95,34 @@ def scores_of(rows: list[dict], kinds: bool) -> dict[str, float]:
 
 def main() -> None:
     """Run what is missing, then print and save the comparison."""
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    try:
+        configs = [config_path(config).resolve() for config in args.configs]
+    except FileNotFoundError as error:
+        parser.error(str(error))
     work = Path(args.work_dir).resolve()
     results = []
-    for config in map(Path, args.configs):
+    for config in configs:
         for seed in args.seeds:
             folder = work / config.stem / f'seed{seed}'
             if not all(read_ious(folder / split) for split in args.splits):
-                train_and_test(config.resolve(), seed, folder, args)
+                train_and_test(config, seed, folder, args)
             for split in args.splits:
                 scores = scores_of(read_ious(folder / split), args.kinds)
                 results.append(dict(config=config.stem, seed=seed, split=split, **scores))
 
     names = ['mIoU', *(KINDS if args.kinds else ())]
     table = PrettyTable(['config', 'split', 'seeds', *names])
-    for config in args.configs:
+    for config in configs:
         for split in args.splits:
-            rows = [row for row in results if (row['config'], row['split']) == (Path(config).stem, split)]
+            rows = [row for row in results if (row['config'], row['split']) == (config.stem, split)]
             cells = []
             for name in names:
                 values = [row[name] for row in rows]
                 spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
                 cells.append(f'{statistics.fmean(values):.2f}{spread}')
-            table.add_row([Path(config).stem, split, len(rows), *cells])
+            table.add_row([config.stem, split, len(rows), *cells])
     (work / 'comparison.json').write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
     print(table.get_string())
 

@@ -13,10 +13,10 @@ import argparse
 import json
 from pathlib import Path
 
-from mmengine.config import DictAction
 from prettytable import PrettyTable
 
-from mmetris.utils.command_line import CFG_OPTIONS_HELP, build_without_weights, load_config
+from mmetris.utils.command_line import build_without_weights, load_config
+from mmetris.utils.config_options import add_cfg_options
 from mmetris.utils.param_count import count_parameters, table_columns
 
 # The paper counts prompts in thousands, all else in millions.
@@ -27,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description='Count the parameters of models')
     parser.add_argument('configs', nargs='+', metavar='config', help='config files')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+    add_cfg_options(parser)
     parser.add_argument(
         '--json',
         action='store_true',

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
 
@@ -40,7 +40,8 @@ from mmetris.evaluation.breakdown import (
     word_types,
 )
 from mmetris.registry import DATASETS, TRANSFORMS
-from mmetris.utils.command_line import CFG_OPTIONS_HELP, load_config
+from mmetris.utils.command_line import load_config
+from mmetris.utils.config_options import add_cfg_options, option_text
 from mmetris.utils.config_types import type_name
 from mmetris.utils.file_names import file_stem, sample_name
 from mmetris.utils.image_io import IMAGE_SUFFIXES, read_image
@@ -88,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='FILE',
         help='JSON with lists of words, instead of mmetris/evaluation/word_types.json',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help=CFG_OPTIONS_HELP)
+    add_cfg_options(parser)
     return parser
 
 
@@ -110,7 +111,7 @@ def run_test(
     for split in splits or ():
         command += ['--split', split]
     if cfg_options:
-        command += ['--cfg-options', *(f'{key}={value}' for key, value in cfg_options.items())]
+        command += ['--cfg-options', *(f'{key}={option_text(value)}' for key, value in cfg_options.items())]
     done = subprocess.run(command)
     if done.returncode:
         sys.exit(f'error: tools/test.py ended with {done.returncode}')

@@ -13,6 +13,10 @@ one place: the decoder's map after hierarchical alignment, where the sentence pl
 
 from __future__ import annotations
 
+import mmetris.threads  # noqa: F401  PyTorch reads what it sets when it is imported
+
+# isort: split
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence

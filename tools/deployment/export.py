@@ -9,6 +9,10 @@ Each file is run and compared with the model; one that deviates by more than 1e-
 
 from __future__ import annotations
 
+import mmetris.threads  # noqa: F401  PyTorch reads what it sets when it is imported
+
+# isort: split
+
 import argparse
 import sys
 from pathlib import Path

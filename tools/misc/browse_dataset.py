@@ -21,6 +21,7 @@ from mmetris.registry import DATASETS, VISUALIZERS
 from mmetris.utils.command_line import add_config_arguments, load_config
 from mmetris.utils.file_names import FreeNames, sample_name
 from mmetris.utils.letterbox import letterbox_mask
+from mmetris.utils.starting import START_ERRORS, fail, told
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +80,10 @@ def main() -> None:
         parser.error('--number must be at least 1')
     cfg = load_config(parser, args)
     init_default_scope(cfg.get('default_scope', 'mmetris'))
-    dataset = build_dataset(cfg, args.phase, args.split, args.epoch)
+    try:
+        dataset = build_dataset(cfg, args.phase, args.split, args.epoch)
+    except START_ERRORS as error:
+        fail(parser, told(error))
     # No backend: the pictures are written here, under names that tell the samples apart.
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo

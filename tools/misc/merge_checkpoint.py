@@ -3,9 +3,9 @@
 python tools/misc/merge_checkpoint.py configs/etris/etris_vitb16_refcoco.py slim.pth full.pth
 """
 
-from slim_checkpoint import build_parser, convert
+from slim_checkpoint import main
 
 from mmetris.models.encoders.slim_checkpoint import merge_state_dict
 
 if __name__ == '__main__':
-    convert(build_parser('Put the frozen CLIP into a slim checkpoint').parse_args(), merge_state_dict, to_slim=False)
+    main('Put the frozen CLIP into a slim checkpoint', merge_state_dict, to_slim=False)

@@ -13,11 +13,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import DictAction
-
 from mmetris.apis import init_model
+from mmetris.apis.model_zoo import config_path
 from mmetris.models import merge_tuning
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.config_options import add_cfg_options
 
 
 def main() -> None:
@@ -26,11 +26,11 @@ def main() -> None:
     parser.add_argument('config', help="the model's config")
     parser.add_argument('checkpoint', help='slim or full checkpoint of it')
     parser.add_argument('out_dir', help='folder for config.py and model.pth')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to override, key=value')
+    add_cfg_options(parser)
     args = parser.parse_args()
     try:
         meta = read_checkpoint(args.checkpoint).get('meta', {})
-        model = init_model(args.config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
+        model = init_model(config_path(args.config), args.checkpoint, device='cpu', cfg_options=args.cfg_options)
         merged = merge_tuning(model)
         cfg = model.cfg.copy()
         for path in merged:

@@ -11,16 +11,18 @@ checkpoint that is slim already, as trainings save them, too.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 
-from mmengine.config import DictAction
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmetris.apis import init_model
+from mmetris.apis.model_zoo import config_path
 from mmetris.models.encoders.slim_checkpoint import is_slim, slim_state_dict, tuned_weights
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
+from mmetris.utils.config_options import add_cfg_options
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -29,7 +31,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('config', help="the model's config; its clip_checkpoint is the frozen CLIP")
     parser.add_argument('checkpoint', help='file to read')
     parser.add_argument('out', help='file to write: .pth, or .safetensors for the weights alone')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='settings to override, key=value')
+    add_cfg_options(parser)
     return parser
 
 
@@ -75,5 +77,23 @@ def convert(
     print(f'{args.out}: {sizes[1] / 1e6:.1f} MB, {sizes[1] / sizes[0]:.0%} of {args.checkpoint}')
 
 
+def main(
+    description: str, change: Callable[[nn.Module, MutableMapping[str, Tensor], str], None], to_slim: bool
+) -> None:
+    """Read the command line and convert; what cannot be ends with one line.
+
+    Args:
+        description: What the tool does.
+        change: As for :func:`convert`.
+        to_slim: As for :func:`convert`.
+    """
+    args = build_parser(description).parse_args()
+    try:
+        args.config = str(config_path(args.config))
+        convert(args, change, to_slim)
+    except (ValueError, OSError) as error:
+        sys.exit(f'error: {error}')
+
+
 if __name__ == '__main__':
-    convert(build_parser('Take the frozen CLIP out of a checkpoint').parse_args(), slim_state_dict, to_slim=True)
+    main('Take the frozen CLIP out of a checkpoint', slim_state_dict, to_slim=True)

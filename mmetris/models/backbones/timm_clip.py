@@ -153,6 +153,10 @@ class CLIPTimmViT(TimmEncoder):
         _check_tokens(trunk, clip)
         if getattr(trunk, 'rope', None) is not None:
             trunk.rope = _of_any_grid(trunk.rope)
+            self.no_prompts = (
+                'has rotary positions, which timm counts from the first patch: no token can stand before it. LoRA, '
+                'Adapter and BitFit tune it'
+            )
         self.roles = transformer_roles([f'trunk.blocks.{index}' for index in range(len(trunk.blocks))])
         super().__init__(
             clip,

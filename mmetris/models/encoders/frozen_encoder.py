@@ -64,6 +64,7 @@ class FrozenEncoder(BaseModule):
         pretrained: Its :class:`FrozenWeights`.
         tuning: The tuning methods by name.
         prompts: :class:`PromptedTokens` in front of its tokens, or None.
+        no_prompts: Why there are none, in words.
         roles: :class:`Role` of the modules that tuning methods ask for, by its name: ``'attention'``, ``'ffn'``,
             ``'block'`` (of a Transformer), ``'conv'`` (the spatial one of a residual block).
         passed_by: Modules of the tower that are never called, since stages call what is in them one by one.
@@ -75,6 +76,7 @@ class FrozenEncoder(BaseModule):
 
     roles: Mapping[str, Role] = MappingProxyType({})
     passed_by: tuple[str, ...] = ('',)
+    no_prompts = 'has no tokens to put prompts in front of'
     # What the argument for ``source`` is called in configs, for messages.
     source_argument = 'clip_checkpoint'
 

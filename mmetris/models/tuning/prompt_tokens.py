@@ -32,8 +32,8 @@ class PromptTokens(TuningMethod):
         deep: Whether every block has tokens of its own. Defaults to False.
 
     Raises:
-        ValueError: If ``num_tokens`` is not positive, the encoder has no tokens, or a text encoder would have no
-            position left for a word.
+        ValueError: If ``num_tokens`` is not positive, the encoder has no tokens or rotary positions (EVA-02), or a
+            text encoder would have no position left for a word.
     """
 
     is_prompt = True
@@ -50,7 +50,7 @@ class PromptTokens(TuningMethod):
 
     def bind(self, encoder: FrozenEncoder) -> None:
         if encoder.prompts is None:
-            raise ValueError(f'PromptTokens: {type(encoder).__name__} has no tokens to put prompts in front of')
+            raise ValueError(f'PromptTokens: {type(encoder).__name__} ({encoder.architecture}) {encoder.no_prompts}')
         first = encoder.prompts.add(self.num_tokens, self)
         longest = getattr(encoder, 'context_length', None)
         if longest is not None and longest < SHORTEST_SENTENCE:

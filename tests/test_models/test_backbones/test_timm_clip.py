@@ -365,7 +365,7 @@ def test_sizes_stages_and_prompts_that_do_not_fit_are_named():
         build(encoder_cfg('mobileclip'))(randn(1, 3, 64, 80))
     with pytest.raises(ValueError, match="num_stages=3 of arch 'custom': its net has 4 stages"):
         build(encoder_cfg('convnext', num_stages=3))
-    with pytest.raises(ValueError, match='CLIPTimmViT has no tokens to put prompts in front of'):
+    with pytest.raises(ValueError, match=r'image encoder custom\) has rotary positions.*LoRA, Adapter and BitFit'):
         build(encoder_cfg('eva', tuning=dict(prompt=dict(type='PromptTokens'))))
     with pytest.raises(ValueError, match="'trunk.patch_embed' is no place for a tuning method"):
         build(encoder_cfg('siglip', tuning=dict(adapter=dict(type='Adapter', places='trunk.patch_embed'))))

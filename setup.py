@@ -130,6 +130,7 @@ if __name__ == '__main__':
             'mminstall': read_requirements('mminstall'),
             'mim': read_requirements('mminstall'),
             'export': read_requirements('export'),
+            'docs': read_requirements('docs'),
             'tests': read_requirements('tests'),
         },
         entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},

@@ -108,13 +108,13 @@ def test_memory_is_that_of_the_parts_and_grows_with_the_batch():
     tool = load_tool()
     cfg = Config.fromfile(ROOT / 'configs/etris/etris_tiny_shapes.py')
     cfg.model.dual_encoder.clip_checkpoint = None
-    one, three, five = (tool.memory_of_a_gpu(cfg, batch) for batch in (1, 3, 5))
-    model = tool.counted_step(cfg).model
+    two, three, four = (tool.memory_of_a_gpu(cfg, batch) for batch in (2, 3, 4))
+    model = tool.counted_step(cfg, 2).model
     tuned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    assert one['gradients'] == 4 * tuned and one['parameters'] > 4 * tuned
+    assert two['gradients'] == 4 * tuned and two['parameters'] > 4 * tuned
     # Adam keeps two numbers of each, and a step count for each tensor.
-    assert 0 <= one['optimizer'] - 8 * tuned <= 4 * len(list(model.parameters()))
-    kept = [memory['kept_for_backward'] for memory in (one, three, five)]
+    assert 0 <= two['optimizer'] - 8 * tuned <= 4 * len(list(model.parameters()))
+    kept = [memory['kept_for_backward'] for memory in (two, three, four)]
     assert kept[1] - kept[0] == pytest.approx(kept[2] - kept[1], rel=0.02) and kept[0] > 0
 
 

@@ -37,9 +37,15 @@ def page(site: Path, name: str) -> str:
 
 
 def test_every_document_is_a_page_and_stands_in_the_navigation(site):
-    documents = [*ROOT.glob('*.md'), *(path for folder in ('docs', 'configs', 'projects') for path in (ROOT / folder).rglob('*.md'))]
+    documents = [
+        *ROOT.glob('*.md'),
+        *(path for folder in ('docs', 'configs', 'projects') for path in (ROOT / folder).rglob('*.md')),
+    ]
     pages = {path.parent.relative_to(site).as_posix() for path in site.rglob('index.html')}
-    wanted = {path.relative_to(ROOT).with_suffix('').as_posix().removesuffix('README').rstrip('/') or '.' for path in documents}
+    wanted = {
+        path.relative_to(ROOT).with_suffix('').as_posix().removesuffix('README').rstrip('/') or '.'
+        for path in documents
+    }
     assert wanted <= pages and len(wanted) > 25
     start = page(site, '.')
     for tab in ('Start', 'Use', 'Train', 'How to', 'Models', 'API'):
@@ -67,6 +73,8 @@ def test_the_reference_has_what_the_docstrings_say(site):
 
 
 def test_nothing_is_loaded_from_another_server(site):
-    loads = re.compile(r'<(?:link[^>]+rel="?(?:stylesheet|preconnect|icon)[^>]+href|script[^>]+src|img[^>]+src)="?(https?://[^">\s]+)')
+    loads = re.compile(
+        r'<(?:link[^>]+rel="?(?:stylesheet|preconnect|icon)[^>]+href|script[^>]+src|img[^>]+src)="?(https?://[^">\s]+)'
+    )
     for path in site.rglob('*.html'):
         assert not loads.findall(path.read_text(encoding='utf-8')), path

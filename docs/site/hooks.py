@@ -1,8 +1,8 @@
 """MkDocs' hooks: which files are pages, what is generated of them, and the navigation.
 
 Pages lie in the site as the files lie in the repository, so that a link is right in both: ``README.md`` is the first
-page, ``docs/data.md`` is ``docs/data/``. Generated are the models (of the metafiles), the API reference (a page for each
-package, written by mkdocstrings from the docstrings) and the notebooks.
+page, ``docs/data.md`` is ``docs/data/``. Generated are the models (of the metafiles), the API reference (a page for
+each package, written by mkdocstrings from the docstrings) and the notebooks.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def models_page() -> str:
     spec.loader.exec_module(tables)
     lines = [
         '# All models',
-        'Made of the metafiles of `model-index.yml` when this site is built. Results are in percent; whose they are stands at',
-        'each table. A config whose weights nobody published is trained first; `mmetris download NAME` fetches its encoders.',
+        'Made of the metafiles of `model-index.yml` when this site is built. Results are in percent; each table says',
+        'whose. Where nobody published weights, a training comes first; `mmetris download NAME` fetches encoders.',
     ]
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text(encoding='utf-8'))['Import']
     for name in dict.fromkeys([name for name in FIRST if name in index] + index):
@@ -141,7 +141,9 @@ def sources(models: dict[str, dict[str, Any]]) -> list[str]:
     for name, model in models.items():
         published, weights = model.get('Published'), model.get('Weights', '')
         if published:
-            rows.append(f'- `mmetris download {name}`: published in {published["Repo"]} by the authors of {published["Code"]}')
+            rows.append(
+                f'- `mmetris download {name}`: published in {published["Repo"]} by the authors of {published["Code"]}'
+            )
         elif weights.startswith('mmetris://pretrained/'):
             rows.append(f'- `{name}` ships with the package, as `{weights.rstrip("/")}`')
     return ['', '**Weights**', '', *rows, ''] if rows else []
@@ -156,7 +158,9 @@ def reference_pages() -> dict[str, str]:
     rows = []
     for folder in sorted({path.parent for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts}):
         package = '.'.join(folder.relative_to(ROOT).parts)
-        modules = [path for path in sorted(folder.glob('*.py')) if not path.stem.startswith('_') and has_public_names(path)]
+        modules = [
+            path for path in sorted(folder.glob('*.py')) if not path.stem.startswith('_') and has_public_names(path)
+        ]
         if not modules:
             continue
         about = docstring(folder / '__init__.py')
@@ -165,7 +169,12 @@ def reference_pages() -> dict[str, str]:
             lines += [f'::: {package}.{path.stem}', '']
         pages[f'reference/{package}.md'] = '\n'.join(lines)
         rows.append(f'| [`{package}`]({package}.md) | {about.split(chr(10))[0]} |')
-    overview = ['# API reference', '', 'Written from the docstrings. The calls that most users need are in', '[api.md](../docs/api.md).']
+    overview = [
+        '# API reference',
+        '',
+        'Written from the docstrings. The calls that most users need are in',
+        '[api.md](../docs/api.md).',
+    ]
     pages['reference/index.md'] = '\n'.join([*overview, '', '| package | |', '| --- | --- |', *rows]) + '\n'
     return pages
 

@@ -1,7 +1,9 @@
 """The cost of an epoch against numbers worked out by hand."""
 
+import functools
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +99,23 @@ def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
     assert content['memory_bytes']['gradients'] == content['assumptions']['gradient_bytes']
 
 
+def test_the_readmes_hours_follow_from_its_operations_and_its_memory_from_the_tool():
+    rows = re.findall(
+        r'^\| `(\w+)`[^|]*\| (\d+), (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$',
+        (ROOT / 'README.md').read_text(),
+        re.M,
+    )
+    assert len(rows) >= 6
+    for name, _, samples, epochs, flops, hours, memory in rows:
+        cfg = Config.fromfile(next((ROOT / 'configs').glob(f'*/{name}.py')))
+        assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (int(epochs), int(samples)), name
+        # Gradients are exchanged too, which takes some of a percent.
+        computed = 42404 * int(epochs) * float(flops) * 1e9 / (0.35 * 312e12) / 3600
+        assert computed * 0.98 < float(hours) < computed * 1.05, name
+        if name == 'lora_vitb16_refcoco':
+            assert f'{sum(load_tool().memory_of_a_gpu(cfg, int(samples)).values()) / 1e9:.1f}' == memory
+
+
 def load_tool():
     spec = importlib.util.spec_from_file_location('epoch_cost_tool', ROOT / 'tools/analysis_tools/epoch_cost.py')
     tool = importlib.util.module_from_spec(spec)
@@ -131,7 +150,8 @@ def test_attention_keeps_no_weights_on_a_gpu():
     kept = {}
     for device in ('cpu', 'meta'):
         query, key, value = (torch.randn(2, 8, 50, 16, device=device, requires_grad=True) for _ in range(3))
-        kept[device] = kept_for_backward(lambda: attend(query, key, value).sum().backward(), torch.nn.Identity())
+        step = functools.partial(lambda *inputs: attend(*inputs).sum().backward(), query, key, value)
+        kept[device] = kept_for_backward(step, torch.nn.Identity())
     # Queries, keys, values and the result, and a number for each query: what the fused kernel of the CPU keeps, too.
     assert kept['meta'] == 4 * 2 * 8 * 50 * (4 * 16 + 1)
     assert kept['cpu'] == pytest.approx(kept['meta'], rel=0.01)

@@ -1,4 +1,4 @@
-"""The cost of an epoch on 1 to many GPUs, and the memory of one, on paper: nothing is measured, no weights and no data are needed.
+"""The cost of an epoch on 1 to many GPUs and the memory of one, on paper; nothing is measured, no weights are needed.
 
     python tools/analysis_tools/epoch_cost.py configs/etris/etris_vitb16_refcoco.py --gpus 1 2 8 64
 
@@ -104,9 +104,7 @@ def samples_of(parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: C
     return TRAIN_OBJECTS[split_file]
 
 
-def assumptions_of(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: Config
-) -> tuple[Assumptions, dict]:
+def assumptions_of(parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: Config) -> tuple[Assumptions, dict]:
     """What is assumed, and where the two computed numbers come from."""
     init_default_scope(cfg.get('default_scope', 'mmetris'))
     if not is_kind_of(cfg.model, ReferringSegmentor, MODELS):

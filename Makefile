@@ -13,7 +13,7 @@ ORIGINAL := .venv-original
 ORIGINAL_PY := $(ORIGINAL)/bin/python
 ORIGINAL_STAMP := $(ORIGINAL)/.mmetris-installed
 MMCV_WHEEL ?=
-LINT_PATHS := mmetris configs tools demo projects docs tests setup.py
+LINT_PATHS := mmetris configs tools demo projects docs/site tests setup.py
 # A process per core, four at most; a file's tests stay together.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 

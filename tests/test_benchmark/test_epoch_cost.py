@@ -97,23 +97,23 @@ def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
     assert content['assumptions']['gradient_bytes'] == pytest.approx(4 * 25.92e6, rel=1e-3)
     assert [cost['gpus'] for cost in content['costs']] == [1, 2, 8, 64]
     assert content['memory_bytes']['gradients'] == content['assumptions']['gradient_bytes']
+    memory = f'{sum(content["memory_bytes"].values()) / 1e9:.1f}'
+    assert re.search(rf'^\| `etris_r101_refcoco` .*\| {memory} \|$', (ROOT / 'README.md').read_text(), re.MULTILINE)
 
 
-def test_the_readmes_hours_follow_from_its_operations_and_its_memory_from_the_tool():
+def test_the_readmes_hours_follow_from_its_operations():
     rows = re.findall(
         r'^\| `(\w+)`[^|]*\| (\d+), (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$',
         (ROOT / 'README.md').read_text(),
         re.M,
     )
     assert len(rows) >= 6
-    for name, _, samples, epochs, flops, hours, memory in rows:
+    for name, gpus, samples, epochs, flops, hours, _ in rows:
         cfg = Config.fromfile(next((ROOT / 'configs').glob(f'*/{name}.py')))
-        assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (int(epochs), int(samples)), name
-        # Gradients are exchanged too, which takes some of a percent.
+        assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (int(epochs), int(samples)), (name, gpus)
+        # Gradients are exchanged too, which takes a few percent; the hours are rounded.
         computed = 42404 * int(epochs) * float(flops) * 1e9 / (0.35 * 312e12) / 3600
-        assert computed * 0.98 < float(hours) < computed * 1.05, name
-        if name == 'lora_vitb16_refcoco':
-            assert f'{sum(load_tool().memory_of_a_gpu(cfg, int(samples)).values()) / 1e9:.1f}' == memory
+        assert computed - 0.05 <= float(hours) < computed * 1.05, name
 
 
 def load_tool():

@@ -13,11 +13,11 @@ ORIGINAL := .venv-original
 ORIGINAL_PY := $(ORIGINAL)/bin/python
 ORIGINAL_STAMP := $(ORIGINAL)/.mmetris-installed
 MMCV_WHEEL ?=
-LINT_PATHS := mmetris configs tools demo projects tests setup.py
+LINT_PATHS := mmetris configs tools demo projects docs/site tests setup.py
 # A process per core, four at most; a file's tests stay together.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install test test-original lint demo clean
+.PHONY: help install test test-original lint docs demo clean
 
 help:
 	@echo 'make demo   make Shapes, train a tiny ETRIS on two processes, evaluate it, draw its masks'
@@ -25,6 +25,7 @@ help:
 	@echo 'make test-original MMCV_WHEEL=FILE'
 	@echo '            run all tests on the original OpenMMLab packages; without FILE, MMCV 2.1.0 is compiled (half an hour)'
 	@echo 'make lint   only the linter'
+	@echo 'make docs   the documentation as a site, in site/'
 	@echo 'make clean  remove .venv and .venv-original (data/ and work_dirs/ stay)'
 
 # Make the environment $(1) where its Python does not run.
@@ -45,7 +46,7 @@ install: $(STAMP)
 # Made when missing, completed again when a requirement changes, otherwise left alone.
 $(STAMP): $(wildcard requirements/*.txt) setup.py pyproject.toml
 	$(call make_environment,$(VENV))
-	$(PY) -m pip install -r requirements/mminstall.txt -r requirements/tests.txt -e .
+	$(PY) -m pip install -r requirements/mminstall.txt -r requirements/tests.txt -r requirements/docs.txt -e .
 	@touch $@
 
 # In two steps, because MMCV is compiled for the torch that is there. Its setup and MMEngine import pkg_resources.
@@ -73,6 +74,10 @@ test: lint
 
 test-original: $(ORIGINAL_STAMP)
 	$(ORIGINAL_PY) -m pytest $(PYTEST_ARGS)
+
+# Strict: a warning is an error. The variable leaves out what the theme prints of its successor.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 
 demo: $(STAMP)
 	PYTHON=$(PY) bash tools/demo.sh

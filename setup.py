@@ -132,6 +132,7 @@ if __name__ == '__main__':
             'export': read_requirements('export'),
             'fonts': read_requirements('fonts'),
             'demo': read_requirements('../projects/gradio_demo/requirements'),
+            'docs': read_requirements('docs'),
             'tests': read_requirements('tests'),
         },
         entry_points={'console_scripts': ['mmetris = mmetris.cli:main']},

@@ -226,7 +226,10 @@ def test_names_in_backticks_are_names_in_the_code(path):
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_code_to_copy_imports_and_calls_what_is_there(path):
     problems = []
-    for block in blocks(path.read_text(encoding='utf-8'), 'python'):
+    text = path.read_text(encoding='utf-8')
+    # Of a page that shows how to write a class.
+    own = {f'no class {name}' for name in re.findall(r'^class (\w+)', text, re.MULTILINE)}
+    for block in blocks(text, 'python'):
         names = {}
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and node.module.split('.')[0] in ('mmetris', 'mmseg', 'mmengine'):
@@ -244,7 +247,7 @@ def test_code_to_copy_imports_and_calls_what_is_there(path):
                 callee = resolve(f'{names[first]}{dot}{rest}') if first in names else None
                 if inspect.isclass(callee) or inspect.isroutine(callee):
                     problems += [f'{ast.unparse(node.func)}: {one}' for one in wrong_arguments(callee, node)]
-    assert not problems
+    assert not set(problems) - own
 
 
 @pytest.mark.parametrize(

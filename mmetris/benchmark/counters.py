@@ -7,8 +7,11 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 _aten = torch.ops.aten
@@ -65,6 +68,56 @@ def count_flops(call: Callable) -> int:
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         call()
     return counter.get_total_flops()
+
+
+class _FusedAttention(torch.autograd.Function):
+    """What a fused kernel keeps of attention: queries, keys, values, the result, and a number for each query."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """(..., L, C), (..., S, C) and (..., S, D) -> (..., L, D), without values."""
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1]))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of the right shapes, without values."""
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+class _FusedOnMeta(TorchFunctionMode):
+    """Device 'meta' computes attention with all its weights, which fused kernels of a GPU never write out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention and args[0].device.type == 'meta':
+            return _FusedAttention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+def kept_for_backward(call: Callable, model: torch.nn.Module) -> int:
+    """Bytes of all tensors that a call keeps for its backward pass, each storage once.
+
+    A training step needs these at the end of its forward pass, beside parameters, gradients and the optimizer's state,
+    and temporary tensors on top. On device 'meta' nothing is computed, and attention keeps what fused kernels do.
+
+    Args:
+        call: One step.
+        model: Its parameters and buffers are not counted.
+    """
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+    alive = []  # Otherwise another storage might get the number of one that is gone.
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        alive.append(storage)
+        kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with _FusedOnMeta(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        call()
+    return sum(size for storage, size in kept.items() if storage not in own)
 
 
 def resident_growth(call: Callable) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from torch import Tensor
@@ -86,11 +86,13 @@ class Task(NamedTuple):
         call: One repetition.
         model: The model it runs.
         unshared: The same with each sentence's image encoded by itself, None where there is one sentence for each.
+        optim_wrapper: Of a training step, else None.
     """
 
     call: Callable[[], Any]
     model: Any
     unshared: Callable[[], Any] | None = None
+    optim_wrapper: OptimWrapper | None = None
 
 
 def on_path(path: str, task: Task, setting: Setting, folder: str | None = None) -> Callable[[], Any]:
@@ -139,8 +141,9 @@ def build_task(cfg: Config, setting: Setting) -> Task:
         return Task(_without_gradients(lambda: model.predict(images)), model)
     tokens = _sentences(setting, cfg.get('context_length', 17))
     if setting.task == 'train':
-        step = _training_step(cfg, setting, model, images, tokens)
-        return Task(step, model, _without_sharing(model, step) if setting.expressions > 1 else None)
+        optim_wrapper = _optim_wrapper(cfg, setting, model)
+        step = _training_step(setting, model, images, tokens, optim_wrapper)
+        return Task(step, model, _without_sharing(model, step) if setting.expressions > 1 else None, optim_wrapper)
     if setting.expressions == 1:
         return Task(_without_gradients(lambda: model.forward_logits(images, tokens)), model)
     index = torch.arange(setting.batch, device=setting.device).repeat_interleave(setting.expressions)
@@ -196,17 +199,22 @@ def _without_sharing(model: Any, step: Callable) -> Callable:
     return call
 
 
-def _training_step(cfg: Config, setting: Setting, model: Any, images: Tensor, tokens: Tensor) -> Callable:
-    """Losses, gradients and an optimizer step, as the runner does them."""
+def _optim_wrapper(cfg: Config, setting: Setting, model: Any) -> OptimWrapper:
+    """The config's, in the setting's type."""
     wrapper_cfg = cfg.optim_wrapper.copy()
     if setting.dtype == 'float16':  # bfloat16 has float32's range and needs no scaling of the loss
         wrapper_cfg.update(type='AmpOptimWrapper', dtype='float16')
-    counts_only = setting.device == 'meta'
-    if counts_only:  # Fused optimizers refuse it, and clipping reads a number of the gradients, which have none.
-        wrapper_cfg.pop('clip_grad', None)
+    if setting.device == 'meta':  # Fused optimizers refuse it, and clipping reads a number, of which there are none.
         wrapper_cfg.optimizer = {key: value for key, value in wrapper_cfg.optimizer.items() if key != 'fused'}
+        wrapper_cfg.clip_grad = None
     with quieted(MMLogger.get_current_instance()):
-        optim_wrapper = build_optim_wrapper(model, wrapper_cfg)
+        return build_optim_wrapper(model, wrapper_cfg)
+
+
+def _training_step(
+    setting: Setting, model: Any, images: Tensor, tokens: Tensor, optim_wrapper: OptimWrapper
+) -> Callable:
+    """Losses, gradients and an optimizer step, as the runner does them."""
     samples = []
     for row, ids in enumerate(tokens):
         sample = RefDataSample(metainfo=dict(img_path=f'{row // setting.expressions}.jpg', img_shape=setting.hw))
@@ -220,7 +228,7 @@ def _training_step(cfg: Config, setting: Setting, model: Any, images: Tensor, to
     def step() -> None:
         loss, _ = model.parse_losses(model.loss(images, samples))
         # As the runner does, outside of autocast, which there is none of on device 'meta'.
-        with nullcontext() if counts_only else torch.autocast(setting.device.split(':')[0], enabled=False):
+        with nullcontext() if setting.device == 'meta' else torch.autocast(setting.device.split(':')[0], enabled=False):
             optim_wrapper.update_params(loss)
 
     return step

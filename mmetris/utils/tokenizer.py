@@ -123,7 +123,7 @@ class Tokenizer(ABC):
         """Encode sentences.
 
         Args:
-            texts: One sentence or several. An empty one becomes [SOS] [EOS], as in CLIP; data sets refuse it before
+            texts: One sentence or several. An empty one becomes [SOS], [EOS], as in CLIP; data sets refuse it before
                 this point.
             context_length: L. A longer sentence is cut and still ends with [EOS]. Defaults to 77, the length of
                 CLIP's position embedding; ETRIS uses 17 for RefCOCO and RefCOCO+, 22 for G-Ref.
@@ -307,7 +307,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77) -> Tensor:
     """Encode sentences as CLIP does.
 
     Args:
-        texts: One sentence or several. An empty one becomes [SOS] [EOS], as in CLIP; data sets refuse it
+        texts: One sentence or several. An empty one becomes [SOS], [EOS], as in CLIP; data sets refuse it
             before this point.
         context_length: L. A longer sentence is cut and still ends with [EOS]. Defaults to 77, the length of
             CLIP's position embedding; ETRIS uses 17 for RefCOCO and RefCOCO+, 22 for G-Ref.

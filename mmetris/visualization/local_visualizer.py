@@ -116,7 +116,7 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
             out_file: File to write. Defaults to None: the picture goes to the backends instead.
             step: Step the backends record it under. Defaults to 0.
             **kwargs: ``with_labels`` and what else MMSegmentation's visualizer takes; they concern samples
-            without an expression.
+                without an expression.
         """
         if data_sample is None or not data_sample.get('expression'):
             super().add_datasample(

@@ -1,13 +1,17 @@
 """The cost of an epoch against numbers worked out by hand."""
 
+import functools
 import importlib.util
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 
+from mmetris.benchmark.counters import kept_for_backward
 from mmetris.benchmark.epoch_cost import Assumptions, all_reduce_seconds, epoch_cost
 from tests.quiet_start import assert_quiet
 from tests.warm_process import run_script
@@ -92,15 +96,72 @@ def test_the_tool_exchanges_gradients_of_the_tunable_part_only():
     # Table 2 of the paper: Bridger 1.94 M, decoder 23.98 M.
     assert content['assumptions']['gradient_bytes'] == pytest.approx(4 * 25.92e6, rel=1e-3)
     assert [cost['gpus'] for cost in content['costs']] == [1, 2, 8, 64]
+    assert content['memory_bytes']['gradients'] == content['assumptions']['gradient_bytes']
+    memory = f'{sum(content["memory_bytes"].values()) / 1e9:.1f}'
+    assert re.search(rf'^\| `etris_r101_refcoco` .*\| {memory} \|$', (ROOT / 'README.md').read_text(), re.MULTILINE)
 
 
-def test_operations_are_counted_on_a_mixture_of_data_sets_too():
+def test_the_readmes_hours_follow_from_its_operations():
+    rows = re.findall(
+        r'^\| `(\w+)`[^|]*\| (\d+), (\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$',
+        (ROOT / 'README.md').read_text(),
+        re.M,
+    )
+    assert len(rows) >= 6
+    for name, gpus, samples, epochs, flops, hours, _ in rows:
+        cfg = Config.fromfile(next((ROOT / 'configs').glob(f'*/{name}.py')))
+        assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (int(epochs), int(samples)), (name, gpus)
+        # Gradients are exchanged too, which takes a few percent; the hours are rounded.
+        computed = 42404 * int(epochs) * float(flops) * 1e9 / (0.35 * 312e12) / 3600
+        assert computed - 0.05 <= float(hours) < computed * 1.05, name
+
+
+def load_tool():
     spec = importlib.util.spec_from_file_location('epoch_cost_tool', ROOT / 'tools/analysis_tools/epoch_cost.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
+    return tool
+
+
+def test_memory_is_that_of_the_parts_and_grows_with_the_batch():
+    tool = load_tool()
+    cfg = Config.fromfile(ROOT / 'configs/etris/etris_tiny_shapes.py')
+    cfg.model.dual_encoder.clip_checkpoint = None
+    two, three, four = (tool.memory_of_a_gpu(cfg, batch) for batch in (2, 3, 4))
+    model = tool.counted_step(cfg, 2).model
+    tuned = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert two['gradients'] == 4 * tuned and two['parameters'] > 4 * tuned
+    # Adam keeps two numbers of each, and a step count for each tensor.
+    assert 0 <= two['optimizer'] - 8 * tuned <= 4 * len(list(model.parameters()))
+    kept = [memory['kept_for_backward'] for memory in (two, three, four)]
+    assert kept[1] - kept[0] == pytest.approx(kept[2] - kept[1], rel=0.02) and kept[0] > 0
+
+
+def test_what_the_backward_pass_needs_is_counted_once():
+    layer = torch.nn.Linear(6, 4)
+    images = torch.randn(5, 6, requires_grad=True)
+    # The input of the layer (5 x 6), and the result of the exponential (5 x 4), twice; the weights are the model's own.
+    kept = kept_for_backward(lambda: (layer(images).exp() ** 2).sum().backward(), layer)
+    assert kept == 4 * (5 * 6 + 5 * 4)
+
+
+def test_attention_keeps_no_weights_on_a_gpu():
+    attend = torch.nn.functional.scaled_dot_product_attention
+    kept = {}
+    for device in ('cpu', 'meta'):
+        query, key, value = (torch.randn(2, 8, 50, 16, device=device, requires_grad=True) for _ in range(3))
+        step = functools.partial(lambda *inputs: attend(*inputs).sum().backward(), query, key, value)
+        kept[device] = kept_for_backward(step, torch.nn.Identity())
+    # Queries, keys, values and the result, and a number for each query: what the fused kernel of the CPU keeps, too.
+    assert kept['meta'] == 4 * 2 * 8 * 50 * (4 * 16 + 1)
+    assert kept['cpu'] == pytest.approx(kept['meta'], rel=0.01)
+
+
+def test_operations_are_counted_on_a_mixture_of_data_sets_too():
+    tool = load_tool()
     cfg = Config.fromfile(ROOT / 'configs/best/detris_tiny_shapes.py')
     cfg.model.dual_encoder.clip_checkpoint = None
-    assert cfg.optim_wrapper.clip_grad
+    assert cfg.optim_wrapper.clip_grad  # It reads a number of the gradients, and here they have none.
     expected = tool.flops_of_a_sample(cfg)
     cfg.train_dataloader.dataset = dict(type='MixedRefDataset', datasets=[cfg.train_dataloader.dataset])
     assert tool.flops_of_a_sample(cfg) == expected > 1e8

@@ -1,4 +1,4 @@
-"""The cost of an epoch on 1 to many GPUs, on paper; nothing is measured, no weights and no data are needed.
+"""The cost of an epoch on 1 to many GPUs and the memory of one, on paper; nothing is measured, no weights are needed.
 
     python tools/analysis_tools/epoch_cost.py configs/etris/etris_vitb16_refcoco.py --gpus 1 2 8 64
 
@@ -15,10 +15,11 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from prettytable import PrettyTable
+from torch import Tensor
 
-from mmetris.benchmark.counters import count_flops
+from mmetris.benchmark.counters import count_flops, kept_for_backward
 from mmetris.benchmark.epoch_cost import TRAIN_OBJECTS, Assumptions, EpochCost, epoch_cost
-from mmetris.benchmark.tasks import Setting, build_task
+from mmetris.benchmark.tasks import Setting, Task, build_task
 from mmetris.models import ReferringSegmentor
 from mmetris.registry import MODELS
 from mmetris.utils.command_line import add_config_arguments, build_without_weights, load_config
@@ -59,13 +60,38 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def flops_of_a_sample(cfg: Config) -> int:
-    """FLOPs of losses and gradients on one sample at the config's input size, by torch's counter, as on a GPU."""
+def counted_step(cfg: Config, batch: int) -> Task:
+    """A training step at the config's input size on device 'meta', which computes nothing."""
     MMLogger.get_current_instance().setLevel('ERROR')  # not a line for each parameter of the optimizer
     dataset = cfg.train_dataloader.dataset
     pipeline = dataset.get('datasets', [dataset])[0].pipeline  # Those of a mixture have one size.
     size = next(step.size for step in pipeline if type_name(step) == 'Letterbox')
-    return count_flops(build_task(cfg, Setting('train', hw=tuple(size), device='meta')).call)
+    return build_task(cfg, Setting('train', batch=batch, hw=tuple(size), device='meta'))
+
+
+def flops_of_a_sample(cfg: Config) -> int:
+    """FLOPs of losses and gradients on one sample at the config's input size, by torch's counter, as on a GPU."""
+    return count_flops(counted_step(cfg, 2).call) // 2  # BatchNorm over a pooled map refuses to train on one sample.
+
+
+def memory_of_a_gpu(cfg: Config, batch: int) -> dict[str, int]:
+    """Bytes that a GPU holds at the end of a step's forward pass, in float32.
+
+    Args:
+        cfg: With ``train_dataloader``, whose pipeline tells the input size.
+        batch: Samples of the step.
+    """
+    task = counted_step(cfg, batch)
+    kept = kept_for_backward(task.call, task.model)
+    assert task.optim_wrapper is not None
+    states = [state for states in task.optim_wrapper.optimizer.state.values() for state in states.values()]
+    tunable = [parameter for parameter in task.model.parameters() if parameter.requires_grad]
+    return dict(
+        parameters=sum(tensor.nbytes for tensor in (*task.model.parameters(), *task.model.buffers())),
+        gradients=sum(parameter.nbytes for parameter in tunable),
+        optimizer=sum(state.nbytes for state in states if isinstance(state, Tensor)),
+        kept_for_backward=kept,
+    )
 
 
 def samples_of(parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: Config) -> int:
@@ -78,9 +104,8 @@ def samples_of(parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: C
     return TRAIN_OBJECTS[split_file]
 
 
-def assumptions_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[Assumptions, dict]:
+def assumptions_of(parser: argparse.ArgumentParser, args: argparse.Namespace, cfg: Config) -> tuple[Assumptions, dict]:
     """What is assumed, and where the two computed numbers come from."""
-    cfg = load_config(parser, args)
     init_default_scope(cfg.get('default_scope', 'mmetris'))
     if not is_kind_of(cfg.model, ReferringSegmentor, MODELS):
         parser.error(f'{args.config} has a {type_name(cfg.model)}: only a ReferringSegmentor has a training step here')
@@ -136,7 +161,9 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     try:
-        given, origin = assumptions_of(parser, args)
+        cfg = load_config(parser, args)
+        given, origin = assumptions_of(parser, args, cfg)
+        memory = memory_of_a_gpu(cfg, given.batch)
         costs = [epoch_cost(given, gpus) for gpus in args.gpus]
     except ValueError as error:
         parser.error(str(error))
@@ -144,7 +171,11 @@ def main() -> None:
         print(
             json.dumps(
                 dict(
-                    config=args.config, assumptions=vars(given), origin=origin, costs=[cost.as_dict() for cost in costs]
+                    config=args.config,
+                    assumptions=vars(given),
+                    origin=origin,
+                    memory_bytes=memory,
+                    costs=[cost.as_dict() for cost in costs],
                 )
             )
         )
@@ -153,6 +184,8 @@ def main() -> None:
     for name, value in {**vars(given), **origin}.items():
         print(f'  {name}: {value:,.6g}' if isinstance(value, float) else f'  {name}: {value:,}')
     print(table_of(costs))
+    parts = ', '.join(f'{name.replace("_", " ")} {size / 1e9:.2f}' for name, size in memory.items())
+    print(f'memory of a GPU in float32: {sum(memory.values()) / 1e9:.1f} GB ({parts}), and temporary tensors on top')
 
 
 if __name__ == '__main__':

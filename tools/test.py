@@ -1,4 +1,7 @@
-"""Score a checkpoint: ``python tools/test.py configs/etris/etris_vitb16_refcoco.py work_dirs/.../best.pth``."""
+"""Score a checkpoint: ``python tools/test.py configs/etris/etris_vitb16_refcoco.py work_dirs/.../best.pth``.
+
+A model that is not trained (configs/training_free) has no checkpoint; dist_test.sh takes - in its place.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import argparse
 
 from mmengine.config import Config
 
+from mmetris.apis.model_zoo import is_training_free
+from mmetris.engine.unwrapping import model_of
 from mmetris.utils.autocast import DTYPES, set_test_dtype
 from mmetris.utils.checkpoint_io import MisfitError
 from mmetris.utils.command_line import (
@@ -29,7 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line, with MMSegmentation's flags and ``--split``."""
     parser = argparse.ArgumentParser(description='Test a referring segmentation model')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument(
+        'checkpoint', nargs='?', default='-', help='checkpoint file or address; none, or -, for a model without training'
+    )
     parser.add_argument(
         '--split',
         action='append',
@@ -118,9 +125,13 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
-    check_checkpoint(parser, args.checkpoint, 'checkpoint')
+    training_free = args.checkpoint == '-'
+    if not training_free:
+        check_checkpoint(parser, args.checkpoint, 'checkpoint')
+    elif not is_training_free(cfg):
+        parser.error(f'a checkpoint is needed: the model of {args.config} has to be trained')
     set_work_dir(cfg, args)
-    cfg.load_from = args.checkpoint
+    cfg.load_from = None if training_free else args.checkpoint
     cfg.resume = False
 
     if args.split:
@@ -145,6 +156,11 @@ def main() -> None:
     drop_strategy(cfg)  # without gradients and optimizer every process holds the whole model
     prepare_processes(parser, cfg, args)
     runner = build_runner(cfg)
+    if training_free:
+        try:
+            model_of(runner).init_weights()  # MMEngine's test reads none.
+        except FileNotFoundError as error:
+            parser.exit(1, f'error: {error}\n' if is_main_process() else None)
     try:
         scores = runner.test()
     except MisfitError as error:

@@ -35,7 +35,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description='Test a referring segmentation model')
     add_config_arguments(parser)
     parser.add_argument(
-        'checkpoint', nargs='?', default='-', help='checkpoint file or address; none, or -, for a model without training'
+        'checkpoint',
+        nargs='?',
+        default='-',
+        help='checkpoint file or address; none, or -, for a model without training',
     )
     parser.add_argument(
         '--split',

@@ -34,3 +34,6 @@ model = dict(
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 train_dataloader = None
+# One by one: pictures of 96x128 and 128x96 in one batch would be padded, which a map of 4x4 cells feels.
+val_dataloader = dict(batch_size=1)
+test_dataloader = dict(batch_size=1)

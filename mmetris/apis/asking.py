@@ -43,7 +43,8 @@ class EncodedImages(NamedTuple):
     """Pictures as far as the model can go without a sentence.
 
     Attributes:
-        prefix: What :meth:`ReferringSegmentor.encode_images` made of them; None for a model that takes class names alone.
+        prefix: What :meth:`ReferringSegmentor.encode_images` made of them; None for a model of class names
+            alone.
         samples: One for each picture, with the meta information of its resizing.
         inputs: (I, 3, H, W) the network's input.
     """
@@ -249,7 +250,9 @@ class Asker:
             dict(inputs=[one['inputs'] for one in packed], data_samples=[one['data_samples'] for one in packed]), False
         )
         inputs = batch['inputs']
-        prefix = self.model.encode_images(inputs) if self.by_sentence else None
+        prefix = None
+        if self.by_sentence:
+            prefix = self.model.encode_windows(inputs) if self.by_class else self.model.encode_images(inputs)
         return EncodedImages(prefix, batch['data_samples'], inputs)
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Class names and sentences on a frozen CLIP ViT-B/16, as SCLIP was published; the config of a data set adds the classes."""
+"""Class names and sentences on a frozen CLIP ViT-B/16, as SCLIP has it; the config of a data set adds the classes."""
 
 window, stride = (224, 224), (112, 112)
 

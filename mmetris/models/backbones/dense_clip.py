@@ -77,8 +77,8 @@ class DenseCLIPViT(CLIPViT):
         bias = None
         if self.attention == 'naclip':
             bias = neighbour_bias(grid_hw, self.neighbour_std, self._num_before).to(tokens.device)
-        heads = attend_densely(self.attention, *attention.heads(normalised, normalised, normalised), bias)
-        attended = block.ls_1(attention.join(heads))
+        query, key, value = attention.heads(normalised, normalised, normalised)
+        attended = block.ls_1(attention.join(attend_densely(self.attention, query, key, value, bias)))
         if not self.keep_residual:
             return attended
         tokens = tokens + attended
@@ -89,7 +89,7 @@ class DenseCLIPViT(CLIPViT):
 class DenseCLIPResNet(CLIPResNet):
     """CLIP's ResNet, frozen, whose attention pool is v_proj and c_proj alone, as 1x1 convolutions (MaskCLIP).
 
-    The pool has values only: neither its positions nor its queries and keys are used, and it has no residual connection.
+    Neither positions nor queries and keys of the pool are used, and there is no residual connection.
 
     Args:
         arch: See :class:`CLIPResNet`. Defaults to ``'RN50'``.
@@ -118,9 +118,7 @@ class DenseCLIPResNet(CLIPResNet):
                 "the pool of a ResNet 'maskclip' is what there is"
             )
         only_last = (self.num_stages,)
-        super().__init__(
-            arch, only_last, clip_checkpoint=clip_checkpoint, quick_gelu=quick_gelu, init_cfg=init_cfg
-        )
+        super().__init__(arch, only_last, clip_checkpoint=clip_checkpoint, quick_gelu=quick_gelu, init_cfg=init_cfg)
         self.attention = attention
 
     def tail(self, state: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class CosineHead(BaseModule):
         sentence_channels: Width of the texts' features. Defaults to None: that of the last map.
         logit_scale: The factor. Defaults to 40, as published with SCLIP. It plays no part in heat maps, nor in which
             class wins, except where windows overlap or logits are averaged.
-        threshold: Heat above which a pixel belongs to a sentence's mask. Defaults to 0.5, half way to the warmest pixel.
+        threshold: Heat above which a pixel belongs to a sentence's mask. Defaults to 0.5, half way up.
         align_corners: Corner rule of MMSeg's resizing. Defaults to False.
         init_cfg: See MMEngine; there are no weights. Defaults to None.
 
@@ -60,8 +60,8 @@ class CosineHead(BaseModule):
         super().__init__(init_cfg)
         if sentence_channels is not None and sentence_channels != in_channels[-1]:
             raise ValueError(
-                f'the map has {in_channels[-1]} channels and the text {sentence_channels}: a cosine needs both encoders '
-                'of one CLIP'
+                f'the map has {in_channels[-1]} channels and the text {sentence_channels}: a cosine needs both '
+                'encoders of one CLIP'
             )
         if not logit_scale > 0:
             raise ValueError(f'logit_scale={logit_scale} must be positive')
@@ -80,9 +80,7 @@ class CosineHead(BaseModule):
             texts = texts.unsqueeze(1)
         return self.logit_scale * torch.einsum('bchw,bkc->bkhw', pixels, texts)
 
-    def heat_maps(
-        self, logits: Tensor, data_samples: Sequence[SegDataSample] | None = None
-    ) -> list[SegDataSample]:
+    def heat_maps(self, logits: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> list[SegDataSample]:
         """Heat maps of sentences at the size of the original images, and masks by ``threshold``.
 
         Args:

@@ -1,7 +1,7 @@
 """Attention that keeps CLIP's patches apart: what the last block of its ViT computes where no training is to follow.
 
-CLIP's own softmax(q k^T / s) v mixes what a patch shows into all patches, since only the class token was ever read. With
-the queries q, keys k and values v of one head, s = sqrt(width of a head), these are used in its place:
+CLIP's own softmax(q k^T / s) v mixes what a patch shows into all patches, since only the class token was ever read.
+With the queries q, keys k and values v of one head, s = sqrt(width of a head), these are used in its place:
 
     maskclip    v
     sclip       softmax(q q^T / s) v + softmax(k k^T / s) v

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 from mmseg.structures import SegDataSample
 from torch import Tensor
 from torch.nn import functional as F
@@ -79,8 +80,8 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
         decode_head: What differs from a :class:`CosineHead` as it is. Defaults to None.
         neck: Config of a neck without a Bridger. Defaults to None: :class:`TextFirst`.
         background_cosine: Cosine that a class must exceed where the vocabulary has a background, which has no text.
-            Defaults to None: there can be none. Give the background names instead, such as ``['sky', 'wall', 'floor']``,
-            or leave it out, so that each pixel gets the best of the classes.
+            Defaults to None: there can be none. Give the background names instead, ``['sky', 'wall', 'floor']`` say, or
+            leave it out, so that each pixel gets the best of the classes.
         test_cfg: See :class:`ClassNameSegmentor`; the published way is ``dict(mode='slide', crop_size=(224, 224),
             stride=(112, 112))``. Sentences are looked for in the same windows.
         **kwargs: ``backbone``, ``dual_encoder``, ``data_preprocessor``, ``context_length`` and ``init_cfg`` of
@@ -124,11 +125,10 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
         self.background_logit = None  # Nothing is learnt.
         self._has_weights = False
         self._check_background(self.vocabulary)
-        divisor = self.backbone.size_divisor
-        if self.test_cfg.mode == 'slide' and any(side % divisor for side in self.test_cfg.crop_size):
+        if (crop_hw := self.test_cfg.get('crop_size')) and any(side % self.backbone.size_divisor for side in crop_hw):
             raise ValueError(
-                f'test_cfg.crop_size={tuple(self.test_cfg.crop_size)} must be multiples of the image encoder\'s '
-                f'{divisor} pixels'
+                f'test_cfg.crop_size={tuple(crop_hw)} must be multiples of {self.backbone.size_divisor} pixels, the '
+                "image encoder's stride"
             )
 
     def set_vocabulary(self, vocabulary: Mapping | Vocabulary) -> None:
@@ -140,9 +140,8 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
     def _check_background(self, vocabulary: Vocabulary) -> None:
         if vocabulary.background is not None and self.background_cosine is None:
             raise ValueError(
-                f'class {vocabulary.background} ({vocabulary.class_names[vocabulary.background]!r}) has no text, and no '
-                'value was learnt that others must exceed: give it names such as sky, wall, floor, or the model a '
-                'background_cosine'
+                f'background={vocabulary.background}: that class has no text, and no value was learnt that others must '
+                'exceed. Give it names such as sky, wall, floor, or the model a background_cosine'
             )
 
     def init_weights(self) -> None:
@@ -163,7 +162,7 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
         self._ensure_weights()
         return super().extract_feat(inputs, names)
 
-    def encode_images(self, images: Tensor) -> ImageWindows:
+    def encode_windows(self, images: Tensor) -> ImageWindows:
         """Run the image encoder in each window; :meth:`predict` and :meth:`forward_answers` take the result.
 
         Args:
@@ -172,25 +171,25 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
         self._ensure_weights()
         input_hw = hw_of(images)
         boxes = [(slice(0, input_hw[0]), slice(0, input_hw[1]))]
-        if self.test_cfg.mode == 'slide':
-            boxes = windows_of(input_hw, self.test_cfg.crop_size, self.test_cfg.stride)
+        if self.test_cfg['mode'] == 'slide':
+            boxes = windows_of(input_hw, self.test_cfg['crop_size'], self.test_cfg['stride'])
         prefixes = []
         for rows, columns in boxes:
             # The state is not kept: there is no stage left that could go on from it.
-            prefixes.append(super().encode_images(images[..., rows, columns])._replace(state=None))
+            prefixes.append(self.encode_images(images[..., rows, columns])._replace(state=None))
         return ImageWindows(tuple(prefixes), tuple(boxes), input_hw)
 
     def inference(self, inputs: Tensor | ImageWindows, batch_img_metas: Sequence[dict] | None = None) -> Tensor:
         """Logits of the classes, in the windows of ``test_cfg``: MMSeg's whole and sliding inference.
 
         Args:
-            inputs: (B, 3, H, W) normalised images, or what :meth:`encode_images` made of them.
+            inputs: (B, 3, H, W) normalised images, or what :meth:`encode_windows` made of them.
             batch_img_metas: Not used; MMSeg's signature. Defaults to None.
 
         Returns:
             (B, K, H, W).
         """
-        windows = inputs if isinstance(inputs, ImageWindows) else self.encode_images(inputs)
+        windows = inputs if isinstance(inputs, ImageWindows) else self.encode_windows(inputs)
         return self._stitched(windows, self.class_logits)
 
     def forward_answers(
@@ -199,7 +198,7 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
         """Logits of sentences.
 
         Args:
-            images: (I, 3, H, W) normalised images, or what :meth:`encode_images` made of them.
+            images: (I, 3, H, W) normalised images, or what :meth:`encode_windows` made of them.
             tokens: (B, L) token ids.
             image_index: (B,) row of ``images`` that each sentence speaks of. Defaults to None: sentence b speaks of
                 image b.
@@ -207,7 +206,7 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
         Returns:
             (B, 1, H, W), at the size of the images; and None, as "not in the picture" is not decided.
         """
-        windows = images if isinstance(images, ImageWindows) else self.encode_images(images)
+        windows = images if isinstance(images, ImageWindows) else self.encode_windows(images)
         with autocast_to(self.test_cfg.get('dtype'), tokens.device.type):
             words, sentence = self.text_encoder(tokens)
 
@@ -219,16 +218,16 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
 
     def _stitched(self, windows: ImageWindows, logits_of: Callable[[ImagePrefix], Tensor]) -> Tensor:
         """Logits of all windows, mean where they overlap: (B, K, H, W) float32 or what the encoders compute in."""
-        total = count = None
+        total: Tensor | None = None
+        count = torch.zeros(windows.input_hw, device=self._device)
         dtype = self.test_cfg.get('dtype')
         for prefix, (rows, columns) in zip(windows.prefixes, windows.boxes):
             window_hw = rows.stop - rows.start, columns.stop - columns.start
             with autocast_to(dtype, prefix.maps[-1].device.type):
                 logits = logits_of(prefix)
             logits = self._enlarged(logits.float() if is_lowered(dtype) else logits, window_hw)
-            if total is None or count is None:
+            if total is None:
                 total = logits.new_zeros(*logits.shape[:2], *windows.input_hw)
-                count = logits.new_zeros(windows.input_hw)
             total[..., rows, columns] += logits
             count[rows, columns] += 1
         assert total is not None  # There is a window at least.
@@ -273,6 +272,6 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
             RuntimeError: Always; it says what can be trained.
         """
         raise RuntimeError(
-            'a TrainingFreeSegmentor has nothing to train: its weights are CLIP\'s. configs/semseg has models of class '
+            "a TrainingFreeSegmentor has nothing to train: its weights are CLIP's. configs/semseg has models of class "
             'names that are trained'
         )

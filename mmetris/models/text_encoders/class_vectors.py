@@ -1,4 +1,4 @@
-"""Class names as CLIP's zero-shot classifier has them: one vector for each name in the space of images and sentences."""
+"""Class names as CLIP's zero-shot classifier has them: a vector for each name in the space of images and sentences."""
 
 from __future__ import annotations
 

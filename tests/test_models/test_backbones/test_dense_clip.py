@@ -83,7 +83,8 @@ def test_a_narrow_gaussian_keeps_a_patch_to_itself_more_than_a_wide_one():
     [
         (dict(type='DenseCLIPViT', attention='sclp'), "attention='sclp' must be one of 'maskclip', 'sclip'"),
         (dict(type='DenseCLIPViT', neighbour_std=0), 'neighbour_std=0 must be positive'),
-        (dict(type='DenseCLIPViT', arch=toy.RESNET), 'CLIPViT cannot be built from arch'),
+        (dict(type='DenseCLIPViT', arch=toy.RESNET), 'which is a ResNet; use DenseCLIPResNet'),
+        (dict(type='DenseCLIPResNet'), 'which is a ViT; use DenseCLIPViT'),
         (dict(type='DenseCLIPResNet', attention='naclip', arch=toy.RESNET), 'for a ViT (DenseCLIPViT)'),
         (dict(type='DenseCLIPResNet', attention='nope', arch=toy.RESNET), "attention='nope' must be one of"),
     ],

@@ -12,6 +12,7 @@ from mmetris.structures import Vocabulary
 from tests import toy, toy_training_free
 from tests.toy_training_free import CLASSES, plain_class_logits, plain_resnet, plain_vit
 
+TEXT = ['the man in red']
 SLIDE = dict(mode='slide', crop_size=(32, 32), stride=(16, 24))
 
 
@@ -75,6 +76,20 @@ def test_a_sentences_heat_map_is_its_cosine_stretched_over_the_picture(sliding):
 def test_where_all_pixels_are_alike_nothing_is_warm(sliding):
     (sample,) = sliding.decode_head.heat_maps(torch.full((1, 1, 8, 8), 3.0))
     assert not sample.pred_sem_seg.data.any() and sample.seg_logits.data.sigmoid().max() < 1e-5
+
+
+@torch.no_grad()
+def test_a_less_precise_type_changes_logits_a_little():
+    """Vectors of names are kept in full precision; logits are float32 in any case."""
+    image, tokens = toy.randn(1, 3, 40, 72), tokenize(TEXT, 77)
+    for attention in ('sclip', 'naclip'):
+        full, lowered = (
+            toy_training_free.build(backbone=dict(attention=attention), test_cfg=SLIDE | dict(dtype=dtype))
+            for dtype in ('float32', 'bfloat16')
+        )
+        for answer in (lambda model: model.inference(image), lambda model: model.forward_answers(image, tokens)[0]):
+            assert answer(lowered).dtype == torch.float32
+            assert 0 < (answer(lowered) - answer(full)).abs().max() < 2  # Of logits up to 40.
 
 
 @torch.no_grad()

@@ -8,10 +8,10 @@ require_file() {
     fi
 }
 
-# require_checkpoint PATH: as require_file, but an address passes, and - for a model that needs none.
+# require_checkpoint PATH: as require_file, but an address passes.
 require_checkpoint() {
     case $1 in
-    *://* | -) ;;
+    *://* | -) ;; # - : the model needs none
     *) require_file checkpoint "$1" ;;
     esac
 }

@@ -1,7 +1,4 @@
-"""Score a checkpoint: ``python tools/test.py configs/etris/etris_vitb16_refcoco.py work_dirs/.../best.pth``.
-
-A model that is not trained (configs/training_free) has no checkpoint; dist_test.sh takes - in its place.
-"""
+"""Score a checkpoint: ``python tools/test.py configs/etris/etris_vitb16_refcoco.py work_dirs/.../best.pth``."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import argparse
 from mmengine.config import Config
 
 from mmetris.apis.model_zoo import is_training_free
-from mmetris.engine.unwrapping import model_of
 from mmetris.utils.autocast import DTYPES, set_test_dtype
 from mmetris.utils.checkpoint_io import MisfitError
 from mmetris.utils.command_line import (
@@ -159,11 +155,6 @@ def main() -> None:
     drop_strategy(cfg)  # without gradients and optimizer every process holds the whole model
     prepare_processes(parser, cfg, args)
     runner = build_runner(cfg)
-    if training_free:
-        try:
-            model_of(runner).init_weights()  # MMEngine's test reads none.
-        except FileNotFoundError as error:
-            parser.exit(1, f'error: {error}\n' if is_main_process() else None)
     try:
         scores = runner.test()
     except MisfitError as error:

@@ -280,8 +280,8 @@ def segment(
       several pictures, or all of a folder: masks, pictures and a JSON file
         mmetris segment a.jpg b.jpg "the dog" --model MODEL --out-dir results
         mmetris segment photos/ "the dog" --model MODEL --out-dir results --skip-unreadable
-      the whole picture, by class names
-        mmetris segment photo.jpg --classes "dog,cat,grass" --model MODEL --out-file classes.png
+      the whole picture, by class names; this model knows photographs without training, once CLIP was downloaded
+        mmetris segment photo.jpg --classes "dog, cat, grass" --model clip-vitb16_training-free --out-file classes.png
       for a program
         mmetris segment photos/ "the dog" --model MODEL --json > found.jsonl
       on the CPU, with larger masks
@@ -537,6 +537,9 @@ def _state(apis: _Apis, entry: dict[str, Any], root: Path) -> str:
         if apis.downloads.scheme_of(weights) is not None:
             return f'fetched from {weights} when it is used'
         return 'ready' if (root / weights).is_file() else f'weights are missing: {root / weights}'
+    if published is None and entry['Metadata'].get('Training Free'):
+        missing = apis.fetching.missing_sources(root / entry['Config'])
+        return f'not here yet: mmetris download {entry["Name"]} ({missing[0]})' if missing else 'ready: not trained'
     if published is None:
         return 'no weights: train it'
     if apis.published.converted_files(published) is not None:

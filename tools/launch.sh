@@ -18,7 +18,7 @@ require_config() {
 # require_checkpoint PATH: as require_file, but an address passes.
 require_checkpoint() {
     case $1 in
-    *://*) ;;
+    *://* | -) ;; # - : the model needs none
     *) require_file checkpoint "$1" ;;
     esac
 }

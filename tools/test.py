@@ -10,6 +10,7 @@ import argparse
 
 from mmengine.config import Config
 
+from mmetris.apis.model_zoo import is_training_free
 from mmetris.utils.autocast import DTYPES, set_test_dtype
 from mmetris.utils.checkpoint_io import MisfitError
 from mmetris.utils.command_line import (
@@ -33,7 +34,12 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line, with MMSegmentation's flags and ``--split``."""
     parser = ToolParser(description='Test a referring segmentation model')
     add_config_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file or address')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        default='-',
+        help='checkpoint file or address; none, or -, for a model without training',
+    )
     parser.add_argument(
         '--split',
         action='append',
@@ -122,9 +128,13 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
-    check_checkpoint(parser, args.checkpoint, 'checkpoint')
+    training_free = args.checkpoint == '-'
+    if not training_free:
+        check_checkpoint(parser, args.checkpoint, 'checkpoint')
+    elif not is_training_free(cfg):
+        parser.error(f'a checkpoint is needed: the model of {args.config} has to be trained')
     set_work_dir(cfg, args)
-    cfg.load_from = args.checkpoint
+    cfg.load_from = None if training_free else args.checkpoint
     cfg.resume = False
 
     if args.split:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from mmetris.models.decode_heads import NoTargetRule
 from mmetris.models.necks import ImagePrefix
+from mmetris.models.segmentors.training_free_segmentor import ImageWindows
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
 from mmetris.structures.vocabulary import Vocabulary
@@ -44,12 +45,13 @@ class EncodedImages(NamedTuple):
     """Pictures as far as the model can go without a sentence.
 
     Attributes:
-        prefix: What :meth:`ReferringSegmentor.encode_images` made of them; None for a model of class names.
+        prefix: What :meth:`ReferringSegmentor.encode_images` made of them; None for a model of class names
+            alone.
         samples: One for each picture, with the meta information of its resizing.
         inputs: (I, 3, H, W) the network's input.
     """
 
-    prefix: ImagePrefix | None
+    prefix: ImagePrefix | ImageWindows | None
     samples: list[RefDataSample]
     inputs: Tensor
 
@@ -171,11 +173,14 @@ class Asker:
     """A model with its test pipeline, cut in two: what a picture needs, what a sentence needs.
 
     Args:
-        model: A :class:`ReferringSegmentor` or :class:`ClassNameSegmentor` in evaluation mode.
+        model: A :class:`ReferringSegmentor`, :class:`ClassNameSegmentor` or :class:`TrainingFreeSegmentor` in
+            evaluation mode.
         cfg: Its config. The test pipeline is that of ``test_dataloader``; without one, pictures are letterboxed to
             ``input_size`` and sentences cut at ``context_length``.
 
     Attributes:
+        by_class: Whether the model chooses between classes.
+        by_sentence: Whether it answers sentences. A :class:`TrainingFreeSegmentor` does both.
         notes: What is to be said of each picture's answers; None where nothing is. Whoever knows the weights sets it.
 
     Raises:
@@ -186,8 +191,8 @@ class Asker:
         if not hasattr(model, 'encode_images'):
             raise ValueError(f'{type(model).__name__} does not take sentences; a ReferringSegmentor is needed')
         init_default_scope('mmetris')
-        self.model: Any = model  # Of one of two classes, told apart by `by_class`.
-        self.by_class = hasattr(model, 'class_logits')
+        self.model: Any = model  # Of one of three classes, told apart by what they can do.
+        self.by_class, self.by_sentence = hasattr(model, 'class_logits'), hasattr(model, 'forward_answers')
         self.notes: ShapesNotes | None = None
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in test_pipeline(cfg):
@@ -223,7 +228,7 @@ class Asker:
         Raises:
             ValueError: Besides, if the model takes class names and no sentences.
         """
-        if self.by_class:
+        if not self.by_sentence:
             raise ValueError(f'{type(self.model).__name__} looks for classes: give classes instead of texts')
         return check_expressions(texts, self.max_tokens)
 
@@ -247,7 +252,9 @@ class Asker:
             dict(inputs=[one['inputs'] for one in packed], data_samples=[one['data_samples'] for one in packed]), False
         )
         inputs = batch['inputs']
-        prefix = None if self.by_class else self.model.encode_images(inputs)
+        prefix = None
+        if self.by_sentence:
+            prefix = self.model.encode_windows(inputs) if self.by_class else self.model.encode_images(inputs)
         return EncodedImages(prefix, batch['data_samples'], inputs)
 
     @torch.no_grad()
@@ -336,7 +343,8 @@ class Asker:
         try:
             if vocabulary != own:
                 self.model.set_vocabulary(vocabulary)
-            samples = self.model.predict(encoded.inputs, [sample.new() for sample in encoded.samples])
+            inputs = encoded.inputs if encoded.prefix is None else encoded.prefix
+            samples = self.model.predict(inputs, [sample.new() for sample in encoded.samples])
         finally:
             if vocabulary != own:
                 self.model.set_vocabulary(own)

@@ -24,7 +24,7 @@ from mmetris.utils.downloads import (
 from mmetris.utils.encoder_files import EncoderFile, encoder_files, encoder_path, fetch_encoder
 from mmetris.utils.tokenizer import TOKENIZER_CONFIG, TOKENIZER_FILES, HuggingFaceTokenizer
 
-from .model_zoo import find_entry, package_root
+from .model_zoo import find_entry, is_training_free, package_root
 from .published import Published, fetch_published, published_of
 
 
@@ -78,7 +78,7 @@ def download(
     if published is not None:
         paths.append(fetch_published(published, file, revision, local, options, say)[1])
         say(f'ready: mmetris segment photo.jpg "the man in red" --model {published.name}')
-    elif config is not None:
+    elif config is not None and not is_training_free(Config.fromfile(config)):
         say(f'{label}: nobody published weights that could be fetched; its encoders are, to train it')
     if config is not None and (encoders or published is None):
         content = Config.fromfile(config)
@@ -87,6 +87,8 @@ def download(
         if not found:
             say(f'{label} names no files of encoders')
         paths += found
+        if is_training_free(content):
+            say(f'ready: mmetris segment photo.jpg --classes "person, dog, grass" --model {label}')
     return paths
 
 
@@ -144,10 +146,24 @@ def _fetch_tokenizer(repo: str, say: Callable[[str], Any]) -> list[Path]:
     return [first, *(_said(f'{name} of {repo}', fetch_hub_file(repo, name), say) for name in names)]
 
 
+def missing_sources(config: str | os.PathLike) -> list[str]:
+    """Files of encoders that a config names and that are not on this machine; what has an address is not asked for.
+
+    Args:
+        config: The config's file.
+    """
+    sources = [source for source, _ in encoder_sources(Config.fromfile(config)) if scheme_of(source) is None]
+    return [source for source in sources if not any(path.is_file() for path in _places_of(source))]
+
+
+def _places_of(source: str) -> tuple[Path, Path]:
+    """Where a file that a config names may be: here or where it was fetched to, or among those that ship."""
+    return encoder_path(source), package_root() / source
+
+
 def _fetch_source(source: str, arch: Any, say: Callable[[str], Any]) -> Path:
     """A file that a config names, wherever it is."""
-    path = encoder_path(source)
-    for there in (path, package_root() / source):
+    for there in _places_of(source):
         if there.is_file():
             say(f'{source}: here already -> {there}')
             return there

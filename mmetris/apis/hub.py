@@ -332,6 +332,8 @@ def _built(
             _slim(model, state)
         return model, _without_names(state)
     files = find_model(model, weights)
+    if files.weights is None:
+        raise ValueError(f'{model}: nothing was tuned that could be shared; whoever has the config has the model')
     content = read_checkpoint(files.weights)
     state = dict(content.get('state_dict', content))
     built = init_model(files.config, files.weights, device='cpu')

@@ -42,7 +42,8 @@ class RefSegInferencer(BaseInferencer):
         model: Config file, name in the model index, folder of a training (config and best checkpoint), a shared model
             (``hf://owner/name``, or its folder), or a config.
             Defaults to None: the demo model that ships with mmetris; it knows drawn shapes only.
-        weights: Checkpoint, full or slim, a file or an address. Defaults to None: those that belong to ``model``.
+        weights: Checkpoint, full or slim, a file or an address. Defaults to None: those that belong to ``model``; a
+            :class:`TrainingFreeSegmentor` needs none.
         device: ``'cpu'``, ``'cuda:0'``... Defaults to None: a GPU if there is one, else the CPU.
         threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own, 0.35.
         max_pixels: Largest picture that is read, height times width. The default is 8192 x 8192.

@@ -14,7 +14,9 @@ import yaml
 from mmengine.config import Config
 
 from mmetris.package import PACKAGE, find_root
+from mmetris.registry import MODELS
 from mmetris.utils.config_options import read_config
+from mmetris.utils.config_types import class_of
 from mmetris.utils.downloads import HUB, SHIPPED, NotFetchedError, hub_address, scheme_of, weights_path
 
 from .published import converted_files, published_of
@@ -33,11 +35,11 @@ class ModelFiles(NamedTuple):
 
     Attributes:
         config: Its config; paths of CLIP weights that ship with mmetris are complete.
-        weights: Its checkpoint, a file.
+        weights: Its checkpoint, a file; None where the model is frozen encoders alone, which are not trained.
     """
 
     config: Config
-    weights: str
+    weights: str | None
 
 
 def package_root() -> Path:
@@ -127,16 +129,28 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         raise TypeError(
             f'model must be a config file, a name, a folder or a mmengine Config, not {type(model).__name__}'
         )
+    complete_clip_paths(config.get('model', {}))
     if weights is not None:
         found = os.fspath(weights)
+    elif found is None and is_training_free(config):
+        return ModelFiles(config, None)
     elif found is None:
         raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
     found = str(weights_path(found))
     if not Path(found).is_file():
         what = ' is a folder' if Path(found).is_dir() else ''
         raise FileNotFoundError(f'the weights of {name} are missing: {found}{what}')
-    complete_clip_paths(config.get('model', {}))
     return ModelFiles(config, found)
+
+
+def is_training_free(config: Config) -> bool:
+    """Whether the model of a config needs no checkpoint, since its weights are those of its encoders.
+
+    Args:
+        config: The config.
+    """
+    model = config.get('model') or {}
+    return bool('type' in model and getattr(class_of(model, MODELS), 'is_training_free', False))
 
 
 def _of_folder(folder: Path, with_weights: bool) -> tuple[Path, str | None]:
@@ -245,7 +259,7 @@ def _of_index(name: str, with_weights: bool) -> tuple[Path, str | None]:
                 'weights=CHECKPOINT (--weights on the command line)'
             )
         return converted[0], str(converted[1])
-    if weights is None and with_weights:
+    if weights is None and with_weights and not is_training_free(Config.fromfile(root / entry['Config'])):
         raise FileNotFoundError(
             f'no weights for {entry["Name"]}: nobody published any that could be fetched. Give weights=CHECKPOINT '
             '(--weights on the command line), or the folder of a training'

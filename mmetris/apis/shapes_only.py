@@ -93,12 +93,14 @@ class ShapesNotes:
         return f'{own}; {NOTE}'
 
 
-def notes_for(weights: str | os.PathLike) -> ShapesNotes | None:
+def notes_for(weights: str | os.PathLike | None) -> ShapesNotes | None:
     """Notes on the model that ships with mmetris, by its checkpoint; None for any other.
 
     Args:
-        weights: File of the checkpoint.
+        weights: File of the checkpoint; None where the model has none.
     """
+    if weights is None:
+        return None
     try:
         shipped = model_zoo.package_root() / model_zoo.DEMO_WEIGHTS
     except FileNotFoundError:  # Nothing ships with this copy.

@@ -129,7 +129,7 @@ def export_model(
     set_test_dtype(files.config, 'float32')  # Whoever runs the file chooses its precision.
     network = init_model(files.config, files.weights, device='cpu')
     asker = Asker(network, files.config)
-    if asker.by_class or not isinstance(network, ReferringSegmentor):
+    if files.weights is None or asker.by_class or not isinstance(network, ReferringSegmentor):
         raise ValueError(
             f'{type(network).__name__} cannot be exported: only models that take sentences (ReferringSegmentor) can'
         )

@@ -2,14 +2,22 @@
 
 import mmseg.models  # noqa: F401  A registry's child does not trigger its parent's lazy import: MMSeg's names come first.
 
-from .backbones import CLIPResNet, CLIPTimmConvNet, CLIPTimmViT, CLIPViT, DINOv2ViT
+from .backbones import (
+    CLIPResNet,
+    CLIPTimmConvNet,
+    CLIPTimmViT,
+    CLIPViT,
+    DenseCLIPResNet,
+    DenseCLIPViT,
+    DINOv2ViT,
+)
 from .data_preprocessor import RefSegDataPreProcessor
-from .decode_heads import ETRISHead, NoTargetHead
+from .decode_heads import CosineHead, ETRISHead, NoTargetHead
 from .encoders import FrozenEncoder, StagedImageEncoder, StagedTextEncoder, StageSpec
 from .losses import ClassMaskContrastiveLoss, TextToPixelContrastiveLoss
 from .necks import Bridger, TextFirst, TextFirstBridger
-from .segmentors import ClassNameSegmentor, ReferringSegmentor, RefSegTTAModel
-from .text_encoders import ClassText, CLIPTextEncoder
+from .segmentors import ClassNameSegmentor, ReferringSegmentor, RefSegTTAModel, TrainingFreeSegmentor
+from .text_encoders import ClassText, ClassVectors, CLIPTextEncoder
 from .trunk import BridgedBackbone, BridgedModel
 from .tuning import (
     Adapter,
@@ -40,8 +48,12 @@ __all__ = [
     'Compacter',
     'ConvAdapter',
     'ClassText',
+    'ClassVectors',
+    'CosineHead',
     'DINOv2ViT',
     'DenseAligner',
+    'DenseCLIPResNet',
+    'DenseCLIPViT',
     'DenseTextAdapter',
     'ETRISHead',
     'FrozenEncoder',
@@ -57,6 +69,7 @@ __all__ = [
     'TextFirst',
     'TextFirstBridger',
     'TextToPixelContrastiveLoss',
+    'TrainingFreeSegmentor',
     'TuningMethod',
     'merge_tuning',
 ]

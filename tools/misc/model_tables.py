@@ -29,17 +29,21 @@ ROOT = Path(__file__).resolve().parents[2]
 # At the end of a config's name, with the longest first. Those of gRefCOCO and Ref-ZOM have a head more, so they have
 # rows of their own.
 DATA_SETS = (
+    'pascal-context-59',
     'refcocog_google',
     'refcocog_umd',
+    'cityscapes',
     'refcocoplus',
     'refcoco_m',
     'phrasecut',
+    'ade20k',
     'refclef',
     'refcoco',
     'refsegrs',
     'rrsisd',
     'shapes',
     'table',
+    'voc20',
 )
 END = '<!-- end of models -->'
 BLOCK = re.compile(rf'<!-- models(?P<options>(?: \w+="[^"\n]*")*) -->\n(?P<table>.*?){END}', re.DOTALL)

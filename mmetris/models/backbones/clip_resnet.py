@@ -68,7 +68,9 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         clip.refuse_timm('CLIPResNet')
         if not clip.is_resnet:
-            raise ValueError(f'CLIPResNet cannot be built from arch {clip.name!r}, which is a ViT; use CLIPViT')
+            name = type(self).__name__
+            other = name.replace('ResNet', 'ViT')
+            raise ValueError(f'{name} cannot be built from arch {clip.name!r}, which is a ViT; use {other}')
         tower = clip.build_image_tower()
         tower.attnpool = MapAttentionPool.of(tower.attnpool, pool_mean_key)
         super().__init__(clip, tower, **kwargs)

@@ -82,7 +82,9 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         clip = DualEncoder.describe(arch, clip_checkpoint, quick_gelu)
         clip.refuse_timm('CLIPViT')
         if clip.is_resnet:
-            raise ValueError(f'CLIPViT cannot be built from arch {clip.name!r}, which is a ResNet; use CLIPResNet')
+            name = type(self).__name__
+            other = name.replace('ViT', 'ResNet')
+            raise ValueError(f'{name} cannot be built from arch {clip.name!r}, which is a ResNet; use {other}')
         tower = clip.build_image_tower()
         self.roles = clip_transformer_roles(tower.transformer)
         super().__init__(clip, tower, token_channels=tower.transformer.width, **kwargs)

@@ -1,5 +1,6 @@
 """Decode heads: from bridged features to mask logits."""
 
+from .cosine_head import CosineHead
 from .cris_fpn import CRISFPN
 from .etris_head import ETRISHead
 from .global_alignment import GlobalAlignment, GlobalAlignmentLayer
@@ -9,6 +10,7 @@ from .projector import DotProductProjector, Projector, dynamic_conv
 
 __all__ = [
     'CRISFPN',
+    'CosineHead',
     'DotProductProjector',
     'ETRISHead',
     'GlobalAlignment',

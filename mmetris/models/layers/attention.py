@@ -115,10 +115,9 @@ class Attention(nn.MultiheadAttention):
         dropout = self.dropout if self.training else 0.0
         if key.shape[1] == 1 and unmasked and not dropout and not self.is_added_to:
             return self._attend_to_one(value).expand(-1, query.shape[1], -1), None
-        queries, keys, values = self._heads(query, key, value)
+        queries, keys, values = self.heads(query, key, value)
         mask = None if unmasked else _joined_mask(key_padding_mask, attn_mask, queries.dtype)
-        attended = _attend(queries, keys, values, mask, dropout)
-        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
+        return self.join(_attend(queries, keys, values, mask, dropout)), None
 
     @property
     def _is_simple(self) -> bool:
@@ -143,21 +142,33 @@ class Attention(nn.MultiheadAttention):
             return super().forward(query, key, value, key_padding_mask, need_weights, attn_mask)
         if not self._is_simple:
             raise ValueError('projections can be added to only in an attention that is batch_first, without bias_kv')
-        queries, keys, values = self._heads(query, key, value)
+        queries, keys, values = self.heads(query, key, value)
         scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
         if key_padding_mask is not None or attn_mask is not None:
             mask = _joined_mask(key_padding_mask, attn_mask, scores.dtype)
             scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, float('-inf'))
         weights = F.dropout(scores.softmax(-1), self.dropout, self.training)
-        attended = self.out_proj((weights @ values).transpose(1, 2).flatten(2))
-        return attended, weights.mean(dim=1) if need_weights else None
+        return self.join(weights @ values), weights.mean(dim=1) if need_weights else None
 
-    def _heads(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Queries, keys and values, each (B, heads, its length, c)."""
+    def heads(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries, keys and values as the heads read them.
+
+        Args:
+            query: (B, N, C).
+            key: (B, M, kdim).
+            value: (B, M, vdim).
+
+        Returns:
+            Three tensors (B, heads, its length, C / heads), with what is added to the projections.
+        """
         projected = self._project(query, key, value)
         for index, branch in vars(self).get('_branches', ()):
             projected[index] = projected[index] + branch((query, key, value)[index])
         return [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected]
+
+    def join(self, attended: Tensor) -> Tensor:
+        """What the heads have found, (B, heads, N, C / heads), through the output projection: (B, N, C)."""
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
 
     def projection_weights(self) -> tuple[Tensor, Tensor, Tensor]:
         """Weights of queries, keys and values, (C, its input's width) each: views where they are packed."""

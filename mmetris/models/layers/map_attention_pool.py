@@ -64,5 +64,18 @@ class MapAttentionPool(AttentionPool2d):
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         return self.c_proj(attended).transpose(1, 2).unflatten(2, grid_hw)
 
+    def values(self, x: Tensor) -> Tensor:
+        """Values alone, where no position attends to another: v_proj and c_proj as 1x1 convolutions, without the
+        positions (Zhou et al., "Extract Free Dense Labels from CLIP", 2022).
+
+        Args:
+            x: (B, C, H, W).
+
+        Returns:
+            (B, C', H, W).
+        """
+        values = self.c_proj(self.v_proj(x.flatten(2).transpose(1, 2)))
+        return values.transpose(1, 2).unflatten(2, hw_of(x))
+
     def extra_repr(self) -> str:
         return f'mean_key={self.mean_key}'

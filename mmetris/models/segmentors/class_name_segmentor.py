@@ -9,6 +9,7 @@ Axes: B images, K classes, M names (a class may have several), T templates, P pr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from mmetris.utils.shapes import hw_of
 
 from ..decode_heads.etris_head import ETRISHead
 from ..decode_heads.mask_prediction import at_input_size
+from ..necks import ImagePrefix
 from ..text_encoders.class_text import ClassText
 from ..trunk.bridged_model import BridgedModel
 
@@ -63,6 +65,7 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         **kwargs: ``backbone``, ``neck`` and the other arguments of :class:`ReferringSegmentor`.
 
     Attributes:
+        head_defaults: Of ``decode_head``.
         background_logit: What the name of a class must exceed where the vocabulary has a background; the background's
             logit itself is 0. Learnt, and 0 at first: half a probability, for models trained on masks.
 
@@ -70,6 +73,7 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         ValueError: If vocabulary, mode, type, sizes or ``held_out`` make no sense.
     """
 
+    head_defaults: Mapping = MappingProxyType(dict(loss_decode=DEFAULT_LOSS))
     decode_head: ETRISHead
     text_encoder: ClassText
 
@@ -101,7 +105,7 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         text_encoder = dict(text_encoder, vocabulary=vocabulary)
         BridgedModel.__init__(self, text_encoder=text_encoder, test_cfg=options, **kwargs)
         self.test_cfg = options
-        self.decode_head = self.build_head(dict(loss_decode=DEFAULT_LOSS) | dict(decode_head))
+        self.decode_head = self.build_head(dict(self.head_defaults) | dict(decode_head))
         if self.decode_head.no_target_head is not None or options.get('no_target') is not None:
             raise ValueError(
                 'decode_head.no_target_head and test_cfg.no_target are for a ReferringSegmentor: a class that is not '
@@ -141,11 +145,11 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         """Channels of the logits, K; MMSeg's inference asks for it."""
         return len(self.vocabulary)
 
-    def class_logits(self, images: Tensor, classes: Sequence[int] | None = None) -> Tensor:
+    def class_logits(self, images: Tensor | ImagePrefix, classes: Sequence[int] | None = None) -> Tensor:
         """Logits of classes.
 
         Args:
-            images: (B, 3, H, W) normalised RGB images.
+            images: (B, 3, H, W) normalised RGB images, or what :meth:`image_prefix` made of them.
             classes: Which classes of the vocabulary, in ascending order. Defaults to None: all K.
 
         Returns:
@@ -159,36 +163,42 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         num_names = [len(names) for index, names in enumerate(vocabulary.classes) if index != vocabulary.background]
         if max(num_names) > 1:
             logits = torch.stack([names.amax(dim=1) for names in logits.split(num_names, dim=1)], dim=1)
-        if vocabulary.background is None:
-            return logits
+        return logits if vocabulary.background is None else self._with_background(logits, vocabulary.background)
+
+    def _with_background(self, logits: Tensor, background: int) -> Tensor:
+        """Logits (B, K - 1, h, w) of the classes with text, and 0 for the one without: (B, K, h, w)."""
         if self.background_logit is not None:
             logits = logits - self.background_logit
-        before, after = logits.tensor_split([vocabulary.background], dim=1)
+        before, after = logits.tensor_split([background], dim=1)
         return torch.cat([before, torch.zeros_like(logits[:, :1]), after], dim=1)
 
-    def extract_feat(self, inputs: Tensor, names: Sequence[int] | None = None) -> BridgedFeatures:
+    def extract_feat(self, inputs: Tensor | ImagePrefix, names: Sequence[int] | None = None) -> BridgedFeatures:
         """Bridged features of images and class names as one text, as mode ``'joint'`` has them.
 
         Args:
-            inputs: (B, 3, H, W) normalised images.
+            inputs: (B, 3, H, W) normalised images, or what :meth:`image_prefix` made of them.
             names: Which of the vocabulary's M names. Defaults to None: all.
         """
-        index = None if names is None else torch.tensor(names, device=inputs.device)
-        text = self.text_encoder.for_names(index)
-        return self.neck(self.backbone, text, inputs, text.ids(inputs.shape[0]))
+        text = self.text_encoder.for_names(None if names is None else torch.tensor(names, device=self._device))
+        num_images = inputs.num_images if isinstance(inputs, ImagePrefix) else inputs.shape[0]
+        return self.neck(self.backbone, text, inputs, text.ids(num_images))
 
-    def _ask_one_by_one(self, images: Tensor, vocabulary: Vocabulary) -> Tensor:
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def _ask_one_by_one(self, images: Tensor | ImagePrefix, vocabulary: Vocabulary) -> Tensor:
         """What a ReferringSegmentor says of each prompt, mean over the templates: (B, M, h, w)."""
-        tokens = self.tokenize(vocabulary.prompts).to(images.device)
+        tokens = self.tokenize(vocabulary.prompts).to(self._device)
         # Not by encode_images, which follows test_cfg.dtype: training comes here too.
-        prefix = self.image_prefix(images)
-        pairs = torch.arange(len(images) * len(tokens), device=images.device)
+        prefix = images if isinstance(images, ImagePrefix) else self.image_prefix(images)
+        pairs = torch.arange(prefix.num_images * len(tokens), device=self._device)
         chunks = [
             self.decode_head(self.bridge(prefix, tokens[chunk % len(tokens)], chunk // len(tokens)))
             for chunk in pairs.split(self.chunk_size)
         ]
         logits = torch.cat(chunks).squeeze(1)
-        return logits.unflatten(0, (len(images), -1, len(vocabulary.templates))).mean(dim=2)
+        return logits.unflatten(0, (prefix.num_images, -1, len(vocabulary.templates))).mean(dim=2)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: Sequence | None = None) -> Tensor:
         """Logits (B, K, H, W) of images (B, 3, H, W)."""

@@ -1,4 +1,5 @@
 from .class_text import ClassText, NameStages
+from .class_vectors import ClassVectors
 from .clip_text import CLIPTextEncoder
 
-__all__ = ['CLIPTextEncoder', 'ClassText', 'NameStages']
+__all__ = ['CLIPTextEncoder', 'ClassText', 'ClassVectors', 'NameStages']

@@ -119,11 +119,14 @@ class ClassText(CLIPTextEncoder):
 
     def _encode(self) -> tuple[Tensor, ...]:
         """E_0 to E_N of the vocabulary; prompts in chunks, since a set of templates makes thousands of them."""
-        tokens = self.trim(self.tokenizer(self.vocabulary.prompts, self.context_length))
-        tokens = tokens.to(self.tower.positional_embedding.device)
-        chunks = [self._end_features(chunk) for chunk in tokens.split(PROMPTS_AT_ONCE)]
+        chunks = [self._end_features(chunk) for chunk in self.prompt_tokens()]
         num_templates = len(self.vocabulary.templates)
         return tuple(torch.cat(parts).unflatten(0, (-1, num_templates)).mean(dim=1) for parts in zip(*chunks))
+
+    def prompt_tokens(self) -> tuple[Tensor, ...]:
+        """Tokens (P, L) of the vocabulary's prompts, cut into chunks of :data:`PROMPTS_AT_ONCE`."""
+        tokens = self.trim(self.tokenizer(self.vocabulary.prompts, self.context_length))
+        return tokens.to(self.tower.positional_embedding.device).split(PROMPTS_AT_ONCE)
 
     def _end_features(self, tokens: Tensor) -> list[Tensor]:
         """Tokens (P, L) -> features of [EOS] (P, C), N + 1 of them."""

@@ -38,7 +38,7 @@ from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 from mmetris.utils.work_folder import find_resumable, out_dir_of
 
-LAUNCHER_VARIABLE = 'MMETRIS_LAUNCHER'  # Where tools/misc/launch_processes.py tells its processes its own number.
+LAUNCHER_VARIABLE = 'MMETRIS_LAUNCHER'  # Where who starts processes that are to end with it tells them its own number.
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
     'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]"; quotation marks are needed, '
@@ -308,9 +308,9 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
     """
     cfg.launcher = args.launcher
     local_rank = int(os.environ.setdefault('LOCAL_RANK', str(args.local_rank)))
+    end_with_launcher()
     if args.launcher != 'pytorch':
         return
-    end_with_launcher()
     if 'RANK' not in os.environ:
         parser.error('--launcher pytorch needs a launcher around it: use tools/dist_train.sh or tools/dist_test.sh')
     backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')

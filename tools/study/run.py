@@ -24,10 +24,11 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from mmetris.utils.command_line import LAUNCHER_VARIABLE, build_without_weights,
 from mmetris.utils.param_count import count_parameters  # noqa: E402
 from mmetris.utils.work_folder import FolderInUseError, find_resumable, held, write_text  # noqa: E402
 
+COSTS = 'costs.json'
 TAIL = 15  # Lines of a log that tell of a failure.
 
 
@@ -55,7 +57,7 @@ class FailedError(Exception):
     """A process of a job has failed: ``step`` is its tool, ``log`` the end of what it said."""
 
     def __init__(self, step: str, log: str) -> None:
-        super().__init__(f'{step} failed:\n{log}')
+        super().__init__(step, log)
         self.step, self.log = step, log
 
 
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('out', type=Path, help='folder of the trainings')
     parser.add_argument('--results', type=Path, help='file of the jobs that are over; default OUT/results.jsonl')
     parser.add_argument('--jobs', type=int, default=1, help='how many at once; default 1')
+    parser.add_argument('--workers', type=int, help="processes of each job that load data; default: the configs'")
     parser.add_argument('--minutes', type=float, help='stop after so many; default: when all is done')
     parser.add_argument('--only', metavar='TEXT', default='', help='only jobs with this in their names')
     parser.add_argument('--list', action='store_true', help='name the jobs that can be done now, and do none')
@@ -107,36 +110,30 @@ class Pool:
         out: Folder of the trainings.
         results: File of the jobs that are over.
         keep: Whether the folders of finished jobs are kept.
+        workers: Processes of each job that load data; None leaves what the configs say.
     """
 
-    def __init__(self, study: Study, out: Path, results: Path, keep: bool = False) -> None:
-        self.study, self.out, self.results, self.keep = study, out, results, keep
+    def __init__(self, study: Study, out: Path, results: Path, keep: bool = False, workers: int | None = None) -> None:
+        self.study, self.out, self.results, self.keep, self.workers = study, out, results, keep, workers
         self.lock = threading.Lock()
         self.is_stopped = False
         self.processes: set[int] = set()
         self.slots = list(range(max(1, torch.cuda.device_count())))
         self.tried: set[str] = set()
 
-    def ready(self, jobs: Sequence[Job]) -> list[tuple[Job, Config]]:
-        """Jobs that are neither over nor tried nor waiting for others, in order, each with its config.
+    def ready(self, jobs: Sequence[Job]) -> list[Job]:
+        """Jobs that are neither over nor tried nor waiting for others, in order, each with its value.
 
         Args:
             jobs: Those in question.
         """
         lines = read_lines(self.results)
-        over = {(line['job'], line['hash']) for line in lines if 'scores' in line}
+        over = {line['hash'] for line in lines if 'scores' in line}
         found = []
         for job in jobs:
-            if job.name in self.tried:
-                continue
-            if self.study.search is not None and not job.is_search:
-                try:
-                    job = replace(job, value=self.study.choose(job, lines))
-                except LookupError:
-                    continue
-            cfg = self.study.config_of(job)
-            if (job.name, self.study.hash_of(cfg)) not in over:
-                found.append((job, cfg))
+            if job.name not in self.tried and (job := self.study.with_value(job, lines)) is not None:
+                if self.study.hash_of(job) not in over:
+                    found.append(job)
         return found
 
     def run(self, jobs: Sequence[Job], at_once: int, end: float | None = None) -> bool:
@@ -155,11 +152,11 @@ class Pool:
         with ThreadPoolExecutor(at_once) as executor:
             try:
                 while not self.is_stopped:
-                    for job, cfg in self.ready(jobs)[: at_once - len(running)]:
+                    for job in self.ready(jobs)[: at_once - len(running)]:
                         self.tried.add(job.name)
                         slot = self.slots.pop(0)
                         self.slots.append(slot)
-                        running[executor.submit(self.do, job, cfg, slot)] = job
+                        running[executor.submit(self.do, job, slot)] = job
                     if not running:
                         break
                     left = None if end is None else max(0, end - time.monotonic())
@@ -168,19 +165,23 @@ class Pool:
                         print('The time is up; the same command goes on', flush=True)
                         break
                     for future in done:
-                        job = running.pop(future)
-                        try:
-                            line = future.result()
-                        except FailedError as error:
-                            good = False
-                            cfg_hash = self.study.hash_of(self.study.config_of(job))
-                            line = dict(job=job.name, hash=cfg_hash, failed=error.step, log=error.log)
-                            print(f'FAILED {job.name}: {error}', flush=True)
+                        line = self.line_of_ended(running.pop(future), future)
+                        good = good and 'failed' not in line
                         self.append(line)
                         self.tell(line, jobs)
             finally:
                 self.stop()
         return good
+
+    def line_of_ended(self, job: Job, future: Future) -> dict[str, Any]:
+        """The line of a job whose thread has ended, which says what failed if something did."""
+        try:
+            return future.result()
+        except FailedError as error:
+            step, log = error.step, error.log
+        except Exception:  # Of this job alone, whatever it is.
+            step, log = 'study', traceback.format_exc()
+        return dict(job=job.name, hash=self.study.hash_of(job), failed=step, log=log)
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to the results, whole or not at all, and remove the job's folder if it has succeeded."""
@@ -191,9 +192,14 @@ class Pool:
             shutil.rmtree(self.out / line['job'], ignore_errors=True)
 
     def tell(self, line: dict[str, Any], jobs: Sequence[Job]) -> None:
-        """A line on the screen about a job that has succeeded."""
-        if 'scores' in line:
-            over = {one['job'] for one in read_lines(self.results) if 'scores' in one} & {job.name for job in jobs}
+        """Say on the screen how a job has ended."""
+        if 'failed' in line:
+            print(f'FAILED {line["job"]} ({line["failed"]}):\n{line["log"]}', flush=True)
+        else:
+            lines = read_lines(self.results)
+            values = [self.study.with_value(job, lines) for job in jobs]
+            over = {one['hash'] for one in lines if 'scores' in one}
+            over &= {self.study.hash_of(job) for job in values if job is not None}
             scores = ', '.join(f'{name} {score:.2f}' for name, score in line['scores'].items() if name.endswith('mIoU'))
             print(f'[{len(over)} of {len(jobs)}] {line["job"]}: {scores}', flush=True)
 
@@ -204,12 +210,11 @@ class Pool:
             for process in self.processes:
                 os.kill(process, signal.SIGTERM)
 
-    def do(self, job: Job, cfg: Config, slot: int) -> dict[str, Any]:
+    def do(self, job: Job, slot: int) -> dict[str, Any]:
         """Train and test one job.
 
         Args:
-            job: The job.
-            cfg: Its config.
+            job: The job, with its value where one is searched.
             slot: Number of its GPU, where there are some.
 
         Returns:
@@ -220,37 +225,38 @@ class Pool:
             StoppedError: If the study was stopped.
         """
         folder = self.out / job.name
-        cfg_hash = self.study.hash_of(cfg)
+        cfg, cfg_hash = self.study.config_of(job), self.study.hash_of(job)
         of_folder = folder / 'hash'
         if folder.exists() and (not of_folder.is_file() or of_folder.read_text() != cfg_hash):
             shutil.rmtree(folder)  # What stands there is a training of another config.
         folder.mkdir(parents=True, exist_ok=True)
         write_text(of_folder, cfg_hash)
+        for loader in () if self.workers is None else ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            if cfg.get(loader) is not None:
+                cfg[loader].update(num_workers=self.workers, persistent_workers=self.workers > 0)
         config = folder / 'config.py'
         cfg.dump(config)
         trained = folder / 'trained'
         if not trained.exists():
+            wait_until_free(folder)
             self.call(folder, slot, 'train', config, '--work-dir', folder, '--resume')
             trained.touch()
         best = sorted(folder.glob('best_*.pth'), key=os.path.getmtime)
         checkpoint = best[-1] if best else find_resumable(folder)
-        # What a test that was killed has left is no part of this one.
-        for name in ('test', 'masks'):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        # A folder of its own: a test that was killed with its study may write into another for a second or two.
+        tested = folder / f'test_{len(read_costs(folder))}'
         # Nothing is chosen by more than the one score.
         splits = [self.study.search['score'].partition('/')[0]] if job.is_search else self.study.test
         flags = [word for split in splits for word in ('--split', split)]
-        self.call(
-            folder, slot, 'test', config, checkpoint, '--work-dir', folder / 'test', '--out', folder / 'masks', *flags
-        )
-        return self.line_of(job, cfg, folder, splits)
+        flags += ['--work-dir', tested, '--out', tested / 'masks']
+        self.call(folder, slot, 'test', config, checkpoint, *flags)
+        return self.line_of(job, cfg, folder, tested, splits)
 
     def call(self, folder: Path, slot: int, step: str, *arguments: Any) -> None:
-        """Run ``tools/<step>.py`` to its end, and note what it cost in ``costs.json`` of the folder."""
-        costs = folder / 'costs.json'
-        known = json.loads(costs.read_text()) if costs.is_file() else []
+        """Run ``tools/<step>.py`` to its end, and note in the folder what it cost."""
+        known = read_costs(folder)
         # Of a process that was killed with this one nothing is known but that there was one.
-        write_text(costs, json.dumps([*known, dict(step=step)]))
+        write_text(folder / COSTS, json.dumps([*known, dict(step=step)]))
         variables = dict(
             OMP_NUM_THREADS='1',
             MKL_NUM_THREADS='1',
@@ -271,41 +277,43 @@ class Pool:
         with self.lock:
             self.processes.discard(process)
             is_stopped = self.is_stopped
-        if os.waitstatus_to_exitcode(status):
+        if code := os.waitstatus_to_exitcode(status):
             if is_stopped:
                 raise StoppedError
-            lines = log.read_text(encoding='utf-8', errors='replace').rstrip().split('\n')
-            raise FailedError(step, '\n'.join(lines[-TAIL:]))
+            lines = log.read_text(encoding='utf-8', errors='replace').rstrip().split('\n')[-TAIL:]
+            raise FailedError(step, '\n'.join([*lines, f'(exit status {code})']))
         peak = usage.ru_maxrss / (1024**2 if sys.platform == 'darwin' else 1024)
         cost = dict(
             step=step, seconds=time.monotonic() - begin, cpu_seconds=usage.ru_utime + usage.ru_stime, peak_mb=peak
         )
-        write_text(costs, json.dumps([*known, cost]))
+        write_text(folder / COSTS, json.dumps([*known, cost]))
 
-    def line_of(self, job: Job, cfg: Config, folder: Path, splits: Sequence[str]) -> dict[str, Any]:
+    def line_of(self, job: Job, cfg: Config, folder: Path, tested: Path, splits: Sequence[str]) -> dict[str, Any]:
         """What is kept of a job: who it was, its scores, its costs, what it ran on."""
-        (scores,) = (folder / 'test').glob('*/*.json')
+        (scores,) = tested.glob('*/*.json')
         found = {}
         for name, value in json.loads(scores.read_text()).items():
             if isinstance(value, float) and not name.endswith('time'):
                 found[name if '/' in name else f'{splits[0]}/{name}'] = value
-        found.update(scores_of_kinds(folder / 'masks', self.study.kinds, splits))
+        found.update(scores_of_kinds(tested / 'masks', self.study.kinds, splits))
         steps = [
             entry
             for path in sorted(folder.glob('*/vis_data/scalars.json'))
             for entry in map(json.loads, path.read_text().splitlines())
             if 'time' in entry and 'loss' in entry
         ]
-        costs = [cost for cost in json.loads((folder / 'costs.json').read_text()) if cost['step'] == 'train']
+        costs = [cost for cost in read_costs(folder) if cost['step'] == 'train']
         times = [step['time'] for step in steps]
         whole = all('cpu_seconds' in cost for cost in costs)
         memory = [step['memory'] for step in steps if 'memory' in step] or [cost.get('peak_mb', 0) for cost in costs]
+        with self.lock:  # What is built looks up the one default scope of all threads.
+            parameters = count_parameters(build_without_weights(cfg))
         return dict(
             job=job.name,
-            hash=self.study.hash_of(cfg),
+            hash=self.study.hash_of(job),
             **asdict(job),
             scores={name: round(value, 4) for name, value in found.items()},
-            parameters=count_parameters(build_without_weights(cfg)),
+            parameters=parameters,
             step_ms=round(1000 * statistics.median(times), 2),
             train_seconds=round(statistics.fmean(times) * max(step['step'] for step in steps), 1),
             cpu_seconds=round(sum(cost['cpu_seconds'] for cost in costs), 1) if whole else None,
@@ -314,6 +322,28 @@ class Pool:
             versions=versions(),
             finished=time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()),
         )
+
+
+def wait_until_free(folder: Path, seconds: float = 20) -> None:
+    """Wait for a training that was killed with its study: it ends by itself within seconds.
+
+    Args:
+        folder: Its work folder.
+        seconds: How long at most; then the training that comes next says what is wrong.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with held(folder):
+                return
+        except FolderInUseError:
+            time.sleep(0.2)
+
+
+def read_costs(folder: Path) -> list[dict[str, Any]]:
+    """What each process of a job has cost so far; of one that was killed with the study only the ``step`` is known."""
+    path = folder / COSTS
+    return json.loads(path.read_text()) if path.is_file() else []
 
 
 def scores_of_kinds(masks: Path, kinds: Sequence[str] | str, splits: Sequence[str]) -> dict[str, float]:
@@ -370,10 +400,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     out = args.out.resolve()
-    pool = Pool(study, out, (args.results or out / 'results.jsonl').resolve(), args.keep)
+    pool = Pool(study, out, (args.results or out / 'results.jsonl').resolve(), args.keep, args.workers)
     jobs = [job for job in study.jobs() if args.only in job.name]
     if args.list:
-        for job, _ in pool.ready(jobs):
+        for job in pool.ready(jobs):
             print(job.name)
         return 0
     end = None if args.minutes is None else time.monotonic() + 60 * args.minutes

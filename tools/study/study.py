@@ -13,7 +13,7 @@ A study file has::
     seeds                    # a list
     search                   # {option, values, seed, score, samples}: which value each variant is trained with
     test                     # splits
-    kinds                    # names of the kinds of sentences of Shapes, which come in turn, or `words` (docs/analysis.md)
+    kinds                    # names of Shapes' kinds of sentences, which come in turn, or `words` (docs/analysis.md)
     checkpoints              # how many a run of `samples` saves (default 8): what a kill costs at most is one part
 
 ``_base_`` names another study file that this one changes. A config's schedule counts epochs, a budget samples: the run
@@ -27,7 +27,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ KEYS = {
 SEARCH_KEYS = {'option', 'values', 'seed', 'score', 'samples'}
 # What decides which weights come out.
 DECISIVE = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler', 'randomness', 'load_from')
+# Of a data loader: how many processes read the samples.
+NOT_DECISIVE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor')
 # Counted in epochs by MMEngine's schedulers.
 SCHEDULE_TIMES = ('begin', 'end', 'T_max', 'milestones', 'step_size', 'total_iters')
 _NAME = re.compile(r'[\w.+-]+')
@@ -106,7 +108,8 @@ class Study:
 
     path: Path
     content: dict[str, Any]
-    _configs: dict[tuple, Config] = field(default_factory=dict, repr=False)
+    _configs: dict[str, Config] = field(default_factory=dict, repr=False)
+    _hashes: dict[Job, str] = field(default_factory=dict, repr=False)
 
     def __getattr__(self, name: str) -> Any:
         if name in KEYS:
@@ -138,25 +141,26 @@ class Study:
                     found.append(Job(*pair, samples, seed))
         return found
 
-    def choose(self, job: Job, lines: Iterable[Mapping[str, Any]]) -> Any:
-        """The value of the searched option with the best score, which ``job`` is to be trained with.
+    def with_value(self, job: Job, lines: Iterable[Mapping[str, Any]]) -> Job | None:
+        """The job with the value of the searched option that scored best; itself where nothing is to be chosen.
 
         Args:
-            job: A job that is not searching itself.
-            lines: Results of the jobs that are over.
+            job: A job.
+            lines: Results of jobs that are over; those that failed do not take part.
 
-        Raises:
-            LookupError: If a search is not over, or none of it ended well.
+        Returns:
+            None while the search is not over, and if none of it ended well.
         """
-        wanted = {search.name: search.value for search in self.search_jobs(job.setting, job.variant)}
-        over = {line['job']: line for line in lines if line['job'] in wanted}
-        if missing := sorted(wanted.keys() - over.keys()):
-            raise LookupError(f'{job.name} waits for {missing[0]}')
-        scored = [(line['scores'][self.search['score']], name) for name, line in over.items() if 'scores' in line]
-        if not scored:
-            raise LookupError(f'{job.name}: no search for {self.search["option"]} ended well')
-        best = max(score for score, _ in scored)
-        return next(wanted[name] for name in wanted if (best, name) in scored)
+        if self.search is None or job.is_search:
+            return job
+        searches = {self.hash_of(search): search.value for search in self.search_jobs(job.setting, job.variant)}
+        over = {line['hash']: line for line in lines if line['hash'] in searches}
+        scores = {cfg_hash: line['scores'][self.search['score']] for cfg_hash, line in over.items() if 'scores' in line}
+        if over.keys() != searches.keys() or not scores:
+            return None
+        # Of equal scores the value that the study file names first.
+        best = max((cfg_hash for cfg_hash in searches if cfg_hash in scores), key=scores.__getitem__)
+        return replace(job, value=searches[best])
 
     def config_of(self, job: Job) -> Config:
         """The config of a job.
@@ -180,14 +184,23 @@ class Study:
             set_budget(cfg, job.samples, self.checkpoints)
         return cfg
 
-    def hash_of(self, cfg: Config) -> str:
-        """Short hash of what in a config decides the result: model, data, schedule, optimizer, seed.
+    def hash_of(self, job: Job) -> str:
+        """Short hash of what in a job's config decides the result: model, data, schedule, optimizer, seed.
+
+        Jobs of different studies that have the same hash are the same training.
 
         Args:
-            cfg: Config of a job.
+            job: A job, with its value where one is searched.
         """
-        decisive = {key: cfg.get(key) for key in DECISIVE}
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        if job not in self._hashes:
+            cfg = self.config_of(job)
+            decisive = {key: cfg.get(key) for key in DECISIVE}
+            decisive['train_dataloader'] = {
+                key: value for key, value in cfg.train_dataloader.items() if key not in NOT_DECISIVE
+            }
+            text = json.dumps(decisive, sort_keys=True, default=str)
+            self._hashes[job] = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self._hashes[job]
 
 
 def set_budget(cfg: Config, samples: int, checkpoints: int) -> None:

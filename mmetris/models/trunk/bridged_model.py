@@ -65,10 +65,10 @@ class BridgedModel(BaseModel):
         test_cfg: Handed to the head's predictions. ``dtype`` is what predictions are computed in, by autocast:
             ``'bfloat16'``, ``'float16'`` (GPUs only) or ``'float32'``, the default. Logits are float32 in any case, and
             training does not heed it.
-        init_seed: Seed of the initial weights: encoders, neck and head each draw theirs from (seed, their name), so that
-            models that differ in one of them start with the same weights in the others, as a fair comparison needs. Not
-            negative. Defaults to None: all draw from PyTorch's generator in the order in which they are built, so that
-            with another neck the head starts elsewhere.
+        init_seed: Seed of the initial weights, not negative: encoders, neck and head each draw theirs from (seed, their
+            name), so that models that differ in one of them start with the same weights in the others, as a fair
+            comparison needs. Defaults to None: all draw from PyTorch's generator in the order in which they are built,
+            so that with another neck the head starts elsewhere.
         pretrained: Only None, which MMSeg's tools put into every model's config: encoders name their own weights.
 
     Raises:

@@ -251,7 +251,7 @@ def test_differences_are_paired_by_seed_with_students_interval(toy_study, tmp_pa
     assert f'+3.00 ({3 - half:+.2f} to {3 + half:+.2f})' in text
     assert '41.50 ± 1.29' in text and '7 of 8 jobs are over.' in text
     assert 'Left out, since their configs are others now: `bridger_8_seed3`.' in text
-    assert 'Not run: `bridger_8_seed3`.' in text
+    assert 'Not run yet, jobs: `bridger` 1.' in text
     assert '| `bridger` | 10 | 3 |' in text and '| 71.06 |' in text  # The paper's, from a metafile.
 
     results, document = tmp_path / 'toy.jsonl', tmp_path / 'study.md'

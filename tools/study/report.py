@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,10 +87,10 @@ class Report:
     Attributes:
         table: A row for each job that is over: ``setting``, ``variant``, ``samples`` (0 for the config's own schedule),
             ``seed``, ``is_search``, ``value``, its costs and its scores by name.
-        missing: Names of jobs that are not over.
+        missing: Jobs that are not over.
         failed: The last line of each job that has failed and not succeeded since.
         known: The lines that count.
-        stale: Names of those that are missing of which there are results of another config.
+        stale: Those of them of which there are results of another config.
     """
 
     def __init__(self, study: Study, lines: Iterable[dict[str, Any]]) -> None:
@@ -106,9 +107,9 @@ class Report:
             chosen = study.with_value(job, self.known)
             line = None if chosen is None else known.get(study.hash_of(chosen))
             if line is None:
-                self.missing.append(job.name)
+                self.missing.append(job)
                 if chosen is not None and any(other['job'] == job.name for other in lines):
-                    self.stale.append(job.name)
+                    self.stale.append(job)
             elif 'scores' in line:
                 rows.append(_row(job, line))
             else:
@@ -160,9 +161,11 @@ class Report:
             parts.append(self._costs())
         parts += [f'`{line["job"]}` failed ({line["failed"]}):\n\n```\n{line["log"]}\n```' for line in self.failed]
         if self.stale:
-            parts.append(f'Left out, since their configs are others now: {", ".join(map("`{}`".format, self.stale))}.')
-        if self.missing:
-            parts.append(f'Not run: {", ".join(map("`{}`".format, self.missing))}.')
+            stale = ', '.join(f'`{job.name}`' for job in self.stale)
+            parts.append(f'Left out, since their configs are others now: {stale}.')
+        if self.missing and over:
+            left = Counter(' '.join(filter(None, [job.setting, job.variant])) for job in self.missing)
+            parts.append(f'Not run yet, jobs: {", ".join(f"`{name}` {count}" for name, count in left.items())}.')
         return '\n\n'.join(parts) + '\n'
 
     def _scores(self, runs: pd.DataFrame, setting: str, samples: int) -> str:

@@ -30,6 +30,7 @@ matplotlib.use('Agg')
 
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.figure import Figure
 from scipy import stats
 
 sys.path[:0] = [
@@ -169,40 +170,48 @@ class Report:
         return '\n\n'.join(parts) + '\n'
 
     def _scores(self, runs: pd.DataFrame, setting: str, samples: int) -> str:
-        """Means, spread and differences of one setting and budget."""
-        reference = self.study.reference
-        kinds = [name for name in runs if name.startswith(f'{self.score} of ')]
-        others = [f'{split}/mIoU' for split in self.study.test if f'{split}/mIoU' != self.score]
-        columns = [self.score, *(name for name in [*kinds, *others] if name in runs)]
-        heads = ['variant', 'tunable beside the head', 'seeds']
-        for column in columns:
-            heads += [column] if reference is None else [column, f'less {reference}']
-        papers = {name: self._paper(name) for name in self.study.variants}
-        has_papers = any(value is not None for value in papers.values())
-        if has_papers:
-            heads += ['paper'] if reference is None else ['paper', f'less {reference}']
-        rows = []
-        for variant in self.study.variants:
-            own = runs[runs.variant == variant]
-            if own.empty:
-                continue
-            row = [f'`{variant}`', f'{own.tunable.iloc[-1]:,}', str(len(own))]
-            for column in columns:
-                spread = f' ± {own[column].std():.2f}' if len(own) > 1 else ''
-                row.append(f'{own[column].mean():.2f}{spread}')
-                if reference is not None:
-                    row.append(self._difference(setting, variant, samples, column))
-            if has_papers:
-                paper, base = papers[variant], papers.get(reference)
-                row.append(NONE if paper is None else f'{paper:.2f}')
-                if reference is not None:
-                    row.append(NONE if None in (paper, base) or variant == reference else f'{paper - base:+.2f}')
-            rows.append(row)
+        """Means, spread and differences of one setting and budget: of the splits, then of the kinds of sentences."""
         title = f'**{samples:,} samples**' if samples else "**The configs' own schedules**"
         if setting:
             own = self.study.settings[setting] or {}
             title += f', setting `{setting}`' + (f': {own["hypothesis"].strip()}' if own.get('hypothesis') else '')
-        return f'{title}\n\n{markdown_table(heads, rows)}'
+        # A training that another study has tested may lack a split.
+        splits = [name for name in dict.fromkeys([self.score, *map('{}/mIoU'.format, self.study.test)]) if name in runs]
+        kinds = [name for name in runs if name.startswith(f'{self.score} of ')]
+        papers = {name: self._paper(name) for name in self.study.variants}
+        base = papers.get(self.study.reference)
+        if all(paper is None for paper in papers.values()):
+            papers = {}
+        less = [] if self.study.reference is None else [f'less `{self.study.reference}`']
+        heads = ['variant', 'tunable beside the head', 'seeds', *(head for name in splits for head in (name, *less))]
+        heads += ['paper', *less] if papers else []
+        rows, rows_of_kinds = [], []
+        for variant in self.study.variants:
+            own = runs[runs.variant == variant]
+            if own.empty:
+                continue
+            cells = [cell for name in splits for cell in self._cells(own, name)]
+            if papers:
+                paper, is_paired = papers[variant], variant != self.study.reference
+                cells.append(NONE if paper is None else f'{paper:.2f}')
+                cells += less and [f'{paper - base:+.2f}' if is_paired and None not in (paper, base) else NONE]
+            rows.append([f'`{variant}`', f'{own.tunable.iloc[-1]:,}', str(len(own)), *cells])
+            rows_of_kinds.append([f'`{variant}`', *(cell for name in kinds for cell in self._cells(own, name))])
+        parts = [title, markdown_table(heads, rows)]
+        if kinds:
+            names = [name.replace('/', ' ') for name in kinds]
+            heads = ['variant', *(head for name in names for head in (name, *less))]
+            parts.append(markdown_table(heads, rows_of_kinds))
+        return '\n\n'.join(parts)
+
+    def _cells(self, own: pd.DataFrame, score: str) -> list[str]:
+        """Mean and spread of a variant's runs, and the difference from the reference where there is one."""
+        spread = f' ± {own[score].std():.2f}' if len(own) > 1 else ''
+        cells = [f'{own[score].mean():.2f}{spread}']
+        if self.study.reference is not None:
+            first = own.iloc[0]
+            cells.append(self._difference(first.setting, first.variant, first.samples, score))
+        return cells
 
     def _difference(self, setting: str, variant: str, samples: int, score: str) -> str:
         differences = self.differences(setting, variant, samples, score)
@@ -270,47 +279,56 @@ class Report:
             path: A picture to write.
         """
         runs = self.runs()
-        settings = [setting for setting in self.study.settings if (runs.setting == setting).any()]
         budgets = sorted(set(runs.samples))
-        variants = [name for name in self.study.variants if (runs.variant == name).any()]
-        height = 0.9 + (0.28 * len(variants) if len(budgets) == 1 else 2.6)
-        figure, axes = pyplot.subplots(
-            len(settings), 1, figsize=(7, height * len(settings)), layout='constrained', squeeze=False, sharex=True
-        )
-        for axis, setting in zip(axes[:, 0], settings):
-            own = runs[runs.setting == setting]
-            if len(budgets) > 1:
-                for variant in variants:
-                    scores = own[own.variant == variant].groupby('samples')[self.score]
-                    axis.errorbar(
-                        scores.mean().index, scores.mean(), scores.std(), marker='o', capsize=3, label=variant
-                    )
-                axis.set(xscale='log', xlabel='samples', ylabel=self.score)
-                axis.legend(frameon=False, fontsize=8)
-            else:
-                self._draw_differences(axis, own, [v for v in variants if v != self.study.reference], budgets[0])
-            axis.set_title(setting, fontsize=9, loc='left')
-            axis.grid(alpha=0.3)
+        if len(budgets) == 1:
+            figure = self._draw_differences(runs, budgets[0])
+        else:
+            figure = self._draw_budgets(runs, budgets)
         figure.savefig(path, dpi=120, metadata={'Software': None})
         pyplot.close(figure)
 
-    def _draw_differences(self, axis: Any, runs: pd.DataFrame, variants: Sequence[str], samples: int) -> None:
-        """One variant in each line, its seeds as small dots; without a reference the scores themselves."""
-        setting = runs.setting.iloc[0]
-        for line, variant in enumerate(variants):
-            if self.study.reference is None:
-                values = runs[runs.variant == variant][self.score].tolist()
-            else:
+    def _draw_differences(self, runs: pd.DataFrame, samples: int) -> Figure:
+        """A line for each setting and variant, its seeds as small dots; without a reference the scores themselves."""
+        reference = self.study.reference
+        groups = [group for group in runs.groupby(['setting', 'variant'], sort=False) if group[0][1] != reference]
+        figure, axis = pyplot.subplots(figsize=(7, 0.9 + 0.28 * max(1, len(groups))), layout='constrained')
+        for line, ((setting, variant), own) in enumerate(groups):
+            values = own[self.score].tolist()
+            if reference is not None:
                 values = self.differences(setting, variant, samples, self.score)
-            if not values:
-                continue
-            mean, half = mean_and_interval(values)
-            axis.plot(values, [line] * len(values), '.', color='tab:gray', markersize=5)
-            axis.errorbar(mean, line, xerr=half, marker='o', color='tab:blue', capsize=3)
-        if self.study.reference is not None:
+            if values:
+                mean, half = mean_and_interval(values)
+                axis.plot(values, [line] * len(values), '.', color='tab:gray', markersize=5)
+                axis.errorbar(mean, line, xerr=half, marker='o', color='tab:blue', capsize=3)
+        if reference is not None:
             axis.axvline(0, color='black', linewidth=0.8)
-            axis.set(xlabel=f'{self.score} less that of {self.study.reference}, points')
-        axis.set(yticks=range(len(variants)), yticklabels=variants, ylim=(len(variants) - 0.5, -0.5))
+        axis.set(
+            xlabel=self.score if reference is None else f'{self.score} less that of {reference}, points',
+            yticks=range(len(groups)),
+            yticklabels=[' '.join(filter(None, names)) for names, _ in groups],
+            ylim=(len(groups) - 0.5, -0.5),
+        )
+        axis.grid(alpha=0.3)
+        return figure
+
+    def _draw_budgets(self, runs: pd.DataFrame, budgets: Sequence[int]) -> Figure:
+        """Scores over samples, a picture for each setting."""
+        settings = list(runs.groupby('setting', sort=False))
+        figure, axes = pyplot.subplots(
+            len(settings), 1, figsize=(7, 3.5 * len(settings)), layout='constrained', squeeze=False, sharex=True
+        )
+        for axis, (setting, own) in zip(axes[:, 0], settings):
+            for variant, trained in own.groupby('variant', sort=False):
+                scores = trained.groupby('samples')[self.score]
+                mean = scores.mean()
+                axis.errorbar(mean.index, mean, scores.std(), marker='o', capsize=3, label=variant)
+            axis.set(xscale='log', xlabel='samples', ylabel=self.score)
+            axis.set_title(setting, fontsize=9, loc='left')
+            axis.set_xticks(budgets, [f'{samples:,}' for samples in budgets])
+            axis.set_xticks([], minor=True)
+            axis.legend(frameon=False, fontsize=8)
+            axis.grid(alpha=0.3)
+        return figure
 
 
 def _row(job: Job, line: dict[str, Any]) -> dict[str, Any]:

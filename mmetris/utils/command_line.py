@@ -36,7 +36,7 @@ from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import hide_warnings, quiet_screen
 from mmetris.utils.work_folder import find_resumable, out_dir_of
 
-LAUNCHER_VARIABLE = 'MMETRIS_LAUNCHER'  # Where tools/misc/launch_processes.py tells its processes its own number.
+LAUNCHER_VARIABLE = 'MMETRIS_LAUNCHER'  # Where who starts processes that are to end with it tells them its own number.
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -262,9 +262,9 @@ def prepare_processes(parser: argparse.ArgumentParser, cfg: Config, args: argpar
     """
     cfg.launcher = args.launcher
     local_rank = int(os.environ.setdefault('LOCAL_RANK', str(args.local_rank)))
+    end_with_launcher()
     if args.launcher != 'pytorch':
         return
-    end_with_launcher()
     if 'RANK' not in os.environ:
         parser.error('--launcher pytorch needs a launcher around it: use tools/dist_train.sh or tools/dist_test.sh')
     backend = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('backend', 'nccl')

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,4 +25,21 @@ def seed_everything(*numbers: int) -> None:
     torch.manual_seed(seed)
 
 
-__all__ = ['seed_everything']
+@contextmanager
+def own_stream(seed: int | None, name: str) -> Iterator[None]:
+    """Within it PyTorch's generator of the CPU draws what follows from seed and name alone; outside nothing changes.
+
+    Args:
+        seed: Not negative; None leaves the generator as it is.
+        name: Whose random numbers these are.
+    """
+    if seed is None:
+        yield
+        return
+    drawn = np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(drawn[0]))
+        yield
+
+
+__all__ = ['own_stream', 'seed_everything']

@@ -4,6 +4,7 @@ import hashlib
 import json
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -557,3 +558,25 @@ def test_grefcoco_reads_the_files_and_unites_the_masks(tmp_path):
             drawn = mask_utils.decode(record['segmentation']).astype(bool)
             assert (drawn & truth).sum() >= 0.9 * (drawn | truth).sum()
     assert index == len(dataset) == 9 * SPEC.num_val
+
+
+def test_kinds_and_crowds_are_chosen_and_all_else_stays(root, tmp_path):
+    few = replace(SPEC, kinds=('relation', 'place'))
+    write_shapes(tmp_path / 'few', few)
+    whole, chosen = (refs_of(folder) for folder in (root, tmp_path / 'few'))
+    for ref, other in zip(whole, chosen):
+        assert other['sentences'] == ref['sentences'][1:] and other['sent_ids'] == ref['sent_ids'][1:]
+    assert len(whole) == len(chosen) and not write_shapes(tmp_path / 'few', few)
+    crowds = [len(draw_sample(0, split, index, (5, 6))[0].objects) for split in ('train', 'val') for index in range(8)]
+    assert set(crowds) == {5, 6}
+    assert draw_sample(0, 'testB', 1, None) == draw_sample(0, 'testB', 1)
+    with pytest.raises(ValueError, match='layout'):
+        write_shapes(tmp_path / 'groups', few, layout='grefcoco')
+    for bad in (dict(kinds=('colour',)), dict(kinds=()), dict(num_objects=(1, 3)), dict(num_objects=(5, 7))):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            ShapesSpec(**bad)
+
+
+def refs_of(folder):
+    """Referred objects of a written data set."""
+    return pickle.loads((folder / 'refcoco' / 'refs(unc).p').read_bytes())

@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 try:
-    from mmetris.datasets.shapes import LAYOUTS, ShapesSpec, write_shapes
+    from mmetris.datasets.shapes import KINDS, LAYOUTS, ShapesSpec, write_shapes
 except ModuleNotFoundError as error:  # run from a checkout that is not installed
     if error.name != 'mmetris':
         raise
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from mmetris.datasets.shapes import LAYOUTS, ShapesSpec, write_shapes
+    from mmetris.datasets.shapes import KINDS, LAYOUTS, ShapesSpec, write_shapes
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,6 +29,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--num-val', type=int, default=default.num_val, help='images of split val')
     parser.add_argument('--num-test-a', type=int, default=default.num_test_a, help='images of split testA')
     parser.add_argument('--num-test-b', type=int, default=default.num_test_b, help='images of split testB (crowded)')
+    parser.add_argument(
+        '--objects',
+        type=int,
+        nargs=2,
+        metavar=('FEWEST', 'MOST'),
+        help='objects of an image in train, val and testA, 2 to 6; default 2 to 4 (testB has 5 or 6)',
+    )
+    parser.add_argument(
+        '--kinds',
+        nargs='+',
+        choices=KINDS,
+        default=KINDS,
+        help='kinds of sentences; default all three',
+    )
     parser.add_argument(
         '--layout',
         choices=LAYOUTS,
@@ -46,7 +60,15 @@ def main() -> None:
     args = parse_args()
     started = time.monotonic()
     try:
-        spec = ShapesSpec(args.seed, args.num_train, args.num_val, args.num_test_a, args.num_test_b)
+        spec = ShapesSpec(
+            args.seed,
+            args.num_train,
+            args.num_val,
+            args.num_test_a,
+            args.num_test_b,
+            num_objects=tuple(args.objects) if args.objects else None,
+            kinds=tuple(kind for kind in KINDS if kind in args.kinds),
+        )
         written = write_shapes(args.out, spec, workers=args.workers, force=args.force, layout=args.layout)
     except (ValueError, FileExistsError) as error:
         print(f'make_shapes: {error}', file=sys.stderr)

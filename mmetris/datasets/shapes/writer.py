@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 
 from ..refer import NO_TARGET
-from .expressions import Expression, refer
+from .expressions import KINDS, Expression, refer
 from .groups import GroupExpression, refer_to_groups
 from .render import contours, render
 from .scene import SHAPES, Scene, random_scene
@@ -40,6 +40,7 @@ _DESCRIPTIONS = dict(
 )
 
 _NUM_OBJECTS = {'train': (2, 4), 'val': (2, 4), 'testA': (2, 4), 'testB': (5, 6)}
+_Job = tuple[int, str, int, tuple[int, int] | None]
 _JPEG_QUALITY = 95
 _MOST_DRAWS = 1000
 
@@ -48,8 +49,12 @@ _MOST_DRAWS = 1000
 class ShapesSpec:
     """What determines a copy of the data set, byte for byte: a seed and the number of images of each split.
 
+    ``num_objects`` are the fewest and most objects of an image in train, val and testA; None: two to four. (testB
+    always has five or six.) ``kinds`` are the kinds of sentences that are written; ``sent_id % 3`` tells a sentence's
+    kind in any case.
+
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or ``kinds`` has no kind or an unknown one.
     """
 
     seed: int = 0
@@ -57,11 +62,18 @@ class ShapesSpec:
     num_val: int = 150
     num_test_a: int = 150
     num_test_b: int = 150
+    num_objects: tuple[int, int] | None = None
+    kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name in ('seed', 'num_train', 'num_val', 'num_test_a', 'num_test_b'):
+            value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f'{name}={value!r}: it must be a whole number, 0 or more')
+        if self.num_objects is not None and not 2 <= self.num_objects[0] <= self.num_objects[1] <= 6:
+            raise ValueError(f'num_objects={self.num_objects}: give the fewest and the most, 2 to 6')
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
+            raise ValueError(f'kinds={self.kinds}: give one or more of {", ".join(KINDS)}')
         if not any(self.counts.values()):
             raise ValueError('num_train, num_val, num_test_a and num_test_b are all 0: give at least one image')
 
@@ -71,11 +83,19 @@ class ShapesSpec:
         return dict(zip(SPLITS, (self.num_train, self.num_val, self.num_test_a, self.num_test_b)))
 
 
-def draw_sample(seed: int, split: str, index: int) -> tuple[Scene, list[tuple[Expression, ...]]]:
+def draw_sample(
+    seed: int, split: str, index: int, num_objects: tuple[int, int] | None = None
+) -> tuple[Scene, list[tuple[Expression, ...]]]:
     """Draw the index-th scene of a split with its expressions, a triple for each object.
 
     The same arguments always give the same scene, however many images the splits have. A scene that cannot supply
     clear expressions is drawn again.
+
+    Args:
+        seed: Seed of the data set.
+        split: One of ``SPLITS``.
+        index: Number of the image in its split.
+        num_objects: Fewest and most objects. Defaults to None: those of the split.
 
     Raises:
         ValueError: If the split is unknown.
@@ -84,20 +104,28 @@ def draw_sample(seed: int, split: str, index: int) -> tuple[Scene, list[tuple[Ex
         raise ValueError(f'unknown split {split!r}: use one of {SPLITS}')
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     for _ in range(_MOST_DRAWS):
-        scene = random_scene(rng, *_NUM_OBJECTS[split])
+        scene = random_scene(rng, *(num_objects or _NUM_OBJECTS[split]))
         triples = refer(rng, scene)
         if triples is not None:
             return scene, triples
     raise RuntimeError(f'no scene with clear expressions in {_MOST_DRAWS} draws (seed {seed}, {split}, {index})')
 
 
-def draw_groups(seed: int, split: str, index: int) -> tuple[Scene, list[GroupExpression]]:
+def draw_groups(
+    seed: int, split: str, index: int, num_objects: tuple[int, int] | None = None
+) -> tuple[Scene, list[GroupExpression]]:
     """The scene of :func:`draw_sample` with sentences that mean none of its objects, one or several.
+
+    Args:
+        seed: See there.
+        split: See there.
+        index: See there.
+        num_objects: See there. Defaults to None.
 
     Raises:
         ValueError: If the split is unknown.
     """
-    scene, triples = draw_sample(seed, split, index)
+    scene, triples = draw_sample(seed, split, index, num_objects)
     return scene, refer_to_groups(np.random.default_rng([seed, SPLITS.index(split), index, 1]), scene, triples)
 
 
@@ -142,14 +170,14 @@ def _draw_picture(split: str, scene: Scene) -> dict:
     )
 
 
-def _draw(job: tuple[int, str, int]) -> dict:
+def _draw(job: _Job) -> dict:
     """One image, its masks and, of each object, the sentences."""
     scene, triples = draw_sample(*job)
     refs = [((index,), [expression.text for expression in triple]) for index, triple in enumerate(triples)]
     return dict(_draw_picture(job[1], scene), refs=refs)
 
 
-def _draw_grefs(job: tuple[int, str, int]) -> dict:
+def _draw_grefs(job: _Job) -> dict:
     """One image, its masks, and sentences with the indices of what they mean."""
     scene, expressions = draw_groups(*job)
     return dict(_draw_picture(job[1], scene), refs=[(one.targets(scene), [one.text]) for one in expressions])
@@ -170,11 +198,16 @@ def _draw_all(draw: Callable, jobs: Iterable, workers: int) -> Iterator:
         yield from pool.map(draw, jobs, chunksize=32)
 
 
-def _jobs(spec: ShapesSpec) -> list[tuple[int, str, int]]:
-    return [(spec.seed, split, index) for split, count in spec.counts.items() for index in range(count)]
+def _jobs(spec: ShapesSpec) -> list[_Job]:
+    """Arguments of :func:`draw_sample` for each image."""
+    return [
+        (spec.seed, split, index, None if split == 'testB' else spec.num_objects)
+        for split, count in spec.counts.items()
+        for index in range(count)
+    ]
 
 
-def _draw_labels(job: tuple[int, str, int]) -> tuple[bytes, bytes]:
+def _draw_labels(job: _Job) -> tuple[bytes, bytes]:
     """Picture and labels of one image."""
     return draw_semseg(draw_sample(*job)[0], _JPEG_QUALITY)
 
@@ -185,7 +218,7 @@ def _write_semseg_tree(spec: ShapesSpec, folder: Path, workers: int) -> None:
     for kind in ('images', 'annotations'):
         for split in SPLITS:
             (folder / kind / split).mkdir(parents=True)
-    for (_, split, index), (jpeg, png) in zip(jobs, _draw_all(_draw_labels, jobs, workers)):
+    for (_, split, index, _), (jpeg, png) in zip(jobs, _draw_all(_draw_labels, jobs, workers)):
         (folder / 'images' / split / f'{index:06d}.jpg').write_bytes(jpeg)
         (folder / 'annotations' / split / f'{index:06d}.png').write_bytes(png)
 
@@ -213,6 +246,9 @@ def _write_refer_tree(spec: ShapesSpec, folder: Path, workers: int, layout: str)
             categories = [annotations[ann_id - 1]['category_id'] for ann_id in ann_ids]
             sent_ids = list(range(num_sentences, num_sentences + len(texts)))
             num_sentences += len(texts)
+            if not grouped:
+                written = [KINDS.index(kind) for kind in KINDS if kind in spec.kinds]
+                sent_ids, texts = [sent_ids[kind] for kind in written], [texts[kind] for kind in written]
             ref = dict(
                 ref_id=len(refs),
                 ann_id=ann_ids or [NO_TARGET] if grouped else ann_ids[0],
@@ -251,7 +287,13 @@ def _write_refer_tree(spec: ShapesSpec, folder: Path, workers: int, layout: str)
 
 
 def _stamp(spec: ShapesSpec, layout: str) -> dict:
-    return dict(name='shapes' if layout == 'refcoco' else f'shapes {layout}', version=VERSION, **asdict(spec))
+    told = asdict(spec)
+    # Copies drawn before these could be chosen say nothing of them.
+    for name, default in (('num_objects', None), ('kinds', KINDS)):
+        if told[name] == default:
+            del told[name]
+    stamp = dict(name='shapes' if layout == 'refcoco' else f'shapes {layout}', version=VERSION, **told)
+    return json.loads(json.dumps(stamp))
 
 
 def is_written(root: Path, spec: ShapesSpec, layout: str = 'refcoco') -> bool:
@@ -282,7 +324,8 @@ def write_shapes(
         Whether anything was written.
 
     Raises:
-        ValueError: If ``workers`` is negative or ``layout`` unknown.
+        ValueError: If ``workers`` is negative, ``layout`` unknown, or another layout than ``'refcoco'`` is to have some
+            kinds of sentences only.
         FileExistsError: If the folder holds something else and ``force`` is not set.
     """
     root = Path(root)
@@ -290,6 +333,8 @@ def write_shapes(
         raise ValueError(f'workers={workers}: it must be 0 (draw in this process) or more')
     if layout not in LAYOUTS:
         raise ValueError(f'layout={layout!r} must be one of {LAYOUTS}')
+    if layout != 'refcoco' and set(spec.kinds) != set(KINDS):
+        raise ValueError(f'kinds={spec.kinds}: the layout {layout!r} has sentences of its own')
     if is_written(root, spec, layout) and not force:
         return False
     if root.exists() and (not root.is_dir() or any(root.iterdir())) and not force:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to, check_dtype
 from mmetris.utils.config_types import class_of
+from mmetris.utils.seeding import own_stream
 from mmetris.utils.tokenizer import CLIP_TOKENIZER
 
 from ..necks import ImagePrefix
@@ -63,6 +65,10 @@ class BridgedModel(BaseModel):
         test_cfg: Handed to the head's predictions. ``dtype`` is what predictions are computed in, by autocast:
             ``'bfloat16'``, ``'float16'`` (GPUs only) or ``'float32'``, the default. Logits are float32 in any case, and
             training does not heed it.
+        init_seed: Seed of the initial weights, not negative: encoders, neck and head each draw theirs from (seed, their
+            name), so that models that differ in one of them start with the same weights in the others, as a fair
+            comparison needs. Defaults to None: all draw from PyTorch's generator in the order in which they are built,
+            so that with another neck the head starts elsewhere.
         pretrained: Only None, which MMSeg's tools put into every model's config: encoders name their own weights.
 
     Raises:
@@ -83,10 +89,14 @@ class BridgedModel(BaseModel):
         prefix_cache: dict | None = None,
         train_cfg: dict | None = None,
         test_cfg: dict | None = None,
+        init_seed: int | None = None,
         pretrained: None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        image_encoder = MODELS.build(_with_defaults(backbone, dual_encoder or {}))
+        if init_seed is not None and init_seed < 0:
+            raise ValueError(f'init_seed={init_seed} must not be negative')
+        with own_stream(init_seed, 'backbone'):
+            image_encoder = MODELS.build(_with_defaults(backbone, dual_encoder or {}))
         if data_preprocessor is not None:
             data_preprocessor = _with_defaults(data_preprocessor, getattr(image_encoder, 'normalisation', {}))
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
@@ -98,10 +108,12 @@ class BridgedModel(BaseModel):
         self.train_cfg, self.test_cfg = train_cfg, dict(test_cfg or {})
         check_dtype(self.test_cfg.get('dtype'), 'test_cfg.dtype')
         self.context_length = context_length
+        self.init_seed = init_seed
         self.prefix_cache = None if prefix_cache is None else PrefixCache(**prefix_cache)
         self.backbone = image_encoder
         shared_stages = {} if 'num_stages' not in backbone else dict(num_stages=backbone['num_stages'])
-        self.text_encoder = MODELS.build(_with_defaults(text_encoder, {**shared_stages, **(dual_encoder or {})}))
+        with own_stream(init_seed, 'text_encoder'):
+            self.text_encoder = MODELS.build(_with_defaults(text_encoder, {**shared_stages, **(dual_encoder or {})}))
         if context_length is not None and context_length > self.text_encoder.context_length:
             raise ValueError(
                 f'context_length={context_length} of the model exceeds the {self.text_encoder.context_length} tokens '
@@ -114,14 +126,13 @@ class BridgedModel(BaseModel):
                 f'text_encoder.out_stages={self.text_encoder.out_stages} '
                 'must be equally many: the Bridger joins them one by one'
             )
-        self.neck = MODELS.build(
-            dict(
-                image_specs=[self.backbone.stage_specs[stage - 1] for stage in self.backbone.out_stages],
-                word_channels=self.text_encoder.embed_dims,
-                out_stages=self.backbone.out_stages,
-            )
-            | dict(neck)
-        )
+        neck = dict(
+            image_specs=[self.backbone.stage_specs[stage - 1] for stage in self.backbone.out_stages],
+            word_channels=self.text_encoder.embed_dims,
+            out_stages=self.backbone.out_stages,
+        ) | dict(neck)
+        with own_stream(init_seed, 'neck'):
+            self.neck = MODELS.build(neck)
 
     def build_head(self, cfg: Mapping) -> Any:
         """Build a head, with the widths and strides of the encoders as its defaults.
@@ -130,15 +141,24 @@ class BridgedModel(BaseModel):
             cfg: Config of the head, which takes ``in_channels`` and ``in_strides`` (of the maps), ``word_channels`` and
                 ``sentence_channels``.
         """
-        return MODELS.build(
-            dict(
-                in_channels=[spec.channels for spec in self.backbone.out_specs],
-                in_strides=[spec.stride for spec in self.backbone.out_specs],
-                word_channels=self.text_encoder.embed_dims,
-                sentence_channels=self.text_encoder.output_dims,
-            )
-            | dict(cfg)
-        )
+        cfg = dict(
+            in_channels=[spec.channels for spec in self.backbone.out_specs],
+            in_strides=[spec.stride for spec in self.backbone.out_specs],
+            word_channels=self.text_encoder.embed_dims,
+            sentence_channels=self.text_encoder.output_dims,
+        ) | dict(cfg)
+        with own_stream(self.init_seed, self.head_name):
+            return MODELS.build(cfg)
+
+    def init_weights(self) -> None:
+        """Initial weights that configs ask for (``init_cfg``) and pretrained ones, once."""
+        with ExitStack() as after:
+            for name, part in self.named_children():
+                if hasattr(part, 'init_weights'):
+                    # On the part itself, for as long as MMEngine walks through the model.
+                    part.init_weights = own_stream(self.init_seed, name)(part.init_weights)
+                    after.callback(delattr, part, 'init_weights')
+            super().init_weights()
 
     @property
     def head(self) -> Any:

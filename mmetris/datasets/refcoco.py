@@ -108,9 +108,9 @@ class RefCocoDataset(BaseDataset):
             in a row. Defaults to 'original' in test mode, as evaluation uses every sentence, and to 'random'
             else, as ETRIS trains.
         text_field: 'sent', the cleaned and lower-cased text, or 'raw'. Defaults to 'sent'.
-        with_boxes: Whether a record also has ``boxes``, (K, 4) float32 of the object or, in gRefCOCO, of each object: left,
-            top, right, bottom in pixels, cut to the image. They are the annotations' ``bbox``, or those around their
-            masks where they have none. Defaults to False.
+        with_boxes: Whether a record also has ``boxes``, (K, 4) float32 of the object or, in gRefCOCO, of each object:
+            left, top, right, bottom in pixels, cut to the image. They are the annotations' ``bbox``, or those around
+            their masks where they have none. Defaults to False.
         seed: Seed of the drawn sentences, not negative. Defaults to 0.
         backend_args: Arguments of MMEngine's file backend for ``ann_file`` and ``split_file``.
         test_mode: Whether the samples are to be evaluated on. Defaults to False.

@@ -62,11 +62,13 @@ def test_shapes_and_gradients(head, kind):
     losses = model.loss(images, samples)
     total = sum(value for key, value in losses.items() if 'loss' in key)
     total.backward()
-    missing = {
-        name for name, value in model.named_parameters() if value.requires_grad and (value.grad is None)
-    }
+    missing = {name for name, value in model.named_parameters() if value.requires_grad and (value.grad is None)}
     assert torch.isfinite(total) and not missing
-    assert all(not name.startswith(('backbone.', 'text_encoder.')) for name, value in model.named_parameters() if value.requires_grad)
+    assert all(
+        not name.startswith(('backbone.', 'text_encoder.'))
+        for name, value in model.named_parameters()
+        if value.requires_grad
+    )
     found = model.eval().predict(images, [sample(boxes, ori_shape=(64, 64)) for boxes in BATCH])
     for one in found:
         boxes, scores = one.pred_instances.bboxes, one.pred_instances.scores

@@ -21,8 +21,8 @@ class Letterbox(BaseTransform):
     change the geometry before this one.
 
     Required keys: ``img`` (BGR); optional those in ``seg_fields``, and ``gt_bboxes`` (K, 4). Modified keys: ``img``,
-    ``img_shape``, masks, boxes. Added keys: ``pad_shape``, ``scale_factor`` (w, h), ``keep_ratio``, ``letterbox`` (scale, left,
-    top).
+    ``img_shape``, masks, boxes. Added keys: ``pad_shape``, ``scale_factor`` (w, h), ``keep_ratio``, ``letterbox``
+    (scale, left, top).
 
     Args:
         size: (H, W) of the result, or one number for a square. Defaults to 416, ETRIS's input.

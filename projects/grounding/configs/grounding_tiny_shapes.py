@@ -1,6 +1,6 @@
 """Boxes and masks by ETRIS on the tiny CLIP, Shapes; results in projects/grounding/README.md.
 
-    bash tools/dist_train.sh projects/grounding/configs/grounding_tiny_shapes.py 2
+bash tools/dist_train.sh projects/grounding/configs/grounding_tiny_shapes.py 2
 """
 
 _base_ = '../../../configs/etris/etris_tiny_shapes.py'

@@ -1,4 +1,4 @@
-"""The paper's visual grounding (appendix): frozen CLIP ResNet-101 with Bridgers, an FPN, a decoding Transformer; RefCOCO.
+"""The paper's visual grounding (appendix): frozen CLIP ResNet-101, Bridgers, an FPN, a decoding Transformer; RefCOCO.
 
     bash tools/dist_train.sh projects/grounding/configs/grounding_transformer_r101_refcoco.py 2
 

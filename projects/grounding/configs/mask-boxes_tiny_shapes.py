@@ -1,6 +1,6 @@
 """ETRIS on the tiny CLIP, Shapes, scored by the boxes around its masks; a baseline of projects/grounding/README.md.
 
-    bash tools/dist_test.sh projects/grounding/configs/mask-boxes_tiny_shapes.py CHECKPOINT 2
+bash tools/dist_test.sh projects/grounding/configs/mask-boxes_tiny_shapes.py CHECKPOINT 2
 """
 
 _base_ = '../../../configs/etris/etris_tiny_shapes.py'

@@ -22,7 +22,9 @@ from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.shapes import hw_of
 
 
-def target_boxes(data_samples: Sequence[SegDataSample], input_hw: tuple[int, int], device: torch.device) -> list[Tensor]:
+def target_boxes(
+    data_samples: Sequence[SegDataSample], input_hw: tuple[int, int], device: torch.device
+) -> list[Tensor]:
     """True boxes (K, 4) of each sample, as shares of the input; K is 0 where a sentence means nothing.
 
     Args:
@@ -84,8 +86,8 @@ def complete_by_boxes(
         input_hw: Size of the network's input in pixels.
 
     Returns:
-        The samples, with ``pred_instances``: ``bboxes`` (Q, 4) left, top, right, bottom in pixels, cut to the image, and
-        ``scores`` (Q,), highest first.
+        The samples, with ``pred_instances``: ``bboxes`` (Q, 4) left, top, right, bottom in pixels, cut to the image,
+        and ``scores`` (Q,), highest first.
     """
     if data_samples is None:
         data_samples = [RefDataSample() for _ in boxes]

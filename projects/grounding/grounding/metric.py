@@ -21,13 +21,13 @@ class BoxMetric(BaseMetric):
 
     - ``mIoU``: mean over the sentences of the IoU of the box with the highest score and the true one. Of several true
       boxes that of the highest IoU counts.
-    - ``Acc@X``: share of the sentences whose IoU is at least X. With X = 0.5 it is what grounding reports, and MMDetection
-      calls ``precision@1``.
-    - ``mask_mIoU``, ``mask_Acc@X``: the same of the box around the predicted mask, where the model predicts one; the only
-      scores of a model without boxes.
+    - ``Acc@X``: share of the sentences whose IoU is at least X. With X = 0.5 it is what grounding reports, and
+      MMDetection calls ``precision@1``.
+    - ``mask_mIoU``, ``mask_Acc@X``: the same of the box around the predicted mask, where the model predicts one; the
+      only scores of a model without boxes.
     - ``F1``, ``N-acc`` with ``several=True``, as gRefCOCO's detection is evaluated: the share of sentences whose boxes,
-      those with a score of at least ``threshold``, and true ones are matched without remainder at an IoU of 0.5; and the
-      share of those that mean nothing for which no box is given.
+      those with a score of at least ``threshold``, and true ones are matched without remainder at an IoU of 0.5; and
+      the share of those that mean nothing for which no box is given.
 
     A sentence without a true box counts for F1 and N-acc only; without ``several`` it is left out, with a warning.
 

@@ -109,8 +109,8 @@ class TransformerBoxHead(BaseModule):
             features: Their bridged features.
 
         Returns:
-            (layers, B, Q, 4) boxes (centre x, centre y, width, height) as shares of the input, and (layers, B, Q) logits
-            of their scores.
+            (layers, B, Q, 4) boxes (centre x, centre y, width, height) as shares of the input, and (layers, B, Q)
+            logits of their scores.
         """
         joined = self.join(features.maps)
         pixels = joined.flatten(2).transpose(1, 2) + places(*joined.shape[-2:], joined.shape[1]).to(joined)
@@ -176,7 +176,9 @@ class TransformerBoxHead(BaseModule):
         distance, overlap = box_losses(torch.cat(found), torch.cat(true))
         score = F.binary_cross_entropy_with_logits(scores, wanted, weights, reduction='sum') / weights.sum()
         return dict(
-            loss_l1=self.l1_weight * distance, loss_giou=self.giou_weight * overlap, loss_score=self.score_weight * score
+            loss_l1=self.l1_weight * distance,
+            loss_giou=self.giou_weight * overlap,
+            loss_score=self.score_weight * score,
         )
 
     @torch.no_grad()

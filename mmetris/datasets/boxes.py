@@ -1,4 +1,4 @@
-"""Boxes of referred objects: arrays (K, 4) of left, top, right, bottom in pixels, of which i reaches from i to i + 1."""
+"""Boxes of referred objects: arrays (K, 4) of left, top, right, bottom in pixels; pixel i reaches from i to i + 1."""
 
 from __future__ import annotations
 

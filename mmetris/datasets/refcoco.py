@@ -19,6 +19,7 @@ from pycocotools import mask as coco_mask
 from ..registry import DATASETS
 from ..utils.file_names import FreeNames, sample_name
 from ..utils.tokenizer import count_tokens
+from .boxes import box_of_mask, boxes_of
 from .refer import (
     IN_REFERS_LAYOUT,
     Instances,
@@ -107,6 +108,9 @@ class RefCocoDataset(BaseDataset):
             in a row. Defaults to 'original' in test mode, as evaluation uses every sentence, and to 'random'
             else, as ETRIS trains.
         text_field: 'sent', the cleaned and lower-cased text, or 'raw'. Defaults to 'sent'.
+        with_boxes: Whether a record also has ``boxes``, (K, 4) float32 of the object or, in gRefCOCO, of each object:
+            left, top, right, bottom in pixels, cut to the image. They are the annotations' ``bbox``, or those around
+            their masks where they have none. Defaults to False.
         seed: Seed of the drawn sentences, not negative. Defaults to 0.
         backend_args: Arguments of MMEngine's file backend for ``ann_file`` and ``split_file``.
         test_mode: Whether the samples are to be evaluated on. Defaults to False.
@@ -130,6 +134,7 @@ class RefCocoDataset(BaseDataset):
         split: str = 'train',
         text_mode: str | None = None,
         text_field: str = 'sent',
+        with_boxes: bool = False,
         seed: int = 0,
         backend_args: dict | None = None,
         test_mode: bool = False,
@@ -148,6 +153,7 @@ class RefCocoDataset(BaseDataset):
         self.split = split
         self.text_mode = text_mode
         self.text_field = text_field
+        self.with_boxes = with_boxes
         self.seed = seed
         self.backend_args = backend_args
         # Set by MixedRefDataset so that sample_idx is unique in the mixture.
@@ -174,6 +180,11 @@ class RefCocoDataset(BaseDataset):
 
     def _samples_of(self, objects: list[dict]) -> list[dict]:
         """The records that ``text_mode`` makes of objects with drawn masks."""
+        if self.with_boxes:
+            for record in objects:
+                if 'boxes' not in record:  # A list that has masks only: one box around all that a sentence means.
+                    box = box_of_mask(record['segmentation'])
+                    record['boxes'] = np.array([] if box is None else [box], dtype=np.float32).reshape(-1, 4)
         objects = self._without_empty_masks(objects)
         records = list(itertools.chain.from_iterable(map(self._to_records, objects)))
         self._report_cut_sentences(records)
@@ -258,6 +269,8 @@ class RefCocoDataset(BaseDataset):
                 # One for each annotation; drawn later, and then one for all.
                 segmentation=[annotation['segmentation'] for annotation in annotations],
             )
+            if self.with_boxes:
+                record['boxes'] = [annotation.get('bbox') for annotation in annotations]
         except KeyError as error:
             raise ValueError(
                 f'{self.ann_file}: ann_id {ref["ann_id"]} or its image_id {ref["image_id"]} has no {error}'
@@ -316,6 +329,11 @@ class RefCocoDataset(BaseDataset):
                 raise ValueError(
                     f'{self.ann_file}: the mask of ann_id {record["ann_id"]} cannot be read: {error}'
                 ) from error
+            if self.with_boxes:
+                try:
+                    record['boxes'] = boxes_of(record['boxes'], drawn, *size)
+                except ValueError as error:
+                    raise ValueError(f'{self.ann_file}: ann_id {record["ann_id"]}: {error}') from error
 
     def _without_empty_masks(self, objects: list[dict]) -> list[dict]:
         empty = [

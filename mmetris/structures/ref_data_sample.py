@@ -24,6 +24,9 @@ class RefDataSample(SegDataSample):
       it is at or above ``no_target_threshold`` (meta information), so that the predicted mask is empty; absent from
       predictions of models that do not decide it.
 
+    - ``gt_instances``, ``pred_instances``: of data and models with boxes; ``bboxes`` (K, 4) are left, top, right,
+      bottom in pixels, predictions also have ``scores`` (K,) and are those of the original image.
+
     ``gt_sem_seg.data`` is (1, H, W) with 1 on the object, 0 elsewhere and 255 where the truth is not known;
     ``pred_sem_seg.data`` (1, H, W) has 0 and 1, ``seg_logits.data`` (1, H, W) the values before the sigmoid.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mmseg.datasets.transforms as mmseg_transforms
+import torch
+from mmengine.structures import InstanceData
 
 from ...registry import TRANSFORMS
 from ...structures import RefDataSample
@@ -38,7 +40,8 @@ REF_META_KEYS = (
 class PackSegInputs(mmseg_transforms.PackSegInputs):
     """MMSeg's packing into a :class:`~mmetris.structures.RefDataSample`.
 
-    Stands in for the transform of the same name in standard pipelines. ``tokens`` become a data field; ids,
+    Stands in for the transform of the same name in standard pipelines. ``tokens`` become a data field, ``gt_bboxes``
+    the ``bboxes`` of ``gt_instances``; ids,
     expression and letterbox are always packed where present, as metric and prediction need them.
 
     Args:
@@ -55,5 +58,7 @@ class PackSegInputs(mmseg_transforms.PackSegInputs):
         sample.set_data(dict(packed['data_samples'].items()))
         if 'tokens' in results:
             sample.tokens = results['tokens']
+        if 'gt_bboxes' in results:
+            sample.gt_instances = InstanceData(bboxes=torch.from_numpy(results['gt_bboxes']))
         packed['data_samples'] = sample
         return packed

@@ -8,6 +8,7 @@ from mmcv.transforms import BaseTransform
 
 from ...registry import TRANSFORMS
 from ...utils.letterbox import CLIP_MEAN_BGR, letterbox_geometry, letterbox_image, letterbox_mask
+from ..boxes import letterbox_boxes
 
 
 @TRANSFORMS.register_module()
@@ -15,13 +16,13 @@ class Letterbox(BaseTransform):
     """Scale the image to fit the input size, centre it and fill the border, as ETRIS does for its 416 x 416 input.
 
     What it did is kept as ``letterbox``, so that the segmentor can bring its prediction back to the original
-    size. Masks that are loaded already are letterboxed too, as training needs; in a test pipeline
+    size. Masks and boxes that are loaded already are letterboxed too, as training needs; in a test pipeline
     ``LoadAnnotations`` comes after, so that the truth keeps its original size. There, no other step may
     change the geometry before this one.
 
-    Required keys: ``img`` (BGR); optional those in ``seg_fields``. Modified keys: ``img``, ``img_shape``,
-    masks. Added keys: ``pad_shape``, ``scale_factor`` (w, h), ``keep_ratio``, ``letterbox`` (scale, left,
-    top).
+    Required keys: ``img`` (BGR); optional those in ``seg_fields``, and ``gt_bboxes`` (K, 4). Modified keys: ``img``,
+    ``img_shape``, masks, boxes. Added keys: ``pad_shape``, ``scale_factor`` (w, h), ``keep_ratio``, ``letterbox``
+    (scale, left, top).
 
     Args:
         size: (H, W) of the result, or one number for a square. Defaults to 416, ETRIS's input.
@@ -56,6 +57,8 @@ class Letterbox(BaseTransform):
         results['img'] = letterbox_image(results['img'], self.size, self.border_value)
         for key in results.get('seg_fields', []):
             results[key] = letterbox_mask(results[key], self.size, self.mask_border, self.mask_interpolation)
+        if 'gt_bboxes' in results:
+            results['gt_bboxes'] = letterbox_boxes(results['gt_bboxes'], geometry)
         results.update(
             img_shape=self.size,
             pad_shape=self.size,

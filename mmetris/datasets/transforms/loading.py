@@ -132,8 +132,9 @@ class LoadAnnotations(mmseg_transforms.LoadAnnotations):
     unchanged on either. Drawn at the image's original size: before resizing steps in training, after them in
     test pipelines.
 
-    Required keys: ``segmentation``, ``height``, ``width``, ``seg_fields``; or those of MMSeg's transform.
-    Added keys: ``gt_seg_map``, uint8 (H, W).
+    Required keys: ``segmentation``, ``height``, ``width``, ``seg_fields``; or those of MMSeg's transform. Optional:
+    ``boxes``, of a data set with ``with_boxes=True``. Added keys: ``gt_seg_map``, uint8 (H, W); ``gt_bboxes``, float32
+    (K, 4), where there are boxes.
 
     Arguments are MMSeg's.
 
@@ -141,6 +142,13 @@ class LoadAnnotations(mmseg_transforms.LoadAnnotations):
         ValueError: If the image has another size than its annotation says, or the mask cannot be drawn; names
             image and annotation.
     """
+
+    def transform(self, results: dict) -> dict:
+        """Load mask and boxes."""
+        results = super().transform(results)
+        if 'boxes' in results:
+            results['gt_bboxes'] = results['boxes'].copy()
+        return results
 
     def _load_seg_map(self, results: dict) -> None:
         if results.get('segmentation') is None:

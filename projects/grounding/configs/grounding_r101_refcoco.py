@@ -1,0 +1,22 @@
+"""Boxes and masks by ETRIS, CLIP ResNet-101, RefCOCO.
+
+    bash tools/dist_train.sh projects/grounding/configs/grounding_r101_refcoco.py 2
+
+Not run here.
+"""
+
+_base_ = '../../../configs/etris/etris_r101_refcoco.py'
+
+from importlib import import_module
+
+grounding = import_module('projects.grounding.grounding.configs')
+custom_imports = grounding.IMPORTS
+
+model = grounding.model_with_boxes(_base_.model, dict(type='PooledBoxHead'))
+train_dataloader = grounding.BOXES
+val_dataloader = grounding.BOXES
+test_dataloader = grounding.BOXES
+
+val_evaluator = [dict(type='BoxMetric', prefix='box'), dict(type='RefSegMetric', metric=['mIoU', 'Pr'])]
+test_evaluator = val_evaluator
+default_hooks = dict(checkpoint=dict(save_best='box/Acc@0.5'))

@@ -49,8 +49,11 @@ NO_NAMES = {
 
 @functools.cache
 def modules() -> list[object]:
-    """All modules of the package."""
+    """All modules of the package, and of the packages of projects."""
     names = ['mmetris', *(info.name for info in pkgutil.walk_packages(mmetris.__path__, 'mmetris.'))]
+    for file in (ROOT / 'projects').glob('*/*/__init__.py'):
+        package = '.'.join(file.parent.relative_to(ROOT).parts)
+        names += [package, *(info.name for info in pkgutil.walk_packages([str(file.parent)], f'{package}.'))]
     return [importlib.import_module(name) for name in names]
 
 
@@ -60,7 +63,7 @@ def index() -> dict[str, object]:
     found = {}
     for module in modules():
         for name, value in vars(module).items():
-            if not name.startswith('_') and getattr(value, '__module__', '').startswith('mmetris'):
+            if not name.startswith('_') and getattr(value, '__module__', '').startswith(('mmetris', 'projects')):
                 found[name] = value
     return found
 

@@ -11,14 +11,18 @@ import mmseg
 import pytest
 import yaml
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.model import is_model_wrapper
+from mmengine.registry import MODEL_WRAPPERS, init_default_scope
 from mmseg.datasets import PascalVOCDataset
 from mmseg.registry import DATASETS as MMSEG_DATASETS
+from torch import distributed
 
 from mmetris.apis.model_zoo import is_training_free
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from mmetris.structures.vocabulary import Vocabulary
-from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.command_line import build_without_weights
+from mmetris.utils.config_options import runner_settings
+from tests import toy_training_free
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs' / 'training_free'
@@ -47,7 +51,8 @@ VARIABLES = {
     *('shapes', 'source', 'spelling', 'stride', 'test_pipeline', 'train_lists', 'train_pipeline', 'validation'),
     *('vis_backends', 'window'),
 }
-READ_BY_TOOLS = {'custom_imports', 'tta_model', 'tta_pipeline'}
+# And by the runner, which has no argument for the wrapper.
+READ_BY_TOOLS = {'model_wrapper_cfg', 'custom_imports', 'tta_model', 'tta_pipeline'}
 
 
 def load(name: str) -> Config:
@@ -112,6 +117,18 @@ def test_the_model_is_the_published_one():
     assert model.backbone.attention == 'sclip' and model.backbone.keep_residual
     assert len(model.vocabulary.templates) == 80 and model.backbone.arch.quick_gelu
     assert not [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def test_several_processes_take_a_model_without_gradients():
+    """DDP refuses it."""
+    distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapper = load('clip-vitb16_training-free').model_wrapper_cfg | dict(device_ids=None)
+        model = toy_training_free.build()
+        wrapped = MODEL_WRAPPERS.build(wrapper, default_args=dict(module=model))
+        assert is_model_wrapper(wrapped) and wrapped.module is model and model.backbone.tower.conv1.weight.ndim == 4
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_the_metafile_lists_every_config_but_the_one_in_miniature():

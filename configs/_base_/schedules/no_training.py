@@ -4,3 +4,5 @@ train_cfg = None
 optim_wrapper = None
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
+# Of several processes: DDP refuses a model without gradients, this one wraps only parts that have some.
+model_wrapper_cfg = dict(type='MMSeparateDistributedDataParallel')

@@ -152,7 +152,9 @@ class TrainingFreeSegmentor(ClassNameSegmentor):
     def _ensure_weights(self) -> None:
         """Read them now if nobody did: MMEngine's test of a model without a checkpoint asks for none."""
         if not self._has_weights:
-            self.init_weights()
+            self.backbone.read_pretrained()
+            self.text_encoder.read_pretrained()
+            self._has_weights = True
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         self._has_weights = True

@@ -105,19 +105,21 @@ def kept_for_backward(call: Callable, model: torch.nn.Module) -> int:
         call: One step.
         model: Its parameters and buffers are not counted.
     """
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, int] = {}
-    alive = []  # Otherwise another storage might get the number of one that is gone.
+    # PyTorch gives a storage the same object as long as somebody holds it, and these are held.
+    own = {id(storage): storage for storage in _storages(*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        alive.append(storage)
-        kept[storage._cdata] = storage.nbytes()
+        kept.update({id(storage): storage for storage in _storages(tensor)})
         return tensor
 
     with _FusedOnMeta(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         call()
-    return sum(size for storage, size in kept.items() if storage not in own)
+    return sum(storage.nbytes() for number, storage in kept.items() if number not in own)
+
+
+def _storages(*tensors: Tensor) -> list[torch.UntypedStorage]:
+    return [tensor.untyped_storage() for tensor in tensors]
 
 
 def resident_growth(call: Callable) -> int:

@@ -28,8 +28,7 @@ class SlimCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if unknown := frozen_at_random(model_of(runner)):
             print_log(
-                f'{" and ".join(unknown)} frozen at random weights (no clip_checkpoint is set): '
-                'checkpoints will be full',
+                f'{" and ".join(unknown)} frozen at random weights (no file of them is set): checkpoints will be full',
                 logger='current',
                 level=logging.WARNING,
             )

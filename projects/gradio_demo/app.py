@@ -400,7 +400,7 @@ class Page:
 
     @staticmethod
     def _modes(predictor: RefSegPredictor) -> dict[str, Any]:
-        modes = [CLASSES] if predictor.asker.by_class else [SENTENCES, CLASSES]
+        modes = [SENTENCES, CLASSES] if predictor.asker.by_sentence else [CLASSES]
         return dict(choices=modes, value=modes[0])
 
     @staticmethod
@@ -409,7 +409,7 @@ class Page:
             value=predictor.threshold,
             label='Threshold',
             info='Pixels of a higher probability belong to the mask' + describe_rule(predictor.no_target_rule),
-            visible=not predictor.asker.by_class,
+            visible=predictor.asker.by_sentence,
         )
 
     def _examples(self, model: str) -> list[Example]:
@@ -613,7 +613,7 @@ class Page:
         """The picture of the gallery that was chosen, with its sentences."""
         example = self._examples(model)[event.index]
         taken = {self.picture: example.read(self.limits.max_pixels), self.text: example.text}
-        return taken | ({} if self.models.get(model).asker.by_class else {self.mode: SENTENCES})
+        return taken | ({self.mode: SENTENCES} if self.models.get(model).asker.by_sentence else {})
 
     def list_models(self) -> list[str]:
         """Names of the models that the page was started with; where none is named, the first is asked."""

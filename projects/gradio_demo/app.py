@@ -85,7 +85,7 @@ footer {{display: none !important}}
 #answers .number {{text-align: right}}
 .unseen {{position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}}
 #answers .chip {{display: inline-block; min-width: 26px; border-radius: 5px; text-align: center}}
-#answers .chip {{font-size: 19px; line-height: 24px; font-weight: bold}}
+#answers .chip {{padding: 0 4px; font-size: 19px; line-height: 24px; font-weight: bold}}
 @media ({PHONE}) {{
   #heading h1 {{font-size: 18px; margin: 0}}
   #heading p, #note p {{font-size: 13px; line-height: 1.4; margin: 0}}

@@ -203,12 +203,13 @@ class Segmenter:
         folder: What tools/deployment/export.py wrote. Where it has the two files image.onnx and text.onnx, a picture
             is encoded once for all questions about it; else whole.onnx is asked.
         providers: ONNX Runtime's execution providers. Defaults to None: the CPU.
+        threads: Of a CPU, for one answer. Defaults to 0: as many as there are cores.
 
     Raises:
         FileNotFoundError: If there is no export, or none for ONNX.
     """
 
-    def __init__(self, folder: str | os.PathLike, providers: Sequence[str] | None = None) -> None:
+    def __init__(self, folder: str | os.PathLike, providers: Sequence[str] | None = None, threads: int = 0) -> None:
         folder = Path(folder)
         if not (folder / 'export.json').is_file():
             raise FileNotFoundError(f'{folder} has no export.json; is it what tools/deployment/export.py wrote?')
@@ -216,11 +217,11 @@ class Segmenter:
         names = ('image', 'text') if 'text.onnx' in self.facts['files'] else ('whole',)
         if f'{names[0]}.onnx' not in self.facts['files']:
             raise FileNotFoundError(f'{folder} has no ONNX files; export with --format onnx')
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        chosen = list(providers or ['CPUExecutionProvider'])
         self.sessions = {
-            name: onnxruntime.InferenceSession(
-                str(folder / f'{name}.onnx'), providers=list(providers or ['CPUExecutionProvider'])
-            )
-            for name in names
+            name: onnxruntime.InferenceSession(str(folder / f'{name}.onnx'), options, chosen) for name in names
         }
         text = self.facts['text']
         if text['vocabulary'] is None:

@@ -6,12 +6,13 @@ of HTTP and a sentence for who sent it.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import io
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ class Refusal(NamedTuple):
     """A request that cannot be answered.
 
     Attributes:
-        status: Of HTTP, 400 to 499.
+        status: Of HTTP, 400 to 499; 503 of a server that has too much to do.
         detail: What is wrong and what to do.
     """
 
@@ -105,14 +106,15 @@ class Answering:
         folder: What tools/deployment/export.py wrote.
         limits: What a request may ask for. Defaults to :class:`Limits`.
         batch_size: Sentences that go through the model together. Defaults to 8.
+        threads: See :class:`Segmenter`. Defaults to 0.
 
     Raises:
         FileNotFoundError: If there is no export, or none for ONNX.
     """
 
-    def __init__(self, folder: str | Path, limits: Limits | None = None, batch_size: int = 8) -> None:
+    def __init__(self, folder: str | Path, limits: Limits | None = None, batch_size: int = 8, threads: int = 0) -> None:
         self.limits = Limits() if limits is None else limits
-        self.segmenter = Segmenter(folder)
+        self.segmenter = Segmenter(folder, threads=threads)
         self.batch_size = batch_size
         self.pictures = Pictures(self.segmenter.encode, self.limits)
 
@@ -148,6 +150,49 @@ class Answering:
             )
             for question, picture in zip(questions, pictures)
         ]
+
+
+class Batches:
+    """Answer questions together: while some are being answered, the others that come wait, and are the next batch.
+
+    So one that comes alone waits for nobody, and the batches grow with the load.
+
+    Args:
+        answer: Answers a list of questions, in another thread.
+        most: Questions of a batch.
+        most_waiting: Further ones are refused.
+    """
+
+    def __init__(self, answer: Callable[[list], list], most: int, most_waiting: int) -> None:
+        self._answer, self._most, self._most_waiting = answer, most, most_waiting
+        self._waiting: deque[tuple[Any, asyncio.Future]] = deque()
+        self._task: asyncio.Task | None = None
+
+    async def ask(self, question: Any) -> Any:
+        """The answer to a question.
+
+        Raises:
+            Exception: Whatever the answering of its batch raised.
+        """
+        if len(self._waiting) >= self._most_waiting:
+            return Refusal(503, f'{len(self._waiting)} requests are waiting already: try again later')
+        found: asyncio.Future = asyncio.get_running_loop().create_future()
+        self._waiting.append((question, found))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._answer_all())
+        return await found
+
+    async def _answer_all(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            try:
+                answers = await asyncio.to_thread(self._answer, [question for question, _ in batch])
+            except Exception as error:
+                for _, found in batch:
+                    found.set_exception(error)
+                continue
+            for (_, found), answer in zip(batch, answers):
+                found.set_result(answer)
 
 
 def read_question(

@@ -85,12 +85,38 @@ def time_all(requests: Sequence[Any], clients: int, ask: Callable[[Any], dict[st
     return Figures(seconds, np.array([latency for latency, _ in found]), [answer for _, answer in found])
 
 
-def plain_loop(folder: Path, files: Sequence[bytes]) -> Callable[[Any], dict[str, Any]]:
+def time_in_turn(
+    requests: Sequence[Any], ways: dict[str, tuple[int, Callable[[Any], dict[str, Any]]]], rounds: int
+) -> dict[str, Figures]:
+    """Ask everything in each way, a part at a time and by turns, so that whatever else the machine does meets all.
+
+    Args:
+        requests: What is asked.
+        ways: For each name how many clients, and what answers.
+        rounds: Parts.
+    """
+    parts: dict[str, list[Figures]] = {name: [] for name in ways}
+    for clients, ask in ways.values():
+        time_all(requests[:1], clients, ask)  # The first takes longer.
+    for start in range(rounds):
+        for name, (clients, ask) in ways.items():
+            parts[name].append(time_all(requests[start::rounds], clients, ask))
+    return {
+        name: Figures(
+            sum(one.seconds for one in found),
+            np.concatenate([one.latencies for one in found]),
+            [answer for one in found for answer in one.answers],
+        )
+        for name, found in parts.items()
+    }
+
+
+def plain_loop(folder: Path, files: Sequence[bytes], threads: int) -> Callable[[Any], dict[str, Any]]:
     """What answers a request as a loop without a server does."""
     from answering import describe
     from segment import Segmenter, read_picture
 
-    segmenter = Segmenter(folder)
+    segmenter = Segmenter(folder, threads=threads)
 
     def ask(request: tuple[int, list[str]]) -> dict[str, Any]:
         index, sentences = request
@@ -195,24 +221,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--sentences', type=int, default=2, help='of each request; default 2')
     parser.add_argument('--pictures', type=int, default=6, help='different ones; default 6')
     parser.add_argument('--clients', type=int, default=8, help='at one time; default 8')
+    parser.add_argument('--threads', type=int, default=0, help='of the CPU, for one answer; default all')
+    parser.add_argument('--rounds', type=int, default=4, help='in which all ways are measured by turns; default 4')
     args = parser.parse_args(arguments)
-    if not 0 < args.requests <= MOST_REQUESTS:
-        parser.error(f'--requests {args.requests} must be 1 to {MOST_REQUESTS}')
+    if not 0 < args.rounds <= args.requests <= MOST_REQUESTS:
+        parser.error(f'--requests {args.requests} must be 1 to {MOST_REQUESTS}, and not fewer than --rounds')
     files = make_files(args.pictures)
     requests = make_requests(files, args.requests, args.sentences)
-    plain = time_all(requests, 1, plain_loop(args.exported, files))
-    rows = [report('plain loop, one at a time', plain, plain)]
-    for name, options in (
-        ('server, nothing batched, 1 client', ('--max-requests', '1', '--batch-size', '1')),
-        ('server, nothing batched', ('--max-requests', '1', '--batch-size', '1')),
-        ('server, batches', ()),
-    ):
-        clients = 1 if name.endswith('1 client') else args.clients
-        with serve(args.exported, *options) as port:
-            ask = client_of(port, files)
-            ask(requests[0])
-            figures = time_all(requests, clients, ask)
-        rows.append(report(f'{name}' if clients == 1 else f'{name}, {clients} clients', figures, plain))
+    same = ('--threads', str(args.threads))
+    alone = ('--max-requests', '1', '--batch-size', '1', *same)
+    with serve(args.exported, *alone) as single, serve(args.exported, *same) as batching:
+        ways = {
+            'plain loop, one at a time': (1, plain_loop(args.exported, files, args.threads)),
+            'server, nothing batched, 1 client': (1, client_of(single, files)),
+            f'server, nothing batched, {args.clients} clients': (args.clients, client_of(single, files)),
+            f'server, batches, {args.clients} clients': (args.clients, client_of(batching, files)),
+        }
+        found = time_in_turn(requests, ways, args.rounds)
+    plain = found['plain loop, one at a time']
+    for figures in found.values():
         check_same(figures, plain)
     print(
         f'{args.requests} requests of {args.sentences} sentences about {args.pictures} pictures of 640 x 480; '
@@ -220,7 +247,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print('| | requests / s | beside the loop | median | 95 % within |')
     print('| --- | --- | --- | --- | --- |')
-    print('\n'.join(rows))
+    for name, figures in found.items():
+        print(report(name, figures, plain))
 
 
 def check_same(figures: Figures, plain: Figures) -> None:

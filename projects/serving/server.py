@@ -7,15 +7,17 @@ exported is what tools/deployment/export.py wrote. docs/serving.md has the reque
 
 # Without "from __future__ import annotations": LitServe reads the type of a request from decode_request's own.
 import argparse
+import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 try:
     import litserve
 except ImportError:
     sys.exit(f'error: this server needs LitServe: pip install -r {Path(__file__).with_name("requirements.txt")}')
-from answering import Answering, Limits, Question, Refusal, read_question
+from answering import Answering, Batches, Limits, Question, Refusal, read_question
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -39,43 +41,32 @@ class SegmentRequest(BaseModel):
 class SegmentAPI(litserve.LitAPI):
     """A worker: it has the model and the encoded pictures.
 
+    LitServe's own batches wait for a time that is set, and ask every thousandth of a second whether another request is
+    there; those of :class:`Batches` do neither.
+
     Args:
-        folder: What tools/deployment/export.py wrote.
-        limits: What a request may ask for.
-        batch_size: Sentences that go through the model together.
-        max_batch_size: Requests that are answered together.
-        batch_timeout: Seconds that the first of them waits for the others.
+        args: The command line's.
     """
 
-    def __init__(
-        self, folder: Path, limits: Limits, batch_size: int, max_batch_size: int, batch_timeout: float
-    ) -> None:
-        super().__init__(max_batch_size=max_batch_size, batch_timeout=batch_timeout)
-        self.folder, self.limits, self.batch_size = folder, limits, batch_size
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(enable_async=True)
+        self.args = args
+        self.limits = Limits(**{name: getattr(args, name) for name in Limits._fields})
 
     def setup(self, device: str) -> None:
         """Load the model, in the worker's process."""
-        self.answering = Answering(self.folder, self.limits, self.batch_size)
+        answering = Answering(self.args.exported, self.limits, self.args.batch_size, self.args.threads)
+        self.batches = Batches(answering.answer, self.args.max_requests, self.args.max_waiting)
 
-    def decode_request(self, request: SegmentRequest) -> Question | Refusal:
-        """Check a request. An exception here would be the answer to all that are batched with it."""
+    async def decode_request(self, request: SegmentRequest) -> Question | Refusal:
+        """Check a request."""
         return read_question(request.picture, request.picture_id, request.sentences, self.limits)
 
-    def batch(self, inputs: list[Question | Refusal]) -> list[Question | Refusal]:
-        """As they are: pictures of any size, any number of sentences."""
-        return list(inputs)
+    async def predict(self, question: Question | Refusal) -> dict[str, Any] | Refusal:
+        """Answer a request, together with others that are there."""
+        return question if isinstance(question, Refusal) else await self.batches.ask(question)
 
-    def predict(self, questions: Any) -> Any:
-        """Answer requests; a single one where LitServe makes no batches."""
-        if isinstance(questions, list):
-            return self.answering.answer(questions)
-        return self.answering.answer([questions])[0]
-
-    def unbatch(self, output: list) -> list:
-        """They are one for each request."""
-        return output
-
-    def encode_response(self, output: dict | Refusal) -> Any:
+    async def encode_response(self, output: dict[str, Any] | Refusal) -> JSONResponse:
         """What is sent back, with its status."""
         if isinstance(output, Refusal):
             return JSONResponse(dict(detail=output.detail), output.status)
@@ -101,9 +92,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--port', type=int, default=8000, help='default 8000')
     parser.add_argument('--batch-size', type=int, default=8, help='sentences together; default 8')
+    parser.add_argument('--threads', type=int, default=0, help='of the CPU, for one batch; default all')
     parser.add_argument('--max-requests', type=int, default=8, help='requests answered together; default 8')
-    parser.add_argument('--wait', type=float, default=0.005, help='seconds a request waits for others; default 0.005')
-    parser.add_argument('--timeout', type=float, default=30, help='seconds a request may wait at all; default 30')
+    parser.add_argument('--max-waiting', type=int, default=64, help='requests that may wait; default 64')
     for name, value in limits._asdict().items():
         parser.add_argument(
             f'--{name.replace("_", "-")}', type=int, default=value, metavar='N', help=f'default {value}'
@@ -113,14 +104,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def build_server(args: argparse.Namespace) -> litserve.LitServer:
     """The server, not yet started; one worker, so that a picture is encoded once."""
-    limits = Limits(**{name: getattr(args, name) for name in Limits._fields})
-    api = SegmentAPI(args.exported, limits, args.batch_size, args.max_requests, args.wait)
-    largest = limits.max_megabytes * 10**6 * 4 // 3 + 10**6  # base64, and the sentences
+    largest = args.max_megabytes * 10**6 * 4 // 3 + 10**6  # base64, and the sentences
     server = litserve.LitServer(
-        api, accelerator='cpu', workers_per_device=1, timeout=args.timeout, max_payload_size=largest
+        SegmentAPI(args), accelerator='cpu', workers_per_device=1, timeout=False, max_payload_size=largest
     )
     server.app.add_exception_handler(RequestValidationError, refuse)
     return server
+
+
+def end_by_sigterm() -> None:
+    """Let SIGTERM, of service managers, be Ctrl+C, on which LitServe ends its processes; else it leaves them behind."""
+    own = os.getpid()
+
+    def end(*_: Any) -> NoReturn:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        raise SystemExit  # In a process that LitServe forked and ends.
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def main() -> None:
@@ -128,6 +129,7 @@ def main() -> None:
     args = build_parser().parse_args()
     if not (args.exported / 'export.json').is_file():
         sys.exit(f'error: {args.exported} has no export.json; is it what tools/deployment/export.py wrote?')
+    end_by_sigterm()
     build_server(args).run(host=args.host, port=args.port, generate_client_file=False, log_level='warning')
 
 

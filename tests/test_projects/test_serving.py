@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.util
 import io
@@ -9,8 +10,10 @@ import json
 import re
 import shutil
 import sys
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,6 +193,34 @@ def test_what_is_wrong_with_a_request_is_said_and_spoils_no_other(exported):
     assert last['answers'][0]['sentence'] == 'a cat'
 
 
+def test_what_comes_while_a_batch_is_answered_is_the_next_batch():
+    seen, begun, goes_on = [], threading.Event(), threading.Event()
+
+    def answer(questions):
+        seen.append(questions)
+        begun.set()
+        assert goes_on.wait(10)
+        if 'bad' in questions:
+            raise ValueError('what the batch raised')
+        return [question.upper() for question in questions]
+
+    async def visit():
+        batches = answering.Batches(answer, most=3, most_waiting=5)
+        first = asyncio.create_task(batches.ask('a'))
+        await asyncio.to_thread(begun.wait, 10)
+        others = [asyncio.create_task(batches.ask(question)) for question in ('b', 'c', 'd', 'bad', 'e')]
+        await asyncio.sleep(0)
+        refused = await batches.ask('f')
+        goes_on.set()
+        answers = await asyncio.gather(first, *others, return_exceptions=True)
+        return refused, answers, await batches.ask('g')
+
+    refused, answers, last = asyncio.run(visit())
+    assert seen == [['a'], ['b', 'c', 'd'], ['bad', 'e'], ['g']]
+    assert answers[:4] == ['A', 'B', 'C', 'D'] and last == 'G' and refused.status == 503
+    assert [str(error) for error in answers[4:]] == ['what the batch raised'] * 2
+
+
 @pytest.mark.processes
 def test_the_server_answers_many_at_one_time_and_refuses_what_is_wrong(exported, files, tmp_path):
     pytest.importorskip('litserve', reason='LitServe is not installed (projects/serving/requirements.txt)')
@@ -223,3 +254,5 @@ def test_the_server_answers_many_at_one_time_and_refuses_what_is_wrong(exported,
         assert load_test.send(port, b'{"sentences": ["a"], "picture": "' + b'a' * 3_000_000 + b'"}')[0] == 413
         assert client(requests[0])['answers'][0]['sentence'] == TEXTS[0], 'it is still there'
     assert 'Traceback' not in (tmp_path / 'log.txt').read_text()
+    commands = [path.read_bytes() for path in Path('/proc').glob('[0-9]*/cmdline') if path.is_file()]
+    assert not [one for one in commands if str(port).encode() in one.split(b'\0')], 'it has left no process behind'

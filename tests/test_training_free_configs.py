@@ -18,7 +18,8 @@ from mmseg.registry import DATASETS as MMSEG_DATASETS
 from mmetris.apis.model_zoo import is_training_free
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from mmetris.structures.vocabulary import Vocabulary
-from mmetris.utils.command_line import build_without_weights, runner_settings
+from mmetris.utils.command_line import build_without_weights
+from mmetris.utils.config_options import runner_settings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'configs' / 'training_free'

@@ -188,7 +188,17 @@ def option_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return f'"{value}"' if ',' in value else value
-    return repr(value.to_dict() if hasattr(value, 'to_dict') else value).replace(', ', ',').replace(': ', ':')
+    return _text(value)
+
+
+def _text(value: Any) -> str:
+    """A value inside of brackets, without white space of ours."""
+    if isinstance(value, Mapping):
+        return '{' + ','.join(f'{key!r}:{_text(inner)}' for key, inner in value.items()) + '}'
+    if isinstance(value, (list, tuple)):
+        inside = ','.join(map(_text, value))
+        return f'[{inside}]' if isinstance(value, list) else f'({inside})'
+    return repr(value)
 
 
 def read_config(path: str | os.PathLike) -> Config:

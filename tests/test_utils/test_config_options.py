@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
 
@@ -108,6 +109,7 @@ PARTS = st.recursive(
 )
 
 
+@settings(max_examples=300, deadline=None)
 @given(st.lists(PARTS, max_size=3))
 def test_a_value_comes_back_from_its_text(value):
     assert parse_value(option_text(value)) == value
@@ -205,9 +207,7 @@ def test_custom_imports_are_imported(folder, monkeypatch):
     cfg = read_config(folder / 'child.py')
     cfg.custom_imports = dict(imports=[])
     merge_options(cfg, {'custom_imports.imports': ['imported_by_an_option']})
-    import imported_by_an_option
-
-    assert imported_by_an_option.DONE
+    assert sys.modules.pop('imported_by_an_option').DONE
 
 
 def test_a_config_that_cannot_be_read_is_one_sentence(folder):

@@ -11,6 +11,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def fork(command, variables, log):
         sys.argv = command[1:]
         runpy.run_path(command[1], run_name='__main__')
 
-    return kill_test.start(tool, log)[0]
+    return SimpleNamespace(pid=kill_test.start(tool, log)[0])
 
 
 def run(path: Path, out: Path, *flags: str, kill=None) -> tuple[int, str]:

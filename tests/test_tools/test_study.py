@@ -321,3 +321,7 @@ def test_every_study_builds_its_models_and_knows_the_papers_rows(path):
             if 'paper' in (variant or {}):
                 assert report._paper(name) is not None, name
     assert len(hashes) == len(study.settings) * len(study.variants)
+
+
+def test_the_document_has_what_the_committed_results_say():
+    assert not study_report.write_document(ROOT / 'docs' / 'study.md', check=True)

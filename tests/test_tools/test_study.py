@@ -11,6 +11,7 @@ import sys
 import time
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def fork(command, variables, log):
         sys.argv = command[1:]
         runpy.run_path(command[1], run_name='__main__')
 
-    return kill_test.start(tool, log)[0]
+    return SimpleNamespace(pid=kill_test.start(tool, log)[0])
 
 
 def run(path: Path, out: Path, *flags: str, kill=None) -> tuple[int, str]:
@@ -320,3 +321,7 @@ def test_every_study_builds_its_models_and_knows_the_papers_rows(path):
             if 'paper' in (variant or {}):
                 assert report._paper(name) is not None, name
     assert len(hashes) == len(study.settings) * len(study.variants)
+
+
+def test_the_document_has_what_the_committed_results_say():
+    assert not study_report.write_document(ROOT / 'docs' / 'study.md', check=True)

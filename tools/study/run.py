@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import traceback
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
@@ -80,16 +80,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def start_process(command: Sequence[str], variables: dict[str, str], log: Path) -> int:
+def start_process(command: Sequence[str], variables: dict[str, str], log: Path) -> subprocess.Popen:
     """Start a process whose output goes to the end of a file.
 
     Args:
         command: The command.
         variables: Environment variables besides those of this process.
         log: The file.
-
-    Returns:
-        The number of the process.
     """
     with log.open('ab') as output:
         return subprocess.Popen(
@@ -99,7 +96,7 @@ def start_process(command: Sequence[str], variables: dict[str, str], log: Path) 
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-        ).pid
+        )
 
 
 class Pool:
@@ -118,7 +115,7 @@ class Pool:
         self.lock = threading.Lock()
         self.is_stopped = False
         self.processes: set[int] = set()
-        self.slots = list(range(max(1, torch.cuda.device_count())))
+        self.num_slots = max(1, torch.cuda.device_count())
         self.tried: set[str] = set()
 
     def ready(self, jobs: Sequence[Job]) -> list[Job]:
@@ -148,15 +145,15 @@ class Pool:
             Whether none of them failed.
         """
         good = True
-        running: dict[Future, Job] = {}
+        running: dict[Future, tuple[Job, int]] = {}
         with ThreadPoolExecutor(at_once) as executor:
             try:
                 while not self.is_stopped:
                     for job in self.ready(jobs)[: at_once - len(running)]:
                         self.tried.add(job.name)
-                        slot = self.slots.pop(0)
-                        self.slots.append(slot)
-                        running[executor.submit(self.do, job, slot)] = job
+                        busy = Counter(slot for _, slot in running.values())
+                        slot = min(range(self.num_slots), key=busy.__getitem__)
+                        running[executor.submit(self.do, job, slot)] = job, slot
                     if not running:
                         break
                     left = None if end is None else max(0, end - time.monotonic())
@@ -165,7 +162,7 @@ class Pool:
                         print('The time is up; the same command goes on', flush=True)
                         break
                     for future in done:
-                        line = self.line_of_ended(running.pop(future), future)
+                        line = self.line_of_ended(running.pop(future)[0], future)
                         good = good and 'failed' not in line
                         self.append(line)
                         self.tell(line, jobs)
@@ -263,7 +260,7 @@ class Pool:
             PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])),
         )
         variables[LAUNCHER_VARIABLE] = str(os.getpid())  # It ends when this one is killed.
-        if torch.cuda.device_count() > 1:
+        if self.num_slots > 1:
             variables['CUDA_VISIBLE_DEVICES'] = str(slot)
         log = folder / f'{step}.log'
         begin = time.monotonic()
@@ -272,12 +269,13 @@ class Pool:
                 raise StoppedError
             command = [sys.executable, str(ROOT / 'tools' / f'{step}.py'), *map(str, arguments)]
             process = start_process(command, variables, log)
-            self.processes.add(process)
-        _, status, usage = os.wait4(process, 0)
+            self.processes.add(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)  # As Popen's own wait, which does not tell what it used.
+        process.returncode = code = os.waitstatus_to_exitcode(status)
         with self.lock:
-            self.processes.discard(process)
+            self.processes.discard(process.pid)
             is_stopped = self.is_stopped
-        if code := os.waitstatus_to_exitcode(status):
+        if code:
             if is_stopped:
                 raise StoppedError
             lines = log.read_text(encoding='utf-8', errors='replace').rstrip().split('\n')[-TAIL:]
@@ -399,6 +397,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = read_study(args.study)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
+    if args.jobs < 1:
+        parser.error(f'--jobs {args.jobs} must be at least 1')
     out = args.out.resolve()
     pool = Pool(study, out, (args.results or out / 'results.jsonl').resolve(), args.keep, args.workers)
     jobs = [job for job in study.jobs() if args.only in job.name]

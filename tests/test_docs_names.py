@@ -83,13 +83,6 @@ def identifiers() -> set[str]:
     return found
 
 
-@functools.cache
-def project_classes() -> set[str]:
-    """Classes of ``projects/``, which the package does not import."""
-    trees = [ast.parse(path.read_text(encoding='utf-8')) for path in (ROOT / 'projects').rglob('*.py')]
-    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
-
-
 def words_of(node: ast.AST) -> list[str]:
     """The names in one node of a syntax tree."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -215,7 +208,7 @@ def problems_of(span: str) -> list[str]:
             if resolve(span) is None and not (len(rest) == 1 and rest[0] in index()):
                 problems.append(f'no {span}')
         elif re.fullmatch(r'(?:[A-Z]+[a-z0-9]+){2,}[A-Z]*\w*', first):
-            if resolve(span) is None and span not in project_classes():
+            if resolve(span) is None:
                 problems.append(f'no {span}')
         elif '_' in span or rest:
             problems += [f'no name {name!r}' for name in (first, *rest) if name not in identifiers() | NO_NAMES]

@@ -57,7 +57,6 @@ OPENMMLAB = [
 TORCH = [
     ('torch.nn.Module', '_non_persistent_buffers_set', 'which buffers are no part of a checkpoint'),
     ('torch.nn.Module', '_load_from_state_dict', 'what a module does about missing keys of its own'),
-    ('torch.UntypedStorage', '_cdata', 'which storage it is, also on device "meta", where addresses are 0'),
     ('torch.nn.Module', '_compiled_call_impl', 'taking the compilation off again'),
     ('torch.nn.Module', '_forward_hooks', 'whether a shortcut around forward is allowed'),
     ('torch.nn.Module', '_forward_pre_hooks', 'whether a shortcut around forward is allowed'),

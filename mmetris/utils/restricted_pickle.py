@@ -42,6 +42,9 @@ STORAGES = {
     'ComplexDoubleStorage': torch.complex128,
 }
 _END_BYTES = 22  # Of an archive's last record, where no comment follows.
+# Bits of an archive's entries.
+_MSDOS_DIRECTORY = 0x10
+_ENCRYPTED = 0x1
 _LEGACY_PICKLES = 5  # In a file before PyTorch 1.6: magic number, version, system, content, keys of the storages.
 
 _lock = threading.RLock()  # What is declared safe counts for the whole process.
@@ -271,7 +274,8 @@ def check_before_loading(path: Path) -> None:
 
 
 def check_archive(archive: zipfile.ZipFile, size: int, part: str = '') -> None:
-    """Refuse archives that PyTorch does not write: compressed, overlapping or doubled entries.
+    """Refuse archives that PyTorch does not write: compressed, overlapping or doubled entries, folders, and what its
+    reader would pass over.
 
     Args:
         archive: The archive.
@@ -287,6 +291,13 @@ def check_archive(archive: zipfile.ZipFile, size: int, part: str = '') -> None:
         raise pickle.UnpicklingError('several entries of the archive have one name')
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise pickle.UnpicklingError('the archive is compressed, which PyTorch never does')
+    for entry in entries:
+        # PyTorch's reader takes such an entry for a folder, or for an empty file, reads nothing and hands on memory as it
+        # found it.
+        if entry.is_dir() or entry.external_attr & _MSDOS_DIRECTORY or entry.compress_size != entry.file_size:
+            raise pickle.UnpicklingError(f'{entry.filename} of the archive says it is a folder, or has another size')
+        if entry.flag_bits & _ENCRYPTED:
+            raise pickle.UnpicklingError(f'{entry.filename} of the archive says it is encrypted')
     total = sum(entry.file_size for entry in entries)
     if total > size:
         raise pickle.UnpicklingError(f'the archive has {size} bytes and says it unpacks to {total}')

@@ -106,6 +106,33 @@ def test_entries_of_one_name_are_refused(tmp_path):
         read_checkpoint(rewritten(path, tmp_path / 'double.pth', double=True))
 
 
+def test_no_bit_of_an_entry_lets_a_tensor_be_memory_as_it_was_found(tmp_path):
+    """PyTorch reads nothing into the memory of an entry that says it is a folder, or empty, and reports no error."""
+    values = torch.arange(100.0)
+    raw = save(tmp_path / 'whole.pth', dict(state_dict=dict(a=values))).read_bytes()
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        (name,) = (entry.filename for entry in archive.infolist() if entry.filename.endswith('/data/0'))
+    start = raw.rindex(name.encode()) - 46  # The fixed part of the entry in the archive's directory.
+    assert raw[start : start + 4] == b'PK\x01\x02'
+    path, refused = tmp_path / 'changed.pth', 0
+    for place in range(8 * (46 + len(name))):
+        content = bytearray(raw)
+        content[start + place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            read = read_checkpoint(path)
+        except ValueError:
+            refused += 1
+        else:
+            assert torch.equal(read['state_dict']['a'], values), place
+    assert refused > 100
+    content = bytearray(raw)
+    content[start + 20 : start + 24] = bytes(4)  # The size of what is stored.
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='says it is a folder, or has another size'):
+        read_checkpoint(path)
+
+
 def with_attributes() -> torch.Tensor:
     """As FSDP's parameters are."""
     tensor = torch.arange(4.0)

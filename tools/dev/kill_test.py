@@ -57,6 +57,7 @@ from mmetris.utils.checkpoint_io import read_checkpoint  # noqa: E402
 
 SAVED = re.compile(r'(epoch_|iter_|last_checkpoint|validation_scores)')
 EPOCHS, STEPS = 4, 2  # Epochs of a run, and iterations of an epoch.
+LIMIT = 900  # Seconds for a run that takes a few: other work may keep the machine busy.
 EMA = [dict(type='EpochSeedHook'), dict(type='SlimCheckpointHook'), dict(type='EMAHook', momentum=0.3)]
 BY_ITERATION = {
     'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=EPOCHS * STEPS, val_interval=STEPS),
@@ -321,7 +322,7 @@ class Campaign:
             shutil.rmtree(whole, ignore_errors=True)
             steps.unlink(missing_ok=True)
             began = time.monotonic()
-            if not wait(self.start(whole, False, lambda: Victim(steps))):
+            if not wait(self.start(whole, False, lambda: Victim(steps)), LIMIT):
                 sys.exit(f'the undisturbed run of {variant} failed: see {whole}.log')
             timed.write_text(str(time.monotonic() - began))
         self.steps = steps.read_text().splitlines()
@@ -358,8 +359,8 @@ class Campaign:
         if number % 3 == 2:
             kills += self.kill_once(work_dir, dict(step=chance.randrange(len(self.steps)), half=chance.random() < 0.3))
         problems = []
-        if not wait(self.start(work_dir, True)):
-            problems.append('the resumed run failed')
+        if not wait(self.start(work_dir, True), LIMIT):
+            problems.append(f'the resumed run failed, or did not end in {LIMIT} s')
         if any(not name.startswith('best_') for name in had) and 'starts from the beginning' in log.read_text():
             problems.append(f'started from the beginning beside {had}')
         try:

@@ -133,6 +133,8 @@ class _UserPath(click.ParamType):
     name = 'path'
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == '' and isinstance(param, click.Option):  # "$NAME" without a value; Path('') is the current folder.
+            self.fail('the name is empty', param, ctx)
         return os.path.expanduser(value) if isinstance(value, str) else value
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -357,6 +359,9 @@ def _images_and_sentences(first: str, words: Sequence[str]) -> tuple[list[str], 
     for text in texts:
         if _is_picture(text):
             raise click.UsageError(f'{text} stands behind a sentence: pictures go before all sentences')
+        if text and os.path.exists(text):  # It may be both, as "dog" beside a folder of dogs.
+            kind = f'folder: {text}/ means it' if os.path.isdir(text) else 'file without the ending of a picture'
+            click.echo(f'warning: {text} is taken for a sentence, and is the name of a {kind}', err=True)
     for name in images:
         if not _is_address(name) and not os.path.exists(name):
             kind = 'folder' if name.endswith(('/', os.sep)) else 'image'
@@ -368,6 +373,8 @@ def _is_picture(word: str) -> bool:
     """Whether a word is meant as a picture by its form: an address, an ending of pictures, or a path of a folder."""
     if word.endswith(('/', os.sep)):
         return ' ' not in word or os.path.isdir(word)
+    if word.startswith(('./', '../', '/', os.curdir + os.sep, os.pardir + os.sep)) and os.path.exists(word):
+        return True
     return _is_address(word) or Path(word).suffix.lower() in IMAGE_SUFFIXES
 
 
@@ -461,6 +468,9 @@ def video(
     """
     if not texts:
         raise click.UsageError('no sentence given: mmetris video VIDEO "the red car" --out-file car.mp4')
+    for text in texts:
+        if Path(text).suffix.lower().lstrip('.') in VIDEO_FORMATS and ' ' not in text or os.path.isfile(text):
+            raise click.UsageError(f'one video at a time: {text} stands where the sentences do')
     if out_file is None and out_dir is None:
         raise click.UsageError('give --out-file for a video, or --out-dir for the frames')
     if out_file is not None and Path(out_file).suffix.lower().lstrip('.') not in VIDEO_FORMATS:
@@ -922,7 +932,14 @@ def _load_apis() -> _Apis:
 
 
 def _check_free(files: Sequence[str | Path], closing: Sequence[Path] = (), *, overwrite: bool) -> None:
-    """Stop where a file would be replaced, the picture itself perhaps, or the results of an earlier run."""
+    """Stop where a file would be replaced, the picture itself perhaps, or the results of an earlier run; and where none
+    could be written, since a file stands in the place of a folder or the other way round."""
+    for file in map(Path, (*files, *closing)):
+        nearest = next(folder for folder in file.parents if folder.exists())
+        if not nearest.is_dir():
+            raise click.UsageError(f'{file} cannot be written: {nearest} is a file, not a folder')
+        if file.is_dir() and overwrite:
+            raise click.UsageError(f'{file} cannot be written: it is a folder')
     if overwrite:
         return
     for path in (*files, *closing):

@@ -229,7 +229,14 @@ def test_one_class_name_is_enough_and_none_is_empty(mmetris, classes, status):
         (('segment', 'picture.png', 'pictures/0.png'), 'no sentence given'),
         (('segment', 'pictures', 'a dog', '--out-file', 'x.png'), 'pictures is a folder: give --out-dir'),
         (('segment', 'picture.png', 'a dog', '--out-file', 'x.xyz'), 'x.xyz needs the ending'),
-        (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png'), 'picture.png'),
+        (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png'), 'picture.png is a file, not a folder'),
+        (('segment', 'picture.png', 'a dog', '--out-dir', 'picture.png/x', '--overwrite'), 'picture.png is a file,'),
+        (('segment', 'picture.png', 'a dog', '--out-file', 'pictures', '--overwrite'), 'written: it is a folder'),
+        (('segment', 'picture.png', 'a dog', '--out-dir', ''), "'--out-dir': the name is empty"),
+        (('segment', 'picture.png', '--classes', ''), "'--classes': the name is empty"),
+        (('video', 'none.mp4', 'other.MP4', 'a dog', '--out-file', 'x.mp4'), 'one video at a time: other.MP4'),
+        (('video', 'none.mp4', 'a dog', 'picture.png', '--out-file', 'x.mp4'), 'one video at a time: picture.png'),
+        (('video', 'none.mp4', 'a dog', '--out-file', 'picture.png/x.mp4'), 'picture.png is a file, not a folder'),
         (('segment', 'picture.png', 'a dog', '--threshold', '35'), 'between 0 and 1'),
         (('segment', 'picture.png', 'a dog', '--dtype', 'half'), 'bfloat16'),
         (('segment', 'picture.png', 'a dog', '--dtype', 'float16'), 'float16 is for GPUs'),
@@ -293,10 +300,13 @@ def test_models_are_listed_with_what_they_need(mmetris):
 def test_several_pictures_stand_before_the_sentences(mmetris):
     """The second one used to become a sentence; a word that happens to be a folder's name still is one."""
     status, out, err = mmetris('segment', 'picture.png', 'pictures/0.png', 'pictures/', 'a dog', 'pictures')
-    assert (status, err) == (0, '')
+    assert status == 0
+    assert err == 'warning: pictures is taken for a sentence, and is the name of a folder: pictures/ means it\n'
     asked = [line.split('  ')[0].strip() for line in out.strip().split('\n')]
     names = ('picture.png', '0.png', '0.png', '1.png', '2.png')
     assert asked == [f'{name}: {text}' for name in names for text in ('a dog', 'pictures')]
+    status, out, err = mmetris('segment', 'picture.png', './pictures', 'a dog')
+    assert (status, err) == (0, '') and out.count('a dog') == 4
     status, out, err = mmetris('segment', 'picture.png', 'pictures/1.png', '--classes', 'dog')
     assert (status, err) == (0, '') and [line.split(':')[0] for line in out.split('\n')[:2]] == ['picture.png', '1.png']
     assert cli.IMAGE_SUFFIXES == image_io.IMAGE_SUFFIXES

@@ -133,7 +133,7 @@ def main() -> None:
         check_checkpoint(parser, args.checkpoint, 'checkpoint')
     elif not is_training_free(cfg):
         parser.error(f'a checkpoint is needed: the model of {args.config} has to be trained')
-    set_work_dir(cfg, args)
+    set_work_dir(parser, cfg, args)
     cfg.load_from = None if training_free else args.checkpoint
     cfg.resume = False
 

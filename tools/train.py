@@ -88,7 +88,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
-    set_work_dir(cfg, args)
+    set_work_dir(parser, cfg, args)
     use_atomic_checkpoints(cfg)
 
     if args.amp or args.amp_dtype:

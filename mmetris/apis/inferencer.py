@@ -390,6 +390,9 @@ class RefSegInferencer(BaseInferencer):
         """The sentences of each picture, checked once for all."""
         if not isinstance(texts, (list, tuple)) or all(isinstance(text, str) for text in texts):
             return [self.asker.check_texts(cast('str | Sequence[str]', texts))] * num_images
+        for number, entry in enumerate(texts, 1):
+            if not isinstance(entry, (str, list, tuple)):
+                raise TypeError(f'a sentence must be a string, but sentence {number} is {entry!r}')
         if len(texts) != num_images:
             raise ValueError(
                 f'texts has {len(texts)} lists of sentences for {num_images} images; give one for each, '

@@ -21,6 +21,8 @@ from mmetris.utils.config_options import merge_options, read_config
 from mmetris.utils.downloads import weights_path
 from mmetris.utils.quiet import quieted
 
+from .model_zoo import config_path
+
 
 def init_model(
     config: str | os.PathLike | Config,
@@ -31,7 +33,8 @@ def init_model(
     """Build a model in evaluation mode.
 
     Args:
-        config: Config file, or what was read from one. A config is a Python program: use those you trust.
+        config: Config file, name of one that comes with mmetris, or what was read from one. A config is a Python
+            program: use those you trust.
         checkpoint: Full or slim checkpoint (``.pth``, ``.safetensors``), a file or an address (``https://``,
             ``hf://owner/name/file``, ``mmetris://`` for one that ships); a slim one takes the frozen CLIP from the
             ``clip_checkpoint`` that the config names. Pickled code in it is refused, not run. Defaults to None: CLIP's
@@ -54,7 +57,7 @@ def init_model(
         >>> logits = model.forward_logits(images, mmetris.tokenize('the dog on the left', 17))
     """
     if isinstance(config, (str, os.PathLike)):
-        config = read_config(config)
+        config = read_config(config_path(config))
     elif not isinstance(config, Config):
         raise TypeError(f'config must be a file name or a mmengine Config, not {type(config).__name__}')
     else:

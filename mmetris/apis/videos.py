@@ -65,8 +65,14 @@ def segment_video(
     Raises:
         ImportError: If PyAV is not installed.
         FileNotFoundError: If there is no such video.
-        ValueError: If it cannot be read, a sentence is empty, or the ending of ``out_file`` is none of a video.
+        ValueError: If it cannot be read, a sentence is empty, the ending of ``out_file`` is none of a video, neither
+            ``out_file`` nor ``out_dir`` is given, or ``every`` or ``max_frames`` is less than 1.
     """
+    if out_file is None and out_dir is None:
+        raise ValueError('give out_file for a video, or out_dir for the frames')
+    for name, number in (('every', every), ('max_frames', max_frames)):
+        if number is not None and number < 1:
+            raise ValueError(f'{name} must be 1 at least, but is {number}')
     texts = predictor.asker.check_texts(texts)
     if out_file is not None:
         encoder_of(out_file)

@@ -80,6 +80,7 @@ class Vocabulary:
                 Defaults to 2.
 
         Raises:
+            TypeError: If a class is neither a name nor a list of names.
             ValueError: If a list or a file is unknown, or what it holds is no vocabulary (see the class); of a file the
                 message says which line.
         """
@@ -92,6 +93,9 @@ class Vocabulary:
                 raise ValueError(
                     f"templates={templates!r} is no set of MMSeg ('vild', 'imagenet'); a single template goes in a list"
                 ) from error
+        for index, entry in enumerate(classes):
+            if not isinstance(entry, (str, list, tuple)):
+                raise TypeError(f'class {index} must be a name or a list of names, not {entry!r}')
         names = tuple(tuple(map(_clean, [entry] if isinstance(entry, str) else entry)) for entry in classes)
         return cls(names, (PLAIN_TEMPLATE,) if templates is None else tuple(templates), background, least)
 

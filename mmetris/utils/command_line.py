@@ -131,12 +131,33 @@ def checkpoint_to_resume(parser: argparse.ArgumentParser, cfg: Config) -> str | 
     return None if found is None else str(found)
 
 
-def set_work_dir(cfg: Config, args: argparse.Namespace) -> None:
-    """Work folder: the command line, then the config's ``work_dir``, then ``work_dirs/<config name>``."""
+def set_work_dir(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:
+    """Work folder: the command line, then the config's ``work_dir``, then ``work_dirs/<config name>``.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config, whose ``work_dir`` is set.
+        args: ``config`` and ``work_dir``.
+    """
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(args.config).stem)
+    check_folder(parser, '--work-dir', cfg.work_dir)
+
+
+def check_folder(parser: argparse.ArgumentParser, flag: str, folder: str | os.PathLike) -> None:
+    """End the program with one line if no folder can be where results go, since a file is there.
+
+    Args:
+        parser: Where errors are reported.
+        flag: What named it.
+        folder: Which need not be there yet.
+    """
+    path = Path(folder).absolute()
+    nearest = next(one for one in (path, *path.parents) if one.exists())
+    if not nearest.is_dir():
+        parser.error(f'{flag} {folder}: {nearest} is a file, not a folder')
 
 
 def prepare_mixed_precision(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ its file has it at once.
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import logging
 import os
@@ -14,12 +15,15 @@ import pickle
 import re
 import sys
 import time
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any, Literal, NoReturn, TextIO, cast
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.registry import OPTIMIZERS, Registry
 from mmengine.runner import BaseLoop
 
 from mmetris.utils.checkpoint_io import CheckpointNotSavedError, MisfitError
@@ -116,11 +120,13 @@ def start(parser: argparse.ArgumentParser, cfg: Config, what: Literal['train', '
     try:
         with redirect_stdout(cast(TextIO, screen)), without_onedl_line():
             runner = build_runner(cfg)
+            if what == 'train':
+                _check_optimizer(cfg)
         if is_main_process():
             print(f'Reading data and weights; the log is in {runner.log_dir}', file=sys.stderr, flush=True)
         runner.register_hook(_ReleaseHook(screen), priority='VERY_HIGH')
         return getattr(runner, what)()
-    except START_ERRORS as error:
+    except Exception as error:
         if not _is_one_line(error):
             raise
         if runner is not None:
@@ -134,24 +140,111 @@ def start(parser: argparse.ArgumentParser, cfg: Config, what: Literal['train', '
         screen.release()
 
 
+@contextmanager
+def in_one_line(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Within it what a config asks for in vain, and missing or damaged files, end the program with one line, status 2.
+
+    Args:
+        parser: Where errors are reported.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_one_line(error):
+            raise
+        fail(parser, told(error))
+
+
 def _is_one_line(error: BaseException) -> bool:
     """Whether users are helped by an error's text alone."""
     if os.environ.get(TRACEBACK) or isinstance(error, _NOT_HERE):
         return False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return False
-    return isinstance(error, FileNotFoundError) or not _has_begun(error)
+    if isinstance(error, FileNotFoundError):
+        return True
+    is_of_config = isinstance(error, START_ERRORS) or bool(_building(error)) or _missing_setting(error) is not None
+    return is_of_config and not _has_begun(error)
+
+
+def _frames(error: BaseException) -> list[FrameType]:
+    """The frames that an error came through, the innermost last."""
+    frames, step = [], error.__traceback__
+    while step is not None:
+        frames.append(step.tb_frame)
+        step = step.tb_next
+    return frames
 
 
 def _has_begun(error: BaseException) -> bool:
     """Whether an error comes out of a running loop."""
-    step = error.__traceback__
-    while step is not None:
-        frame = step.tb_frame
-        if frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop):
-            return True
-        step = step.tb_next
-    return False
+    return any(
+        frame.f_code.co_name == 'run' and isinstance(frame.f_locals.get('self'), BaseLoop) for frame in _frames(error)
+    )
+
+
+def _building(error: BaseException) -> list[FrameType]:
+    """MMEngine's frames that were building a part of a config when an error was raised, the innermost last.
+
+    A misspelt argument is a TypeError there, a value of the wrong kind whatever the part raises.
+    """
+    building = []
+    for frame in _frames(error):
+        module, name = frame.f_globals.get('__name__', ''), frame.f_code.co_name
+        # A runner's constructor reads settings that are no parts, such as randomness.
+        is_runner = name == '__init__' and module.startswith('mmengine.runner.')
+        if is_runner or name.startswith('build') and module.startswith('mmengine.'):
+            building.append(frame)
+    return building
+
+
+def _part_built(error: BaseException) -> str:
+    """The class or function of a config that was being built; '' if none was."""
+    for frame in reversed(_building(error)):
+        part = frame.f_locals.get('obj_cls')
+        if part is not None:
+            return getattr(part, '__name__', '')
+    return ''
+
+
+def _missing_setting(error: BaseException) -> str | None:
+    """The setting that a config was asked for and has not, or None."""
+    if isinstance(error, AttributeError):
+        found = re.fullmatch(r"'ConfigDict' object has no attribute '(\w+)'", str(error))
+        return None if found is None else found[1]
+    frames = _frames(error)
+    is_missing = isinstance(error, KeyError) and frames and frames[-1].f_code.co_name == '__missing__'
+    return str(error.args[0]) if is_missing and error.args else None
+
+
+def _unknown_name(error: BaseException) -> str | None:
+    """What to say of a ``type`` that no registry knows, or None if the error is another."""
+    frames = _building(error)
+    found = frames[-1].f_locals if frames else {}
+    name, registry = found.get('obj_type'), found.get('registry')
+    if not (isinstance(error, KeyError) and isinstance(name, str) and isinstance(registry, Registry)):
+        return None
+    return None if found.get('obj_cls') is not None else _in_no_registry(name, registry)
+
+
+def _in_no_registry(name: str, registry: Registry) -> str:
+    """The line about a name, with the most similar one that is there."""
+    scope, level, known = registry.scope, registry, set()
+    while level is not None:
+        known |= set(level.module_dict)
+        level = level.parent
+    close = difflib.get_close_matches(name.rpartition('.')[2], sorted(known), n=1)
+    hint = f'did you mean {close[0]}?' if close else 'custom_imports of the config imports the module that has it'
+    return f'{name} is not in the {scope}::{registry.name} registry; {hint}'
+
+
+def _check_optimizer(cfg: Config) -> None:
+    """Raise KeyError if no registry knows the optimizer's ``type``; MMEngine would ask for the signature of None."""
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer')
+    name = optimizer.get('type') if isinstance(optimizer, dict) else None
+    with OPTIMIZERS.switch_scope_and_registry(None) as registry:
+        if isinstance(name, str) and registry.get(name) is None:
+            raise KeyError(_in_no_registry(name, registry))
 
 
 def log_to_files(logger: MMLogger, error: BaseException) -> None:
@@ -184,6 +277,13 @@ def told(error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
         source = how_to_get_missing(error)
         return line if source is None or source in line else f'{line}; {source}'
+    setting, part = _missing_setting(error), _part_built(error)
+    if setting is not None:
+        line = f'the config has no setting "{setting}"'
+    elif (unknown := _unknown_name(error)) is not None:
+        line = unknown
+    elif part and part not in line and not isinstance(error, START_ERRORS):
+        line = f'{part}: {line}'
     return f'{line} ({TRACEBACK}=1 shows where)'
 
 
@@ -222,4 +322,4 @@ def _leave_it_to_the_main_process() -> None:
         time.sleep(PATIENCE)
 
 
-__all__ = ['HeldScreen', 'ToolParser', 'check_encoders', 'fail', 'start', 'told', 'log_to_files']
+__all__ = ['HeldScreen', 'ToolParser', 'check_encoders', 'fail', 'in_one_line', 'start', 'told', 'log_to_files']

@@ -689,7 +689,12 @@ class Page:
 
 def main() -> None:
     """Load the model, serve the page."""
-    args = build_parser().parse_args()
+    parser = build_parser()
+    args = parser.parse_args()
+    if args.port is not None and not 1 <= args.port <= 65535:
+        parser.error(f'--port {args.port}: 1 to 65535')
+    if min(args.max_pixels, args.max_megabytes) < 1:
+        parser.error('--max-pixels and --max-megabytes: 1 at least')
     limits = Limits(max_pixels=args.max_pixels, max_megabytes=args.max_megabytes)
     try:
         given = args.model or os.environ.get(MODELS_VARIABLE, '').split() or [None]
@@ -698,7 +703,7 @@ def main() -> None:
         page = Page(models, limits, examples)
         page.launch(args.host, args.port, args.open)
     except (FileNotFoundError, ValueError, OSError) as error:
-        sys.exit(f'error: {error}')
+        parser.exit(2, f'error: {error}\n')
 
 
 if __name__ == '__main__':

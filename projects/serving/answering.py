@@ -189,10 +189,12 @@ class Batches:
                 answers = await asyncio.to_thread(self._answer, [question for question, _ in batch])
             except Exception as error:
                 for _, found in batch:
-                    found.set_exception(error)
+                    if not found.done():
+                        found.set_exception(error)
                 continue
             for (_, found), answer in zip(batch, answers):
-                found.set_result(answer)
+                if not found.done():  # Whoever asked may have given up.
+                    found.set_result(answer)
 
 
 def read_question(
@@ -215,6 +217,10 @@ def read_question(
     for number, sentence in enumerate(sentences, 1):
         if not sentence.split():
             return Refusal(422, f'sentence {number} is empty: say in words what to segment')
+        if not is_text(sentence):
+            return Refusal(422, f'sentence {number} holds half of a character, such as \\ud800')
+    if not is_text(picture_id or ''):
+        return Refusal(422, '"picture_id" holds half of a character, such as \\ud800')
     if picture is None:
         return Question(str(picture_id), list(sentences), None)
     if len(picture) * 3 // 4 > limits.max_megabytes * 10**6 + 2:
@@ -224,6 +230,15 @@ def read_question(
     except (binascii.Error, ValueError):  # The latter where it has letters beyond ASCII.
         return Refusal(400, '"picture" is not base64')
     return Question(hashlib.sha256(file).hexdigest(), list(sentences), file)
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be sent back; JSON's escapes can spell halves of characters, which UTF-8 does not have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode(file: bytes, limits: Limits) -> np.ndarray | Refusal:

@@ -79,6 +79,22 @@ async def refuse(request: Request, error: RequestValidationError) -> JSONRespons
     return JSONResponse(dict(detail=found), 422)
 
 
+def whole_number(text: str) -> int:
+    """A number of the command line, 1 at least."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'{number} is less than 1')
+    return number
+
+
+def port_number(text: str) -> int:
+    """A port that LitServe takes."""
+    number = int(text)
+    if not 1024 <= number <= 65535:
+        raise argparse.ArgumentTypeError(f'{number} is not one of 1024 to 65535')
+    return number
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     limits = Limits()
@@ -90,14 +106,14 @@ def build_parser() -> argparse.ArgumentParser:
         default='127.0.0.1',
         help='default 127.0.0.1, this machine only; the server asks for no password',
     )
-    parser.add_argument('--port', type=int, default=8000, help='default 8000')
-    parser.add_argument('--batch-size', type=int, default=8, help='sentences together; default 8')
-    parser.add_argument('--threads', type=int, default=0, help='of the CPU, for one batch; default all')
-    parser.add_argument('--max-requests', type=int, default=8, help='requests answered together; default 8')
-    parser.add_argument('--max-waiting', type=int, default=64, help='requests that may wait; default 64')
+    parser.add_argument('--port', type=port_number, default=8000, help='default 8000')
+    parser.add_argument('--batch-size', type=whole_number, default=8, help='sentences together; default 8')
+    parser.add_argument('--threads', type=whole_number, default=0, help='of the CPU, for one batch; default all')
+    parser.add_argument('--max-requests', type=whole_number, default=8, help='requests answered together; default 8')
+    parser.add_argument('--max-waiting', type=whole_number, default=64, help='requests that may wait; default 64')
     for name, value in limits._asdict().items():
         parser.add_argument(
-            f'--{name.replace("_", "-")}', type=int, default=value, metavar='N', help=f'default {value}'
+            f'--{name.replace("_", "-")}', type=whole_number, default=value, metavar='N', help=f'default {value}'
         )
     return parser
 
@@ -130,7 +146,10 @@ def main() -> None:
     if not (args.exported / 'export.json').is_file():
         sys.exit(f'error: {args.exported} has no export.json; is it what tools/deployment/export.py wrote?')
     end_by_sigterm()
-    build_server(args).run(host=args.host, port=args.port, generate_client_file=False, log_level='warning')
+    try:
+        build_server(args).run(host=args.host, port=args.port, generate_client_file=False, log_level='warning')
+    except KeyboardInterrupt:  # While it starts; later LitServe takes it.
+        sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -210,6 +210,8 @@ def test_numbers_that_do_not_match_are_refused(inferencer, folder):
         inferencer([picture(), picture()], [['a'], []])
     with pytest.raises(ValueError, match='sentence 2 is empty'):
         inferencer([picture(), picture()], [['a'], [' ']])
+    with pytest.raises(TypeError, match='a sentence must be a string, but sentence 2 is 3'):
+        inferencer(picture(), ['a', 3])
     with pytest.raises(ValueError, match='no image given'):
         inferencer([], 'a')
     with pytest.raises(ValueError, match='batch_size'):

@@ -1,6 +1,7 @@
 """init_model: from config and checkpoint to a model that predicts."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -136,6 +137,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, saved):
     torch.save(clip, tmp_path / 'inf.pth')
     with pytest.raises(ValueError, match=r'inf\.pth holds weights that are NaN or infinite: proj\.'):
         init_model(toy_cfg(backbone=dict(clip_checkpoint=str(tmp_path / 'inf.pth'))), device='cpu')
+
+
+def test_a_config_is_found_by_its_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Path(init_model('etris_tiny_shapes', device='cpu').cfg.filename).name == 'etris_tiny_shapes.py'
 
 
 def test_wrong_arguments_are_named(tmp_path):

@@ -55,6 +55,17 @@ def test_the_video_has_all_frames_their_rate_and_the_sound(predictor, clip, tmp_
     assert [path.name for path in (tmp_path / 'new').iterdir()] == ['out.mp4']
 
 
+def test_numbers_below_one_and_nothing_to_write_are_refused(predictor, clip, tmp_path):
+    for options, message in (
+        (dict(every=0), 'every must be 1 at least, but is 0'),
+        (dict(max_frames=0), 'max_frames must be 1 at least, but is 0'),
+        (dict(out_file=None), 'give out_file for a video, or out_dir for the frames'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            segment_video(predictor, clip, 'a dog', **dict(dict(out_file=tmp_path / 'x.mp4'), **options))
+    assert [path.name for path in tmp_path.iterdir()] == ['clip.mp4']
+
+
 def test_frames_are_written_as_pictures_are(predictor, clip, tmp_path):
     report = segment_video(predictor, clip, 'a dog', out_dir=tmp_path / 'out', every=2, max_frames=5)
     assert report == VideoReport(5, 3, False)

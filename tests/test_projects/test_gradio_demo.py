@@ -655,6 +655,15 @@ def test_a_space_has_its_settings_and_runs_by_its_own_files(folder, tmp_path):
         assert 'drawn' in found['notes'][0]
 
 
+@pytest.mark.parametrize('words', [('--port', '99999'), ('--port', '0'), ('--max-pixels', '0')])
+def test_numbers_that_cannot_be_are_refused_before_a_model_is_loaded(monkeypatch, capsys, words):
+    pytest.importorskip('gradio', reason='gradio is not installed')
+    monkeypatch.setattr(sys, 'argv', ['app.py', *words])
+    with pytest.raises(SystemExit) as ended:
+        load_app().main()
+    assert ended.value.code == 2 and words[0] in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.processes
 def test_missing_weights_end_with_one_line(folder):
     pytest.importorskip('gradio', reason='gradio is not installed')
@@ -665,7 +674,7 @@ def test_missing_weights_end_with_one_line(folder):
         capture_output=True,
         timeout=300,
     )
-    assert done.returncode == 1 and done.stdout == ''
+    assert done.returncode == 2 and done.stdout == ''
     assert_quiet(done.stderr)
     assert done.stderr.strip().split('\n')[-1].startswith("error: no model, file or folder is called 'none'")
     assert 'Traceback' not in done.stderr

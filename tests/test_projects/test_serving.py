@@ -169,6 +169,8 @@ WRONG = [
     (dict(sentences=['a'], picture='aaaa', picture_id='a'), 422, 'either "picture"'),
     (dict(sentences=[], picture_id='a'), 422, '"sentences" is empty'),
     (dict(sentences=['a', ' \n'], picture_id='a'), 422, 'sentence 2 is empty'),
+    (dict(sentences=['a', '\ud800 b'], picture_id='a'), 422, 'sentence 2 holds half of a character'),
+    (dict(sentences=['a'], picture_id='\udfff'), 422, '"picture_id" holds half of a character'),
     (dict(sentences=['a'] * 4, picture_id='a'), 422, '4 sentences are too many: at most 3'),
     (dict(sentences=['a'], picture_id='nothing'), 404, 'send the picture itself'),
     (dict(sentences=['a'], picture='no base64!'), 400, 'not base64'),
@@ -219,6 +221,37 @@ def test_what_comes_while_a_batch_is_answered_is_the_next_batch():
     assert seen == [['a'], ['b', 'c', 'd'], ['bad', 'e'], ['g']]
     assert answers[:4] == ['A', 'B', 'C', 'D'] and last == 'G' and refused.status == 503
     assert [str(error) for error in answers[4:]] == ['what the batch raised'] * 2
+
+
+def test_who_gives_up_leaves_the_answers_of_the_others():
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def answer(questions):
+        begun.set()
+        assert goes_on.wait(10)
+        return questions
+
+    async def visit():
+        batches = answering.Batches(answer, most=3, most_waiting=5)
+        asked = [asyncio.create_task(batches.ask(question)) for question in ('a', 'b', 'c')]
+        await asyncio.to_thread(begun.wait, 10)
+        asked[0].cancel()
+        await asyncio.sleep(0)
+        goes_on.set()
+        return await asyncio.wait_for(asyncio.gather(*asked[1:]), 10), await batches.ask('d')
+
+    assert asyncio.run(visit()) == (['b', 'c'], 'd')
+
+
+@pytest.mark.parametrize(
+    'words',
+    [('--port', '99999'), ('--port', 'x'), ('--max-requests', '0'), ('--batch-size', '-1'), ('--threads', '-2')],
+)
+def test_numbers_that_cannot_be_are_refused(capsys, words):
+    pytest.importorskip('litserve', reason='LitServe is not installed (projects/serving/requirements.txt)')
+    with pytest.raises(SystemExit) as ended:
+        load('server').build_parser().parse_args(['exported', *words])
+    assert ended.value.code == 2 and f'argument {words[0]}: ' in capsys.readouterr().err
 
 
 @pytest.mark.processes

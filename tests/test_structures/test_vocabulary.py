@@ -52,6 +52,12 @@ def test_what_is_no_vocabulary_is_refused_with_the_reason(wrong, message):
         Vocabulary.build(**wrong)
 
 
+@pytest.mark.parametrize('entry', [3, None, dict(name='cat')])
+def test_a_class_that_is_no_name_is_named(entry):
+    with pytest.raises(TypeError, match='class 1 must be a name or a list of names, not '):
+        Vocabulary.build(['cat', entry])
+
+
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-be'])
 def test_a_file_of_any_editor_has_the_same_names(tmp_path, encoding):
     """A byte order mark belongs to no name; blank lines and a comma at the end of a line are none."""

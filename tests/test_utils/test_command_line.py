@@ -133,14 +133,24 @@ def test_a_missing_checkpoint_is_an_error_also_at_an_address(parser, capsys):
 
 def test_the_work_folder_is_the_command_lines_then_the_configs_then_its_name(parser, path):
     args, cfg = parser.parse_args([path]), Config(dict())
-    set_work_dir(cfg, args)
+    set_work_dir(parser, cfg, args)
     assert cfg.work_dir == 'work_dirs/some_config'
     cfg.work_dir = 'mine'
-    set_work_dir(cfg, args)
+    set_work_dir(parser, cfg, args)
     assert cfg.work_dir == 'mine'
     args.work_dir = 'given'
-    set_work_dir(cfg, args)
+    set_work_dir(parser, cfg, args)
     assert cfg.work_dir == 'given'
+
+
+@pytest.mark.parametrize('folder', ['', '/inside'])
+def test_a_file_in_the_place_of_a_work_folder_is_one_line(parser, path, capsys, folder):
+    args = parser.parse_args([path])
+    args.work_dir = f'{__file__}{folder}'
+    with pytest.raises(SystemExit) as ended:
+        set_work_dir(parser, Config(dict()), args)
+    assert ended.value.code == 2
+    assert f'--work-dir {args.work_dir}: {__file__} is a file, not a folder' in capsys.readouterr().err
 
 
 def mixed(parser, monkeypatch, amp_dtype: str | None, gpu: bool, has_bfloat16: bool = True, **wrapper) -> dict:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,11 @@ from mmetris.datasets.sources import PAGES, REFER_ZIPS, how_to_get
 from mmetris.registry import DATASETS
 from mmetris.utils import starting
 from mmetris.utils.command_line import use_atomic_checkpoints
-from mmetris.utils.starting import HeldScreen, ToolParser, check_encoders, fail, start, told
+from mmetris.utils.starting import HeldScreen, ToolParser, check_encoders, fail, in_one_line, start, told
 from tests import toy
 
 ROOT = Path(__file__).parents[2]
+NUMBERS = count()
 SPEC = ShapesSpec(num_train=2, num_val=1, num_test_a=1, num_test_b=1)
 
 
@@ -44,7 +46,8 @@ def toy_config(data_root: str | Path, name: str = 'etris/etris_tiny_shapes', **c
         cfg.model = toy.model_cfg('vit')
     for phase in ('train', 'val', 'test'):
         cfg[f'{phase}_dataloader'].dataset.data_root = f'{data_root}/'
-    cfg.merge_from_dict(dict(changes, work_dir='work', launcher='none'))
+    # MMEngine names a run, and its logger, by the second that it starts in.
+    cfg.merge_from_dict(dict(changes, work_dir='work', launcher='none', experiment_name=f'run_{next(NUMBERS)}'))
     use_atomic_checkpoints(cfg)
     return cfg
 
@@ -83,6 +86,47 @@ def test_a_missing_picture_and_a_damaged_file_are_one_line(capsys, shapes, tmp_p
     damaged = toy_config(shapes, **{'train_dataloader.dataset.ann_file': str(tmp_path / 'half.json')})
     assert 'half.json is no valid JSON' in (line := start_fails(damaged, capsys))
     assert line.endswith('(MMETRIS_TRACEBACK=1 shows where)')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'line'),
+    [
+        ('optim_wrapper.optimizer.type', 'AdamX', 'AdamX is not in the mmetris::optimizer registry; did you mean Ada'),
+        ('model.type', 'ReferingSegmentor', 'did you mean ReferringSegmentor?'),
+        ('train_dataloader.dataset.type', 'RefCocoDatset', 'did you mean RefCocoDataset?'),
+        ('train_dataloader.sampler.type', 'Foo', 'Foo is not in the mmetris::data sampler registry; custom_imports of'),
+        ('model.decode_head.nosuch', 1, "ETRISHead.__init__() got an unexpected keyword argument 'nosuch'"),
+        ('optim_wrapper.optimizer.lr', 'abc', "Adam: '<=' not supported between instances of"),
+        ('train_dataloader.dataset.spilt', 'x', "BaseDataset.__init__() got an unexpected keyword argument 'spilt'"),
+        ('model', 3, 'model should be a nn.Module object or dict, but got 3'),
+        ('custom_hooks', 3, "'int' object is not iterable"),
+        ('randomness.seed', 'abc', 'Cannot cast'),
+        ('train_cfg.type', 'FooLoop', 'FooLoop is not in the mmetris::loop registry'),
+    ],
+)
+def test_what_no_config_can_be_built_from_is_one_line(capsys, shapes, key, value, line):
+    cfg = toy_config(shapes, **{'model.init_cfg': None})
+    cfg.merge_from_dict({key: value} if key != 'model' else {})
+    cfg.model = value if key == 'model' else cfg.model
+    with pytest.raises(SystemExit) as ended:
+        start(argparse.ArgumentParser(prog='tool.py'), cfg, 'train')
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and out == ''
+    last = [text for text in err.splitlines() if text][-1]
+    assert last.startswith('tool.py: error: ') and line in last and 'Traceback' not in err
+    assert last.endswith('(MMETRIS_TRACEBACK=1 shows where)')
+
+
+def test_a_mistake_of_a_program_keeps_its_traceback():
+    with pytest.raises(TypeError), in_one_line(argparse.ArgumentParser()):  # No config is built from here.
+        len(3)  # type: ignore[arg-type]
+
+
+def test_a_setting_that_is_not_there_is_named(capsys):
+    for ask in (lambda cfg: cfg.model, lambda cfg: cfg['model']):
+        with pytest.raises(SystemExit), in_one_line(argparse.ArgumentParser(prog='tool.py')):
+            ask(Config(dict(x=1)))
+        assert capsys.readouterr().err.startswith('tool.py: error: the config has no setting "model"')
 
 
 def test_the_traceback_is_shown_where_it_is_asked_for(capsys, monkeypatch):

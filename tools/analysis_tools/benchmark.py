@@ -18,7 +18,7 @@ from prettytable import PrettyTable
 from mmetris.benchmark import Measurement, Setting, describe_machine, measure, measure_beside
 from mmetris.benchmark.tasks import DTYPES, TASKS
 from mmetris.utils.command_line import add_config_arguments, load_config
-from mmetris.utils.starting import fail, told
+from mmetris.utils.starting import in_one_line
 
 # Slower and faster path of each ratio that is printed.
 COMPARED = (('plain', 'fast'), ('unshared', 'fast'), ('fast', 'cached'), ('fast', 'compiled'))
@@ -150,7 +150,7 @@ def main() -> None:
         for path, asked in (('unshared', args.unshared), ('cached', args.prefix_cache), ('compiled', args.compile))
         if asked
     )
-    try:
+    with in_one_line(parser):
         if args.beside:
             configs = {Path(args.config).stem: cfg}
             for config in args.beside:
@@ -158,10 +158,6 @@ def main() -> None:
             rows = measure_beside(configs, setting, args.repeats, not args.no_memory)
         else:
             rows = measure(cfg, setting, paths, args.repeats, not args.no_memory)
-    except ValueError as error:
-        parser.error(str(error))
-    except FileNotFoundError as error:
-        fail(parser, told(error))
     machine = describe_machine(args.device)
     by_path = {row.path: row for row in rows}
     ratios = {

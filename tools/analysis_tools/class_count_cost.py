@@ -20,6 +20,7 @@ from mmetris.models import ClassNameSegmentor
 from mmetris.registry import MODELS
 from mmetris.utils.command_line import add_config_arguments, load_config
 from mmetris.utils.config_types import is_kind_of, type_name
+from mmetris.utils.starting import in_one_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,7 +78,8 @@ def main() -> None:
         parser.error(f'--classes {args.classes}: 2 to 150 each')
     cfg.model.vocabulary = dict(classes='ade20k')
     cfg.model.test_cfg = dict(mode='whole')
-    model = MODELS.build(cfg.model).to(args.device).eval()
+    with in_one_line(parser):
+        model = MODELS.build(cfg.model).to(args.device).eval()
     image = torch.randn(1, 3, *args.size, device=args.device)
     times = time_vocabularies(model, image, args.classes, args.repeats)
     print(f'{cfg.model.get("text_mode", "joint")}, {args.size[0]}x{args.size[1]}, {args.device}')

@@ -18,6 +18,7 @@ from prettytable import PrettyTable
 from mmetris.utils.command_line import build_without_weights, load_config
 from mmetris.utils.config_options import add_cfg_options
 from mmetris.utils.param_count import count_parameters, table_columns
+from mmetris.utils.starting import in_one_line
 
 # The paper counts prompts in thousands, all else in millions.
 UNITS = dict(Backbone=(1e6, 'M'), Prompt=(1e3, 'K'), Head=(1e6, 'M'))
@@ -63,7 +64,8 @@ def main() -> None:
     counts = {}
     for config in args.configs:
         cfg = load_config(parser, argparse.Namespace(config=config, cfg_options=args.cfg_options))
-        counts[config] = count_parameters(build_without_weights(cfg))
+        with in_one_line(parser):
+            counts[config] = count_parameters(build_without_weights(cfg))
     is_one = len(args.configs) == 1
     if args.json:
         print(json.dumps(counts[args.configs[0]] if is_one else counts))

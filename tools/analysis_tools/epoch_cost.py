@@ -25,6 +25,7 @@ from mmetris.registry import MODELS
 from mmetris.utils.command_line import add_config_arguments, build_without_weights, load_config
 from mmetris.utils.config_types import is_kind_of, type_name
 from mmetris.utils.param_count import count_parameters
+from mmetris.utils.starting import in_one_line
 
 DEFAULTS = Assumptions(samples=1, batch=1, samples_per_s=1, gradient_bytes=1)
 
@@ -65,7 +66,9 @@ def counted_step(cfg: Config, batch: int) -> Task:
     MMLogger.get_current_instance().setLevel('ERROR')  # not a line for each parameter of the optimizer
     dataset = cfg.train_dataloader.dataset
     pipeline = dataset.get('datasets', [dataset])[0].pipeline  # Those of a mixture have one size.
-    size = next(step.size for step in pipeline if type_name(step) == 'Letterbox')
+    size = next((step.size for step in pipeline if type_name(step) == 'Letterbox'), None)
+    if size is None:
+        raise ValueError('the pipeline of train_dataloader has no Letterbox, which tells the input size')
     return build_task(cfg, Setting('train', batch=batch, hw=tuple(size), device='meta'))
 
 
@@ -160,13 +163,11 @@ def main() -> None:
     """Compute and print."""
     parser = build_parser()
     args = parser.parse_args()
-    try:
-        cfg = load_config(parser, args)
+    cfg = load_config(parser, args)
+    with in_one_line(parser):
         given, origin = assumptions_of(parser, args, cfg)
         memory = memory_of_a_gpu(cfg, given.batch)
         costs = [epoch_cost(given, gpus) for gpus in args.gpus]
-    except ValueError as error:
-        parser.error(str(error))
     if args.json:
         print(
             json.dumps(

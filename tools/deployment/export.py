@@ -62,6 +62,7 @@ def main() -> None:
     if args.opset < OPSET:
         parser.error(f'--opset {args.opset}: PyTorch writes {OPSET} or newer')
     from mmetris.deployment import DeviationError, export_model
+    from mmetris.utils.starting import in_one_line
 
     try:
         export_model(
@@ -75,6 +76,9 @@ def main() -> None:
             check=args.check,
             force=args.force,
         )
+    except (KeyError, TypeError) as error:  # Of a config that no model can be built from; else it is raised again.
+        with in_one_line(parser):
+            raise error
     except DeviationError as error:
         sys.exit(f'error: {error}')
     except (ValueError, OSError, ImportError, RuntimeError) as error:

@@ -18,10 +18,10 @@ from mmengine.utils import ProgressBar
 from mmseg.structures import SegDataSample
 
 from mmetris.registry import DATASETS, VISUALIZERS
-from mmetris.utils.command_line import add_config_arguments, load_config
+from mmetris.utils.command_line import add_config_arguments, check_folder, load_config
 from mmetris.utils.file_names import FreeNames, sample_name
 from mmetris.utils.letterbox import letterbox_mask
-from mmetris.utils.starting import START_ERRORS, fail, told
+from mmetris.utils.starting import in_one_line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -78,12 +78,12 @@ def main() -> None:
         parser.error('--not-show without --output-dir would do nothing')
     if args.number is not None and args.number < 1:
         parser.error('--number must be at least 1')
+    if args.output_dir is not None:
+        check_folder(parser, '--output-dir', args.output_dir)
     cfg = load_config(parser, args)
     init_default_scope(cfg.get('default_scope', 'mmetris'))
-    try:
+    with in_one_line(parser):
         dataset = build_dataset(cfg, args.phase, args.split, args.epoch)
-    except START_ERRORS as error:
-        fail(parser, told(error))
     # No backend: the pictures are written here, under names that tell the samples apart.
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo

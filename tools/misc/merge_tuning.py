@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from mmetris.apis import init_model
-from mmetris.apis.model_zoo import config_path
 from mmetris.models import merge_tuning
 from mmetris.utils.checkpoint_io import read_checkpoint, save_checkpoint, write_atomically
 from mmetris.utils.config_options import add_cfg_options
+from mmetris.utils.starting import in_one_line
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         meta = read_checkpoint(args.checkpoint).get('meta', {})
-        model = init_model(config_path(args.config), args.checkpoint, device='cpu', cfg_options=args.cfg_options)
+        model = init_model(args.config, args.checkpoint, device='cpu', cfg_options=args.cfg_options)
         merged = merge_tuning(model)
         cfg = model.cfg.copy()
         for path in merged:
@@ -46,6 +46,9 @@ def main() -> None:
             temporary.write_text(cfg.pretty_text, encoding='utf-8')
     except (ValueError, OSError) as error:
         sys.exit(f'{type(error).__name__}: {error}')
+    except (KeyError, TypeError) as error:  # Of a config that no model can be built from; else it is raised again.
+        with in_one_line(parser):
+            raise error
     print(f'merged: {", ".join(merged)}\nwritten: {out_dir / "config.py"}, {out_dir / "model.pth"}')
 
 

@@ -292,7 +292,7 @@ def check_archive(archive: zipfile.ZipFile, size: int, part: str = '') -> None:
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise pickle.UnpicklingError('the archive is compressed, which PyTorch never does')
     for entry in entries:
-        # PyTorch's reader takes such an entry for a folder, or for an empty file, reads nothing and hands on memory as it
+        # PyTorch's reader takes such an entry for a folder or an empty file, reads nothing and hands on memory as it
         # found it.
         if entry.is_dir() or entry.external_attr & _MSDOS_DIRECTORY or entry.compress_size != entry.file_size:
             raise pickle.UnpicklingError(f'{entry.filename} of the archive says it is a folder, or has another size')

@@ -428,3 +428,12 @@ def test_several_best_scores_each_keep_their_file(tmp_path):
     assert bests == {'best_mIoU_epoch_4.pth', 'best_lowest_epoch_3.pth'}
     (published,) = folder.glob('best_lowest_epoch_3-*.pth')
     assert set(read_checkpoint(published)) == {'state_dict'}
+
+
+def test_a_score_that_validation_does_not_have_is_named_and_nothing_is_lost(tmp_path):
+    folder = tmp_path / 'run'
+    with pytest.raises(ValueError, match=r"save_best='mIuO'.*none of the scores of validation: mIoU"):
+        train(folder, save_best=['mIuO'], rule=['greater'])
+    assert read_checkpoint(folder / 'epoch_1.pth')['meta']['epoch'] == 1
+    train(folder, resume=True, name='named', save_best='mIoU')
+    assert (folder / 'best_mIoU_epoch_4.pth').is_file()

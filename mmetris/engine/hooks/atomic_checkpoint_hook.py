@@ -189,6 +189,12 @@ class AtomicCheckpointHook(CheckpointHook):
             self._init_rule(self.rules, [next(iter(metrics))])
         is_better = False
         for indicator, rule in zip(self.key_indicators, self.rules):
+            if indicator not in metrics:
+                raise ValueError(
+                    f'save_best={indicator!r} of default_hooks.checkpoint is none of the scores of validation: '
+                    f'{", ".join(metrics) or "there are none"}. The checkpoint of this {unit} is saved: name one of them '
+                    'and go on with --resume'
+                )
             score_key, path_key = self._info_keys(indicator)
             score = metrics[indicator]
             before = runner.message_hub.get_info(score_key, self.init_value_map[rule])

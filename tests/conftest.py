@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import torch
 
@@ -10,6 +11,8 @@ if 'PYTEST_XDIST_WORKER' in os.environ:
     threads = max(1, len(os.sched_getaffinity(0)) // workers) if hasattr(os, 'sched_getaffinity') else 1
     torch.set_num_threads(threads)
     os.environ.setdefault('OMP_NUM_THREADS', str(threads))  # for the processes that tests start
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # Of a job in the background, and all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

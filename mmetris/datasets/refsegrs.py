@@ -13,6 +13,7 @@ from ..registry import DATASETS
 from ..utils.files import read_bytes
 from ..utils.text_files import decode_text
 from .refer import image_key
+from .listed import ListedRefDataset
 from .table import TableRefDataset
 
 
@@ -73,6 +74,10 @@ class RefSegRSDataset(TableRefDataset):
         if not rows:
             raise ValueError(f'{path} has no line')
         return rows
+
+    def held_out_images(self) -> frozenset[str]:
+        """See :meth:`ListedRefDataset.held_out_images`; each split has a file of its own."""
+        return ListedRefDataset.held_out_images(self)
 
     def _images_of_split(self, split: str) -> Iterable[str]:
         return (image_key(join_path(self.data_prefix['img_path'], row['image'])) for row in self._rows_of_split(split))

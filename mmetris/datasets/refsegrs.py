@@ -12,8 +12,8 @@ from mmengine.fileio import join_path
 from ..registry import DATASETS
 from ..utils.files import read_bytes
 from ..utils.text_files import decode_text
-from .refer import image_key
 from .listed import ListedRefDataset
+from .refer import image_key
 from .table import TableRefDataset
 
 

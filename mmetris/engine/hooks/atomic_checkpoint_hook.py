@@ -192,8 +192,8 @@ class AtomicCheckpointHook(CheckpointHook):
             if indicator not in metrics:
                 raise ValueError(
                     f'save_best={indicator!r} of default_hooks.checkpoint is none of the scores of validation: '
-                    f'{", ".join(metrics) or "there are none"}. The checkpoint of this {unit} is saved: name one of them '
-                    'and go on with --resume'
+                    f'{", ".join(metrics) or "there are none"}. The checkpoint of this {unit} is saved: name one of '
+                    'them and go on with --resume'
                 )
             score_key, path_key = self._info_keys(indicator)
             score = metrics[indicator]

@@ -32,10 +32,10 @@ class PooledBoxHead(BaseModule):
                                              logits of the mask -> moments: a first box -----+-> MLP --> box, quality
         sentence ----------------------------------------------------------------------------+
 
-    The squared probabilities of the mask are weights of the map's cells. The weighted mean of the aligned map says what is
-    there; the weighted mean and spread of the cells' places are a first box, that of an evenly filled rectangle, which
-    the MLP corrects (by zero, to begin with). ``quality`` is the IoU that the box is expected to have, 0 where the
-    sentence means nothing.
+    The squared probabilities of the mask are weights of the map's cells. The weighted mean of the aligned map says what
+    is there; the weighted mean and spread of the cells' places are a first box, that of an evenly filled rectangle,
+    which the MLP corrects (by zero, to begin with). ``quality`` is the IoU that the box is expected to have, 0 where
+    the sentence means nothing.
 
     With ``with_mask`` the mask is trained beside and predicted too: alignments and projector are shared, and weights of
     an :class:`~mmetris.models.ETRISHead` fit below ``decoder.``. Without it, the logits are learnt from boxes alone.

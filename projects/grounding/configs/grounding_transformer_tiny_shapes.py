@@ -1,4 +1,4 @@
-"""A decoding Transformer on the tiny CLIP, Shapes; results in projects/grounding/README.md.
+"""A decoding Transformer on the tiny CLIP, Shapes. Not trained to its end here.
 
 bash tools/dist_train.sh projects/grounding/configs/grounding_transformer_tiny_shapes.py 2
 

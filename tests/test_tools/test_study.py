@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 from mmengine.config import Config
+from mmengine.utils import ManagerMixin
 
 from mmetris.datasets.shapes import ShapesSpec, write_shapes
 from mmetris.utils.command_line import build_runner, build_without_weights
@@ -69,10 +70,18 @@ def changed(path: Path, name: str, **changes) -> Path:
     return other
 
 
+def forget_instances(cls: type) -> None:
+    """Forget what other tests of this process have named: a visualizer of the same name would keep its folder."""
+    for subclass in cls.__subclasses__():
+        subclass._instance_dict.clear()
+        forget_instances(subclass)
+
+
 def fork(command, variables, log):
     """What starts a job's process, without the seconds that imports take."""
 
     def tool():
+        forget_instances(ManagerMixin)
         os.environ.update(variables)
         for handle in os.listdir('/proc/self/fd'):  # A process that is no fork gets no open files either.
             if os.path.exists(f'/proc/self/fd/{handle}') and os.readlink(f'/proc/self/fd/{handle}').endswith(IN_USE):

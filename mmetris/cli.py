@@ -22,8 +22,8 @@ from typing import Any, NoReturn
 import click
 from click.shell_completion import CompletionItem
 
+import mmetris.threads  # noqa: F401  PyTorch reads what it sets when it is imported
 from mmetris.package import PACKAGE, find_root
-from mmetris.threads import choose_threads
 from mmetris.version import __version__
 
 MODEL_HELP = (
@@ -56,7 +56,6 @@ def run(command: click.Command, arguments: list[str] | None = None) -> None:
         command: What to run.
         arguments: Words of the command line. Defaults to None: those of this process.
     """
-    choose_threads()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A sentence may hold letters that the terminal's encoding has not.
             stream.reconfigure(errors='replace')

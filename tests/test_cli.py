@@ -18,6 +18,7 @@ from mmetris.apis import RefSegInferencer
 from mmetris.cli import DTYPES, mmetris_command, run
 from mmetris.datasets.shapes import draw_sample, render
 from mmetris.utils import autocast, image_io
+from tests.toy_command import ask_command
 from tests.toy_inference import ROOT, picture, save_toy_model
 
 
@@ -40,12 +41,7 @@ def mmetris(files, monkeypatch, capsys):
 
     def call(*arguments, model=('--model', 'model', '--device', 'cpu')):
         with warnings.catch_warnings():
-            try:
-                run(mmetris_command, [*map(str, arguments), *model])
-                status = 0
-            except SystemExit as error:
-                status = error.code or 0
-        return (status, *capsys.readouterr())
+            return ask_command(capsys, *arguments, *model)
 
     return call
 

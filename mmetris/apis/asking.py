@@ -33,6 +33,7 @@ from mmetris.utils.config_types import type_name
 from mmetris.utils.expressions import check_expressions
 from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.probabilities import check_probability
+from mmetris.utils.shapes import bounds_of
 
 from .shapes_only import ShapesNotes
 
@@ -138,8 +139,7 @@ def describe_mask(
     """
     if not mask.any():
         return Answer(mask, np.zeros(4, np.float32), 0.0, True, no_target_score, no_target)
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float32)
+    box = np.array(bounds_of(mask), np.float32)
     score = float(probability[mask].mean(dtype=np.float64))
     return Answer(mask, box, score, False, no_target_score, no_target)
 

@@ -78,16 +78,17 @@ def download(
     if published is not None:
         paths.append(fetch_published(published, file, revision, local, options, say)[1])
         say(f'ready: mmetris segment photo.jpg "the man in red" --model {published.name}')
-    elif config is not None and not is_training_free(Config.fromfile(config)):
-        say(f'{label}: nobody published weights that could be fetched; its encoders are, to train it')
     if config is not None and (encoders or published is None):
         content = Config.fromfile(config)
+        training_free = is_training_free(content)
+        if published is None and not training_free:
+            say(f'{label}: nobody published weights that could be fetched; its encoders are, to train it')
         found = [_fetch_source(source, arch, say) for source, arch in encoder_sources(content)]
         found += [path for repo in tokenizer_repos(content) for path in _fetch_tokenizer(repo, say)]
         if not found:
             say(f'{label} names no files of encoders')
         paths += found
-        if is_training_free(content):
+        if training_free:
             say(f'ready: mmetris segment photo.jpg --classes "person, dog, grass" --model {label}')
     return paths
 

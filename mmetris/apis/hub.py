@@ -46,6 +46,13 @@ from .model_zoo import complete_clip_paths, find_model, package_root
 
 CONFIG, WEIGHTS, CARD = 'config.json', 'model.safetensors', 'README.md'
 FORMAT = 1
+# Of the card, above a row for each encoder.
+FROZEN_TABLE = """\
+The file belongs to these weights and is refused on others. The checksum is that of `mmetris.models.encoders`, over the
+frozen tensors in single precision.
+
+| part | weights | SHA-256 |
+| --- | --- | --- |"""
 MAX_CONFIG_BYTES = 1 << 20
 _SOURCES = ('clip_checkpoint', 'checkpoint')  # Arguments that name files of weights.
 # The checkpoint has the weights; the cache and the tokenizer's files are in folders of this machine.
@@ -497,24 +504,12 @@ def _card(
             for name, one in scores.items()
         ]
         table = '\n'.join([f'| data | {" | ".join(metrics)} |', '| --- |' + ' --- |' * len(metrics), *rows])
-    frozen = """
-The file has their weights, as the checkpoint that it was made from had them; no other file is needed.
-"""
-    if told['encoders']:
-        rows = [f'| `{part}` | {one["name"]} | `{one["sha256"]}` |' for part, one in told['encoders'].items()]
-        frozen = '\n'.join(
-            [
-                """
-The file belongs to these weights and is refused on others. The checksum is that of `mmetris.models.encoders`, over the
-frozen tensors in single precision.
-
-| part | weights | SHA-256 |
-| --- | --- | --- |""",
-                *rows,
-                '',
-            ]
-        )
-    content = 'what was tuned, without the frozen encoders' if told['encoders'] else 'the whole model'
+    content = 'the whole model'
+    frozen = 'The file has their weights, as the checkpoint that it was made from had them; no other file is needed.'
+    if encoders := told['encoders']:
+        content = 'what was tuned, without the frozen encoders'
+        marks = [f'| `{part}` | {one["name"]} | `{one["sha256"]}` |' for part, one in encoders.items()]
+        frozen = '\n'.join([FROZEN_TABLE, *marks])
     sources = sorted({source for source in _named_sources(told['model']) if how_to_get(source)})
     fetch = ''.join(f'\nmmetris download {encoder_files()[Path(source).name].name}' for source in sources)
     fetch = f'\n```bash{fetch}\n```\n' if fetch else ''
@@ -540,7 +535,9 @@ A model of mmetris {told['mmetris_version']} for {task}: {told['model']['type']}
 As its owner gave them; nobody else has measured them.
 
 ## Frozen encoders
-{frozen}{fetch}
+
+{frozen}
+{fetch}
 ## Use
 
 ```python

@@ -259,7 +259,7 @@ def _of_index(name: str, with_weights: bool) -> tuple[Path, str | None]:
                 'weights=CHECKPOINT (--weights on the command line)'
             )
         return converted[0], str(converted[1])
-    if weights is None and with_weights and not is_training_free(Config.fromfile(root / entry['Config'])):
+    if weights is None and with_weights and not entry['Metadata'].get('Training Free'):
         raise FileNotFoundError(
             f'no weights for {entry["Name"]}: nobody published any that could be fetched. Give weights=CHECKPOINT '
             '(--weights on the command line), or the folder of a training'

@@ -12,16 +12,7 @@ import mmengine.fileio as fileio
 from ..utils.files import check_ordinary, read_bytes
 from ..utils.image_io import is_address, upright_hw
 from .refcoco import RefCocoDataset
-from .refer import collector_paused
-
-
-def is_held_out(split: str) -> bool:
-    """Whether a split is there to test on, by its name.
-
-    Args:
-        split: Its name.
-    """
-    return split.startswith(('val', 'test'))
+from .refer import collector_paused, is_held_out
 
 
 class ListedRefDataset(RefCocoDataset):

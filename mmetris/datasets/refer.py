@@ -316,9 +316,18 @@ def parts_of_split(name: str) -> tuple[str, ...]:
     return (name, *(f'test{letter}' for letter in several[1])) if several else (name,)
 
 
+def is_held_out(split: str) -> bool:
+    """Whether a split is there to test on, by its name.
+
+    Args:
+        split: Its name.
+    """
+    return split.startswith(('val', 'test'))
+
+
 def held_out_splits(refs: Sequence[dict]) -> list[str]:
     """Names of the splits to test on, in order of appearance: those that start with 'val' or 'test'."""
-    return [name for name in dict.fromkeys(ref['split'] for ref in refs) if name.startswith(('val', 'test'))]
+    return [name for name in dict.fromkeys(ref['split'] for ref in refs) if is_held_out(name)]
 
 
 def count_split(refs: Sequence[dict]) -> dict[str, tuple[int, int, int]]:

@@ -23,8 +23,8 @@ from ..registry import DATASETS
 from ..utils.files import read_bytes
 from ..utils.image_io import FORMATS
 from ..utils.text_files import decode_text
-from .listed import ListedRefDataset, is_held_out
-from .refer import image_key, parse_json_lines
+from .listed import ListedRefDataset
+from .refer import image_key, is_held_out, parse_json_lines
 from .segmentation import whole_number
 
 REQUIRED = ('image', 'mask', 'sentence')

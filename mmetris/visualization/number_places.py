@@ -9,6 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from mmetris.utils.shapes import bounds_of
+
 # Of a disc's full radius: a smaller one hides less of a small mask, and its number can still be read.
 LEAST_RADIUS = 0.65
 GAP = 2  # pixels between discs, and to the picture's edge
@@ -94,7 +96,7 @@ def _place_all(masks: Sequence[np.ndarray], radius: int) -> list[Place | None]:
 
 def _place_in(mask: np.ndarray, taken: Sequence[Place], radius: int, least: int) -> Place | None:
     """The best point of a mask for a disc that touches no other and is inside the picture; None if there is none."""
-    top, left, bottom, right = _bounds(mask)
+    left, top, right, bottom = bounds_of(mask)
     if bottom <= top:
         return None
     # One pixel more on each side: what is outside of the picture is outside of the mask, too.
@@ -158,12 +160,6 @@ def _place_beside(mask: np.ndarray, taken: Sequence[Place], radius: int) -> Plac
     rows, columns = np.nonzero(mask)
     nearest = int(((rows - y) ** 2 + (columns - x) ** 2).argmin())
     return Place(x, y, radius, (int(columns[nearest]), int(rows[nearest])))
-
-
-def _bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of what is set, the last two exclusive; zeros if nothing is."""
-    left, top, width, height = cv2.boundingRect(mask)
-    return top, left, top + height, left + width
 
 
 __all__ = ['Place', 'place_numbers']

@@ -10,8 +10,9 @@ from PIL import Image
 
 from mmetris.apis import RefSegInferencer, RefSegPredictor
 from mmetris.apis.asking import read_answer, set_no_target
-from mmetris.cli import NO_TARGET_BY, mmetris_command, run
+from mmetris.cli import NO_TARGET_BY
 from mmetris.models.decode_heads.no_target import MASK_RULES
+from tests.toy_command import ask_command
 from tests.toy_inference import picture, save_toy_model
 
 TEXTS = ['the left dog', 'a cat']
@@ -138,12 +139,7 @@ def test_the_json_has_scores_decisions_and_the_threshold(folder, scores, tmp_pat
 
 
 def shell(capsys, *arguments):
-    try:
-        run(mmetris_command, [*map(str, arguments), '--device', 'cpu'])
-        status = 0
-    except SystemExit as error:
-        status = error.code or 0
-    return (status, *capsys.readouterr())
+    return ask_command(capsys, *arguments, '--device', 'cpu')
 
 
 def test_the_shell_says_not_in_the_picture(folder, scores, tmp_path, capsys):

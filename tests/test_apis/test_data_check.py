@@ -1,5 +1,6 @@
 """What ``mmetris data check`` finds in data that are right, and in data with one fault each."""
 
+import functools
 import json
 import shutil
 
@@ -9,8 +10,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmetris.apis.data_check import check_data
-from mmetris.cli import mmetris_command, run
 from mmetris.datasets import refcoco
+from tests.toy_command import ask_command
 from tests.toy_refer import IMAGES, compressed_rle, file_name, write_toy_refer
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='TokenizeExpression', context_length=6)]
@@ -172,16 +173,7 @@ def command(tmp_path, monkeypatch, capsys):
     write_toy_refer(tmp_path / 'data')
     config('data', splits=['testA', 'testB']).dump(tmp_path / 'cfg.py')
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        try:
-            run(mmetris_command, ['data', 'check', *arguments])
-            status = 0
-        except SystemExit as error:
-            status = error.code
-        return (status, *capsys.readouterr())
-
-    return call
+    return functools.partial(ask_command, capsys, 'data', 'check')
 
 
 def test_the_command_prints_counts_and_draws_a_sheet(command, tmp_path):

@@ -1,5 +1,6 @@
 """mmetris download, and segmenting by a published model's name: from a hub of tiny files on this machine."""
 
+import functools
 import hashlib
 import json
 import re
@@ -16,8 +17,8 @@ from PIL import Image
 from mmetris.apis import RefSegInferencer, fetching, model_zoo, published
 from mmetris.apis.fetching import download
 from mmetris.apis.model_zoo import find_model, indexed_models, package_root
-from mmetris.cli import mmetris_command, run
 from mmetris.utils import downloads, encoder_files
+from tests.toy_command import ask_command
 from tests.toy_hub import COMMIT, ToyHub, ask_toy_hub
 from tests.toy_inference import ROOT, picture
 
@@ -57,16 +58,7 @@ def said():
 @pytest.fixture
 def mmetris(monkeypatch, capsys):
     """Run the command: its exit status, what it printed, and its errors."""
-
-    def call(*arguments):
-        try:
-            run(mmetris_command, [*map(str, arguments)])
-            status = 0
-        except SystemExit as error:
-            status = error.code or 0
-        return (status, *capsys.readouterr())
-
-    return call
+    return functools.partial(ask_command, capsys)
 
 
 def files_of_the_cache():

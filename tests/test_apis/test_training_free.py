@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -13,9 +14,9 @@ from PIL import Image
 from mmetris.apis import RefSegInferencer, RefSegPredictor
 from mmetris.apis.fetching import missing_sources
 from mmetris.apis.model_zoo import find_model
-from mmetris.cli import mmetris_command, run
 from mmetris.utils.downloads import NotFetchedError
 from tests import toy_training_free
+from tests.toy_command import ask_command
 from tests.toy_inference import ROOT, picture, save_toy_model
 
 MODEL = 'clip-vitb16_training-free'
@@ -95,16 +96,7 @@ def test_a_picture_is_encoded_once_for_classes_and_sentences(inferencer, folder,
 def mmetris(folder, monkeypatch, capsys, tmp_path):
     """Run the command in that folder: exit status, standard output and error."""
     monkeypatch.chdir(folder)
-
-    def call(*arguments):
-        try:
-            run(mmetris_command, [*map(str, arguments)])
-            status = 0
-        except SystemExit as error:
-            status = error.code or 0
-        return (status, *capsys.readouterr())
-
-    return call
+    return functools.partial(ask_command, capsys)
 
 
 def test_the_command_takes_classes_and_sentences(mmetris, tmp_path):

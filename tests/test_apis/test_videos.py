@@ -1,5 +1,6 @@
 """segment_video: the video, the files of its frames, and what is left when it is stopped."""
 
+import functools
 import json
 import os
 import signal
@@ -12,8 +13,8 @@ from PIL import Image
 
 from mmetris import cli
 from mmetris.apis import RefSegPredictor, VideoReport, segment_video
-from mmetris.cli import mmetris_command, run
 from mmetris.utils.video_io import CONTAINERS
+from tests.toy_command import ask_command
 from tests.toy_inference import save_toy_model
 from tests.toy_videos import told, write_video
 
@@ -34,16 +35,7 @@ def clip(tmp_path):
 def mmetris(predictor, monkeypatch, capsys):
     """``mmetris video`` with the model that is there: its exit status, what it printed, and its errors."""
     monkeypatch.setattr('mmetris.apis.RefSegPredictor', lambda **_: predictor)
-
-    def call(*arguments):
-        try:
-            run(mmetris_command, ['video', *map(str, arguments)])
-            status = 0
-        except SystemExit as error:
-            status = error.code
-        return (status, *capsys.readouterr())
-
-    return call
+    return functools.partial(ask_command, capsys, 'video')
 
 
 def test_the_video_has_all_frames_their_rate_and_the_sound(predictor, clip, tmp_path):

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.runner import Runner
 from mmengine.structures import PixelData
+from torch import library as operators
 from torch import nn
 from torch.nn.modules._functions import SyncBatchNorm as SyncBatchNormFunction
 from torch.nn.parallel import DistributedDataParallel
@@ -145,7 +146,7 @@ def synchronise_on_a_cpu() -> None:
         inner = grad - wide(sums / size) - (x - wide(mean)) * wide(inverse**2 * products / size)
         return inner * wide(inverse * weight)
 
-    library = torch.library.Library('aten', 'IMPL')
+    kernels = operators.Library('aten', 'IMPL')
     for name, kernel in dict(
         batch_norm_stats=stats,
         batch_norm_gather_stats_with_counts=gather,
@@ -153,8 +154,8 @@ def synchronise_on_a_cpu() -> None:
         batch_norm_backward_reduce=reduce,
         batch_norm_backward_elemt=spread,
     ).items():
-        library.impl(name, kernel, 'CPU')
-    synchronise_on_a_cpu.library = library  # It counts as long as it lives.
+        kernels.impl(name, kernel, 'CPU')
+    synchronise_on_a_cpu.kernels = kernels  # They count as long as it lives.
 
     def forward(module: nn.SyncBatchNorm, x: torch.Tensor) -> torch.Tensor:
         """Without the check that the input is on a GPU."""

@@ -23,6 +23,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ...utils.shapes import bounds_of
 from ..refer import NO_TARGET
 from .expressions import KINDS, Expression, refer
 from .groups import GroupExpression, refer_to_groups
@@ -146,13 +147,12 @@ def _annotation(scene: Scene, index: int, mask: np.ndarray) -> dict:
         segmentation = [np.round(lines[0], 2).ravel().tolist()]
     else:
         segmentation = _uncompressed_rle(mask)
-    ys, xs = np.nonzero(mask)
-    left, top = int(xs.min()), int(ys.min())
+    left, top, right, bottom = bounds_of(mask)
     return dict(
         category_id=1 + SHAPES.index(obj.shape),
         segmentation=segmentation,
         area=int(mask.sum()),
-        bbox=[left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top],
+        bbox=[left, top, right - left, bottom - top],
         iscrowd=0,
     )
 

@@ -13,6 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from torchvision.ops import box_iou
 
 from mmetris.registry import METRICS
+from mmetris.utils.shapes import bounds_of
 
 
 @METRICS.register_module()
@@ -131,8 +132,4 @@ def _mask_box_iou(sample: dict, true: torch.Tensor) -> float | None:
     if 'pred_sem_seg' not in sample or not len(true):
         return None
     mask = torch.as_tensor(sample['pred_sem_seg']['data']).squeeze(0).cpu() == 1
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    if not len(rows):
-        return 0.0
-    box = torch.tensor([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], dtype=torch.float32)
-    return float(box_iou(box, true).max())
+    return float(box_iou(torch.tensor([bounds_of(mask.numpy())], dtype=torch.float32), true).max())

@@ -4,13 +4,22 @@ Importing the package only checks the versions of PyTorch, MMEngine, MMCV and MM
 metrics register themselves when a registry of :mod:`mmetris.registry` is first asked for a name.
 """
 
+# ruff: noqa: E402
 from __future__ import annotations
+
+import os
+import signal
+import sys
+
+# While the command is being imported, Ctrl-C ends it without a traceback; then mmetris.cli.run hears it.
+_is_command = os.path.basename(next(iter(getattr(sys, 'argv', [])), '')) == 'mmetris'
+if _is_command and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import importlib
 import importlib.util
 import re
 import runpy
-import sys
 import warnings
 from pathlib import Path
 from typing import Any

@@ -62,6 +62,8 @@ def run(command: click.Command, arguments: list[str] | None = None) -> None:
     warnings.simplefilter('always', UserWarning)
     warnings.showwarning = _show_warning
     try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # Since mmetris/__init__.py.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         command.main(arguments, standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)

@@ -424,6 +424,21 @@ def test_an_interruption_is_one_word_and_keeps_what_was_found(mmetris, monkeypat
     assert len(json.loads((tmp_path / 'predictions.json').read_text())['images']) == 2
 
 
+def test_an_interruption_of_the_first_imports_is_no_traceback(tmp_path):
+    """The command, by its script's name, interrupted while it imports click."""
+    (tmp_path / 'click.py').write_text('print("importing", flush=True)\nimport time\ntime.sleep(60)\n')
+    script = tmp_path / 'mmetris'
+    script.write_text('import sys\nfrom mmetris.cli import main\nsys.exit(main())\n')
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    with subprocess.Popen(
+        [sys.executable, str(script), 'models'], env=dict(os.environ, PYTHONPATH=path), stdout=-1, stderr=-1, text=True
+    ) as process:
+        assert process.stdout.readline() == 'importing\n'
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT and errors == ''
+
+
 def test_an_interruption_of_the_imports_ends_the_process_there(monkeypatch, interrupts, capfd):
     class Ended(BaseException):
         pass

@@ -435,7 +435,7 @@ def test_an_interruption_of_the_first_imports_is_no_traceback(tmp_path):
     ) as process:
         assert process.stdout.readline() == 'importing\n'
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=600)
     assert process.returncode == -signal.SIGINT and errors == ''
 
 

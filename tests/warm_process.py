@@ -29,7 +29,7 @@ def run_script(
     *arguments: Any,
     cwd: str | os.PathLike = ROOT,
     env: dict[str, str] | None = None,
-    timeout: float = 300,
+    timeout: float = 900,
     merge: bool = False,
     fresh: bool = False,
 ) -> subprocess.CompletedProcess:

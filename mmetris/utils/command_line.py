@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import importlib.util
 import os
 import signal
@@ -412,14 +413,17 @@ def end_with_launcher(interval: float = 2.0) -> None:
 
 
 def end_processes() -> None:
-    """Wait for the other processes, then leave the group, if there is one.
+    """Wait for the other processes, then leave the group, if there is one, and end its threads.
 
-    A process that exits inside the group may abort in the group's own threads; the launcher then stops the others, and
-    with them the main process, which may still be writing a checkpoint.
+    A process that exits with threads of the group may abort (SIGABRT): a thread that lets go of the last tensor of a
+    finished exchange then needs an interpreter that is no longer there. The launcher stops the others for that, and
+    with them the main process, which may still be writing a checkpoint. Destroying the group stops no thread as long
+    as a distributed wrapper holds it, and the runner that holds the wrapper is a reference cycle.
     """
     if is_distributed():
         barrier()
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def has_accelerator() -> bool:

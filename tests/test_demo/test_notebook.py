@@ -32,7 +32,7 @@ def test_the_notebook_runs_and_shows_what_is_saved_in_it(monkeypatch):
     nbformat.validate(saved)
     fresh = nbformat.read(NOTEBOOK, as_version=4)
     place = dict(metadata=dict(path=str(NOTEBOOK.parent)))
-    nbclient.NotebookClient(fresh, timeout=120, coalesce_streams=True, resources=place).execute()
+    nbclient.NotebookClient(fresh, timeout=600, coalesce_streams=True, resources=place).execute()
     assert not [output for cell in fresh.cells for output in cell.get('outputs', []) if output.output_type == 'error']
     found, kept = printed(fresh), printed(saved)
     # Answers to the pixel and the count of parameters; a training may differ from machine to machine.

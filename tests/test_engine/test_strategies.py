@@ -52,6 +52,7 @@ strategy = dict(type='mmetris.RefSegFSDPStrategy')
 SEVERAL = """
 import runpy, sys
 from torch import distributed
+from mmetris.utils.command_line import end_processes
 script, *commands = sys.argv[1:-2]
 join, leave = distributed.init_process_group, distributed.destroy_process_group
 # One group for all: the store keeps the addresses of a group that was left, and the next would wait on those.
@@ -60,7 +61,8 @@ distributed.destroy_process_group = lambda: None
 for command in ' '.join(commands).split(' , '):
     sys.argv = [script, *command.split(), *sys.argv[-2:]]
     runpy.run_path(script, run_name='__main__')
-leave()
+distributed.destroy_process_group = leave
+end_processes()
 """
 
 
@@ -110,7 +112,6 @@ def others(folder, sharded) -> str:
         f'{ddp}/ddp_bfloat16 {lowered}',
         ',',
         f'{fsdp}/fsdp_bfloat16 {lowered}',
-        timeout=240,
     )
 
 

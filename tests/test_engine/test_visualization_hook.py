@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmetris.engine import RefSegVisualizationHook
+from mmetris.utils.command_line import end_processes
 
 NUM_SENTENCES = 5
 
@@ -145,7 +146,7 @@ def draw_in_process(rank, folder):
     torch.distributed.init_process_group('gloo', f'file://{folder}/rendezvous', rank=rank, world_size=2)
     make_runner(folder, draw=True, out_dir=str(folder / 'show')).test()
     make_runner(folder, draw=True, out_dir=str(folder / 'some'), test_interval=2, test_max_count=2).test()
-    torch.distributed.destroy_process_group()
+    end_processes()
 
 
 @pytest.mark.processes

@@ -21,6 +21,7 @@ from PIL import Image
 
 from mmetris.evaluation import GRefSegMetric, RefSegMetric
 from mmetris.registry import METRICS
+from mmetris.utils.command_line import end_processes
 
 NUM_SAMPLES = 7
 
@@ -347,7 +348,7 @@ def evaluate_in_process(rank, world_size, folder):
     }
     with open(f'{folder}/scores_{rank}.json', 'w') as file:
         json.dump([scores, grefs], file)
-    torch.distributed.destroy_process_group()
+    end_processes()
 
 
 @pytest.mark.processes

@@ -356,7 +356,7 @@ def serve(folder, *arguments, app=DEMO / 'app.py'):
     finally:
         killer.cancel()
         process.terminate()
-        rest = process.communicate(timeout=60)[0]
+        rest = process.communicate(timeout=600)[0]
     assert 'Traceback' not in ''.join(lines) + rest, rest
 
 
@@ -389,7 +389,7 @@ def page(address, browser):
     """The page, freshly opened; it may fetch from its own server only and never show a traceback."""
     context = browser.new_context(viewport=dict(width=1180, height=900), accept_downloads=True)
     page, elsewhere = context.new_page(), []
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(300_000)
     page.on(
         'request',
         lambda request: None if request.url.startswith((address, 'data:', 'blob:')) else elsewhere.append(request.url),
@@ -479,7 +479,7 @@ def test_an_example_by_keys_another_model_and_back_by_the_history(page):
 def test_on_a_dark_phone_the_answer_is_on_top_and_everything_has_a_name(address, browser, folder):
     context = browser.new_context(viewport=dict(width=390, height=844), color_scheme='dark')
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(300_000)
     page.goto(address)
     upload(page, folder / 'picture.png')
     ask(page, '\n'.join(TEXTS))
@@ -544,7 +544,7 @@ def test_a_file_over_the_limit_is_refused_by_the_server(page, address, folder):
 
 def post(address: str, session: str, data: list, step: str, waits: bool = True) -> str:
     """What the page answers to a request for one of its steps, as a program sends it; nothing to one who leaves."""
-    config = json.loads(urllib.request.urlopen(f'{address}config', timeout=60).read())
+    config = json.loads(urllib.request.urlopen(f'{address}config', timeout=600).read())
     inputs = {'check': 4, 'ask': 6}[step]
     steps = [one for one in config['dependencies'] if len(one['inputs']) == inputs and one['targets']]
     index = min(one['id'] for one in steps)
@@ -552,10 +552,10 @@ def post(address: str, session: str, data: list, step: str, waits: bool = True) 
     request = urllib.request.Request(
         f'{address}gradio_api/queue/join', data=body, headers={'Content-Type': 'application/json'}
     )
-    urllib.request.urlopen(request, timeout=60).read()
+    urllib.request.urlopen(request, timeout=600).read()
     if not waits:
         return ''
-    with urllib.request.urlopen(f'{address}gradio_api/queue/data?session_hash={session}', timeout=120) as answer:
+    with urllib.request.urlopen(f'{address}gradio_api/queue/data?session_hash={session}', timeout=600) as answer:
         for line in answer:
             if b'process_completed' in line:
                 return line.decode()
@@ -582,7 +582,7 @@ def test_requests_open_no_file_but_uploads_and_many_at_once_leave_the_page_up(ad
     assert 'This picture was not loaded' in post(
         address, 'check', [dict(path=foreign[0]), 'model', None, None], 'check'
     )
-    assert urllib.request.urlopen(address, timeout=60).status == 200
+    assert urllib.request.urlopen(address, timeout=600).status == 200
 
 
 @pytest.mark.processes
@@ -672,7 +672,7 @@ def test_missing_weights_end_with_one_line(folder):
         cwd=folder,
         text=True,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 2 and done.stdout == ''
     assert_quiet(done.stderr)

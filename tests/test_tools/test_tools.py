@@ -39,7 +39,7 @@ default_hooks = dict(checkpoint=dict(max_keep_ckpts=-1))
 """
 
 
-def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 420, fresh: bool = False, **variables: str) -> str:
+def run(*command, code: int = 0, cwd: Path = ROOT, timeout: float = 900, fresh: bool = False, **variables: str) -> str:
     """Run a command to its end, at most ``timeout`` seconds, and return what it printed; fail unless it ends with
     ``code``, and if a tool of ours prints what packages say at every start.
 

@@ -228,7 +228,7 @@ def test_two_processes_end_with_one_line_and_status_2(tmp_path):
         '--work-dir',
         str(tmp_path / 'work'),
     ]
-    done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=900)
     lines = (done.stdout + done.stderr).splitlines()
     assert done.returncode == 2 and sum('does not exist' in line for line in lines) == 1
     assert len(lines) == 3, lines  # "No CUDA device", "Reading data", and the error

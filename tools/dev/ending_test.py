@@ -5,7 +5,8 @@
 A toy model is trained for an epoch by ``tools/train.py`` in two processes, which are forked from this one and end as
 Python ends: with its threads, its group of processes and its libraries taken down. Of 92 such trainings that ended
 within their group 5 had been aborted (SIGABRT, "terminate called without an active exception"), which the launcher
-reports as a failure. ``tools/train.py`` leaves the group first; ``--stay`` switches that off, to see a difference.
+reports as a failure. ``tools/train.py`` leaves the group and ends its threads first; ``--stay`` switches that off, to
+see a difference.
 Each training adds a line of JSON to ``endings.jsonl``.
 """
 

@@ -247,9 +247,9 @@ def test_processes_share_a_folder(tmp_path):
     workers = [context.Process(target=fill, args=(tmp_path, barrier, results)) for _ in range(2)]
     for worker in workers:
         worker.start()
-    masks = [torch.from_numpy(results.get(timeout=120)) for _ in range(10)]
+    masks = [torch.from_numpy(results.get(timeout=600)) for _ in range(10)]
     for worker in workers:
-        worker.join(timeout=120)
+        worker.join(timeout=600)
         assert worker.exitcode == 0
     for mask in masks[1:]:
         torch.testing.assert_close(mask, masks[0], rtol=1e-4, atol=1e-4)

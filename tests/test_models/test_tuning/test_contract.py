@@ -17,6 +17,7 @@ from mmetris.engine.activation_checkpointing import checkpoint_activations
 from mmetris.engine.compiling import compile_parts
 from mmetris.engine.hooks.tunable_report_hook import iter_parts
 from mmetris.models.encoders.slim_checkpoint import slim_state_dict
+from mmetris.utils.command_line import end_processes
 from mmetris.utils.param_count import count_parameters
 from tests.test_models.test_encoders.test_slim_checkpoint import save_clip
 from tests.toy import build, build_model, randn
@@ -401,7 +402,7 @@ def _two_processes(rank, port, results):
         both = [torch.empty_like(weights) for _ in range(2)]
         dist.all_gather(both, weights)
         results.put((rank, name, bool(torch.equal(*both)), bool(weights.isfinite().all())))
-    dist.destroy_process_group()
+    end_processes()
 
 
 class _Logits(torch.nn.Module):

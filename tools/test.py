@@ -18,6 +18,7 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    check_pipelines,
     drop_strategy,
     end_processes,
     has_bridged_model,
@@ -128,6 +129,7 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
+    check_pipelines(parser, cfg, ('test_dataloader',))
     training_free = args.checkpoint == '-'
     if not training_free:
         check_checkpoint(parser, args.checkpoint, 'checkpoint')

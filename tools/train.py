@@ -20,6 +20,8 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    check_counts,
+    check_pipelines,
     checkpoint_to_resume,
     end_on_signals,
     end_processes,
@@ -88,6 +90,8 @@ def main() -> None:
     parser = build_parser()
     args = parser.parse_args()
     cfg = load_config(parser, args)
+    check_counts(parser, cfg)
+    check_pipelines(parser, cfg, ('train_dataloader', 'val_dataloader'))
     set_work_dir(parser, cfg, args)
     use_atomic_checkpoints(cfg)
 

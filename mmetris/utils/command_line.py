@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,40 @@ def checkpoint_to_resume(parser: argparse.ArgumentParser, cfg: Config) -> str | 
     except ValueError as error:
         parser.error(f'--resume: {error}')
     return None if found is None else str(found)
+
+
+# Numbers of train_cfg that MMEngine takes as they come: it would train no step, or divide by zero after the first.
+COUNTS = ('max_epochs', 'max_iters', 'val_interval')
+
+
+def check_counts(parser: argparse.ArgumentParser, cfg: Config) -> None:
+    """End the program with one line if ``train_cfg`` asks for less than one epoch, step or interval.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config.
+    """
+    for name in COUNTS:
+        value = (cfg.get('train_cfg') or {}).get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            message = f'train_cfg.{name}={value!r} must be a whole number of at least 1'
+            if name == 'val_interval':
+                message += '; without validation: val_cfg=None val_dataloader=None val_evaluator=None'
+            parser.error(message)
+
+
+def check_pipelines(parser: argparse.ArgumentParser, cfg: Config, loaders: Sequence[str]) -> None:
+    """End the program with one line if a data set's pipeline is empty: images would never be read.
+
+    Args:
+        parser: Where errors are reported.
+        cfg: The config.
+        loaders: Names of the data loaders, e.g. ``train_dataloader``.
+    """
+    for name in loaders:
+        dataset = (cfg.get(name) or {}).get('dataset') or {}
+        if 'pipeline' in dataset and not dataset['pipeline']:
+            parser.error(f'{name}.dataset.pipeline is empty: no image would be read (configs/_base_/datasets has one)')
 
 
 def set_work_dir(parser: argparse.ArgumentParser, cfg: Config, args: argparse.Namespace) -> None:

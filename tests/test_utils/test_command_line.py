@@ -24,6 +24,8 @@ from mmetris.utils.command_line import (
     add_config_arguments,
     add_launcher_arguments,
     check_checkpoint,
+    check_counts,
+    check_pipelines,
     checkpoint_to_resume,
     end_processes,
     load_config,
@@ -250,6 +252,31 @@ def test_the_group_of_processes_is_left_if_there_is_one(tmp_path):
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/group', rank=0, world_size=1)
     end_processes()
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize('name', ['max_epochs', 'max_iters', 'val_interval'])
+@pytest.mark.parametrize('value', [0, -1, 2.5, True, '3'])
+def test_less_than_one_epoch_step_or_interval_is_refused(parser, capsys, name, value):
+    check_counts(parser, Config(dict(train_cfg={'max_epochs': 1, name: 1})))
+    check_counts(parser, Config(dict(model=dict(), train_cfg=None)))
+    with pytest.raises(SystemExit) as ended:
+        check_counts(parser, Config(dict(train_cfg={name: value})))
+    assert ended.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert f'train_cfg.{name}={value!r} must be a whole number of at least 1' in message
+    assert ('val_cfg=None' in message) == (name == 'val_interval')
+
+
+def test_a_pipeline_without_a_step_is_refused(parser, capsys):
+    loader = dict(dataset=dict(type='RefCOCODataset', pipeline=[dict(type='LoadImageFromFile')]))
+    several = dict(dataset=dict(type='ConcatDataset', datasets=[]))
+    check_pipelines(
+        parser, Config(dict(train_dataloader=loader, val_dataloader=several)), ('train_dataloader', 'val_dataloader')
+    )
+    loader['dataset']['pipeline'] = []
+    with pytest.raises(SystemExit):
+        check_pipelines(parser, Config(dict(test_dataloader=loader)), ('train_dataloader', 'test_dataloader'))
+    assert 'test_dataloader.dataset.pipeline is empty' in capsys.readouterr().err.splitlines()[-1]
 
 
 def group_threads() -> int:

@@ -73,6 +73,8 @@ class ClassNameSegmentor(EncoderDecoder, BridgedModel):
         ValueError: If vocabulary, mode, type, sizes or ``held_out`` make no sense.
     """
 
+    # `no_target` has a message of its own.
+    test_options = BridgedModel.test_options | {'crop_size', 'stride', 'no_target'}
     head_defaults: Mapping = MappingProxyType(dict(loss_decode=DEFAULT_LOSS))
     decode_head: ETRISHead
     text_encoder: ClassText

@@ -43,6 +43,7 @@ class ReferringSegmentor(BridgedModel, BaseSegmentor):
     """
 
     decode_head: ETRISHead
+    test_options = BridgedModel.test_options | {'no_target'}
     out_channels = 1  # MMSeg's test-time augmentation takes this as: sigmoid and threshold.
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -72,11 +73,14 @@ class BridgedModel(BaseModel):
         pretrained: Only None, which MMSeg's tools put into every model's config: encoders name their own weights.
 
     Raises:
-        ValueError: If ``test_cfg`` asks for another type, ``context_length`` exceeds the text encoder's, or encoders
-            and Bridger do not fit together.
+        ValueError: If ``test_cfg`` asks for another type, ``context_length`` exceeds the text encoder's, encoders and
+            Bridger do not fit together, or a key of ``train_cfg`` or ``test_cfg`` would be ignored.
     """
 
     head_name = 'decode_head'
+    # Keys of train_cfg and test_cfg that are read. A head adds its own under the same names.
+    train_options: frozenset[str] = frozenset({'share_images'})
+    test_options: frozenset[str] = frozenset({'mode', 'dtype', 'corner_aligned'})
 
     def __init__(
         self,
@@ -139,7 +143,11 @@ class BridgedModel(BaseModel):
 
         Args:
             cfg: Config of the head, which takes ``in_channels`` and ``in_strides`` (of the maps), ``word_channels`` and
-                ``sentence_channels``.
+                ``sentence_channels``. What it reads of ``train_cfg`` and ``test_cfg`` beyond the model it names in its
+                ``train_options`` and ``test_options``.
+
+        Raises:
+            ValueError: If ``train_cfg`` or ``test_cfg`` has a key that neither reads.
         """
         cfg = dict(
             in_channels=[spec.channels for spec in self.backbone.out_specs],
@@ -148,7 +156,11 @@ class BridgedModel(BaseModel):
             sentence_channels=self.text_encoder.output_dims,
         ) | dict(cfg)
         with own_stream(self.init_seed, self.head_name):
-            return MODELS.build(cfg)
+            head = MODELS.build(cfg)
+        for name in ('train', 'test'):
+            known = getattr(self, f'{name}_options') | getattr(head, f'{name}_options', frozenset())
+            _check_options(f'{name}_cfg', getattr(self, f'{name}_cfg') or {}, known)
+        return head
 
     def init_weights(self) -> None:
         """Initial weights that configs ask for (``init_cfg``) and pretrained ones, once."""
@@ -340,6 +352,15 @@ def share_between(image_tuning: Mapping[str, Any], text_tuning: Mapping[str, Any
     for name, method in text_tuning.items():
         if name in image_tuning:
             method.share_with(image_tuning[name])
+
+
+def _check_options(name: str, options: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Raise ValueError for a key that nothing reads."""
+    for key in options:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), sorted(known), n=1)
+            hint = f'did you mean {close[0]}?' if close else f'read are {", ".join(sorted(known))}'
+            raise ValueError(f'{name}.{key} would be ignored: {hint}')
 
 
 def _with_defaults(cfg: Mapping, defaults: Mapping) -> dict:

@@ -221,6 +221,35 @@ def test_losses_do_not_heed_the_type_of_predictions():
     assert set(seen.values()) == {torch.float32}
 
 
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(test_cfg=dict(corner_alined=True)),
+            'test_cfg.corner_alined would be ignored: did you mean corner_al',
+        ),
+        (
+            dict(test_cfg=dict(crop_size=(64, 64))),
+            'test_cfg.crop_size would be ignored: read are corner_aligned, d',
+        ),
+        (dict(train_cfg=dict(share_image=True)), 'train_cfg.share_image would be ignored: did you mean share_im'),
+    ],
+)
+def test_an_option_that_nothing_reads_is_refused(options, message):
+    from tests.toy import build, model_cfg
+
+    with pytest.raises(ValueError, match=message):
+        build(model_cfg() | options)
+
+
+def test_a_head_names_options_of_its_own(monkeypatch):
+    from mmetris.models import ETRISHead
+    from tests.toy import build, model_cfg
+
+    monkeypatch.setattr(ETRISHead, 'test_options', frozenset({'sharpness'}), raising=False)
+    assert build(model_cfg() | dict(test_cfg=dict(sharpness=2))).test_cfg == dict(sharpness=2)
+
+
 def test_types_that_cannot_be_are_refused():
     from tests.toy import build, model_cfg
 

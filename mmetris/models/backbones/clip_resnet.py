@@ -137,3 +137,13 @@ class CLIPResNet(StagedImageEncoder, ClipEncoder):
         if self.pool_shortcut is not None:
             pooled = F.relu(pooled + self.pool_shortcut(state))
         return pooled
+
+    def pool(self, state: Tensor) -> Tensor:
+        """CLIP's own image feature (B, C') of the state after the last stage, in the space of sentences.
+
+        The released code's ``pool_shortcut`` plays no part in it.
+
+        Args:
+            state: (B, C, H / 32, W / 32).
+        """
+        return self.tower.attnpool(state)

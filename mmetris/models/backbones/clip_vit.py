@@ -136,6 +136,17 @@ class CLIPViT(StagedImageEncoder, ClipEncoder):
         patches = self.tower.ln_post(state.tokens[:, self._num_before :])
         return tokens_to_map(patches @ self.tower.proj, state.grid_hw)
 
+    def pool(self, state: TokenGrid) -> Tensor:
+        """CLIP's own image feature (B, C') of the state after the last stage, in the space of sentences: that of the
+        class token, or what else the architecture pools.
+
+        Args:
+            state: Tokens and their grid.
+        """
+        # Learnt prompts are no tokens of CLIP's.
+        tokens = torch.cat([state.tokens[:, :1], state.tokens[:, self._num_before :]], dim=1)
+        return self.tower._pool(tokens)[0] @ self.tower.proj
+
     @property
     def _num_before(self) -> int:
         """Tokens before the patches."""

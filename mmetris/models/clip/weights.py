@@ -41,12 +41,14 @@ class ClipWeights:
         image: State dict of the image tower (without the prefix ``visual.``).
         text: State dict of the text tower.
         quick_gelu: Activation they were trained with, where the source tells; else None.
+        logit_scale: Logarithm of the factor that pre-training had for cosines, where the source tells; else None.
     """
 
     source: str
     image: dict[str, Tensor]
     text: dict[str, Tensor]
     quick_gelu: bool | None
+    logit_scale: float | None = None
 
 
 def load_clip_weights(source: str, arch: DualEncoder) -> ClipWeights:
@@ -138,7 +140,7 @@ def _read_tag(tag: str, arch: DualEncoder) -> ClipWeights:
     fetched, quick_gelu = tagged_file(tag, arch)
     path = fetched.path
     weights = _read_file(str(path), path.stat().st_mtime_ns)
-    return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu)
+    return ClipWeights(f'{arch.name} {tag!r} ({path})', weights.image, weights.text, quick_gelu, weights.logit_scale)
 
 
 def _read_pickle(path: str) -> dict[str, Tensor]:
@@ -151,9 +153,11 @@ def _read_pickle(path: str) -> dict[str, Tensor]:
 
 def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) -> ClipWeights:
     """Divide a whole CLIP state dict into its two towers, in single precision."""
-    image, text = {}, {}
+    image, text, logit_scale = {}, {}, None
     for key, value in state.items():
         key = key.removeprefix('module.')
+        if key == 'logit_scale' and isinstance(value, Tensor) and value.numel() == 1:
+            logit_scale = float(value)
         if key in _NOT_WEIGHTS or key.startswith('text_decoder.') or not isinstance(value, Tensor):
             continue
         value = value.float() if value.is_floating_point() else value
@@ -168,7 +172,7 @@ def _split(source: str, state: Mapping[str, Tensor], quick_gelu: bool | None) ->
             f'{sorted(state)[:5]}'
         )
     check_finite(image | text, source)
-    return ClipWeights(source, image, text, quick_gelu)
+    return ClipWeights(source, image, text, quick_gelu, logit_scale)
 
 
 def load_tower(

@@ -16,7 +16,8 @@ from .shortcut import take_over
 class MapAttentionPool(AttentionPool2d):
     """CLIP's attention pool, with every position as a query where a map is wanted.
 
-    Parameters and their names are open_clip's, and so is the result where no map is wanted.
+    Parameters and their names are open_clip's, and so is the result where no map is wanted and the image is as large as
+    CLIP's own.
 
     Args:
         *args: Sizes, as open_clip's pool has them.
@@ -42,27 +43,25 @@ class MapAttentionPool(AttentionPool2d):
         """Pool.
 
         Args:
-            x: (B, C, H, W).
+            x: (B, C, H, W), of any grid: positions are resized to it.
             keep_map: Whether every position is a query. Defaults to False: the mean alone is, as in CLIP.
 
         Returns:
             (B, C'), or (B, C', H, W) with ``keep_map``.
         """
-        if not keep_map:
-            return super().forward(x)
         grid_hw = hw_of(x)
         positions = self._positions.get(self.positional_embedding, grid_hw).to(x.dtype)
-        queries = x.flatten(2).transpose(1, 2) + positions[1:]
-        keys = queries
-        if self.mean_key:
-            mean = x.mean(dim=(2, 3)).unsqueeze(1) + positions[:1]
-            keys = torch.cat([mean, queries], dim=1)
+        pixels = x.flatten(2).transpose(1, 2) + positions[1:]
+        mean = x.mean(dim=(2, 3)).unsqueeze(1) + positions[:1]
+        queries = pixels if keep_map else mean
+        keys = torch.cat([mean, pixels], dim=1) if self.mean_key or not keep_map else pixels
         query, key, value = (
             projection(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
             for projection, tokens in ((self.q_proj, queries), (self.k_proj, keys), (self.v_proj, keys))
         )
         attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return self.c_proj(attended).transpose(1, 2).unflatten(2, grid_hw)
+        pooled = self.c_proj(attended)
+        return pooled.transpose(1, 2).unflatten(2, grid_hw) if keep_map else pooled.squeeze(1)
 
     def values(self, x: Tensor) -> Tensor:
         """Values alone, where no position attends to another: v_proj and c_proj as 1x1 convolutions, without the

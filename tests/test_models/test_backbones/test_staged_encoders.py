@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from open_clip import CLIP
+from open_clip.modified_resnet import AttentionPool2d
+from torch.func import functional_call
 
 from mmetris.models.encoders.staged import split_evenly
+from mmetris.models.layers.position_embedding import resize_position_embedding
 from mmetris.structures import map_tensors
 from tests.toy import ARCHS, build, encoder_cfgs, randn
 
@@ -66,7 +69,29 @@ def test_resnet_tail_is_clips_attention_pool_asked_at_every_position():
     with torch.no_grad():
         pool.positional_embedding[1] = pool.positional_embedding[0]
         feature_map[:, :, 0, 0] = feature_map.flatten(2)[:, :, 1:].mean(2)
-    torch.testing.assert_close(encoder.tail(feature_map)[:, :, 0, 0], pool(feature_map), rtol=1e-5, atol=1e-5)
+    pooled = AttentionPool2d.forward(pool, feature_map)
+    torch.testing.assert_close(encoder.tail(feature_map)[:, :, 0, 0], pooled, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', [(64, 64), (96, 64)])
+@pytest.mark.parametrize('kind', ['vit', 'resnet'])
+def test_the_pool_is_clips_on_images_of_any_size(kind, size):
+    encoder, images = build_encoder(kind), randn(2, 3, *size)
+    state = encoder.stem(images)
+    for stage in range(1, 5):
+        state = encoder.stage(stage, state)
+    tower = open_clip_tower(kind, encoder)
+    grid_hw = tuple(encoder.feature_map(state).shape[-2:])
+    # open_clip's own take one size; for another, the positions are resized as CLIP's are.
+    if kind == 'vit':
+        positions = resize_position_embedding(tower.positional_embedding, grid_hw)
+        named = {'positional_embedding': positions}
+    else:
+        named = {
+            'attnpool.positional_embedding': resize_position_embedding(tower.attnpool.positional_embedding, grid_hw)
+        }
+    expected = functional_call(tower, named, images)
+    torch.testing.assert_close(encoder.pool(state), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from mmetris import tokenize
 from mmetris.models.clip import ClipWeights, DualEncoder
-from mmetris.models.clip.weights import load_tower
+from mmetris.models.clip.weights import load_clip_weights, load_tower
 from tests.toy import RESNET, VIT, build, encoder_cfgs, randn
 
 ARCHS = dict(vit=VIT, resnet=RESNET)
@@ -80,6 +80,15 @@ def test_every_form_gives_the_same_weights(tmp_path, kind, form):
             if key.endswith('num_batches_tracked'):
                 continue
             torch.testing.assert_close(value, state[key], **tolerance)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_every_form_tells_the_scale_of_the_logits(tmp_path, form):
+    clip = make_clip('vit')
+    clip.logit_scale.data.fill_(3.5)
+    name, save = FORMS[form]
+    save(clip, str(tmp_path / name))
+    assert load_clip_weights(str(tmp_path / name), DualEncoder.describe(VIT)).logit_scale == 3.5
 
 
 def test_weights_load_only_when_asked_to_initialise(tmp_path):

@@ -158,8 +158,8 @@ class PooledBoxHead(BaseModule):
             train_cfg: Unused.
 
         Returns:
-            ``loss_l1``, ``loss_giou``, ``loss_quality``, those of the mask and of the decoder's no-target head, if it has
-            one, and ``box_iou`` in percent for the log.
+            ``loss_l1``, ``loss_giou``, ``loss_quality``, those of the mask and of the decoder's no-target head, if it
+            has one, and ``box_iou`` in percent for the log.
         """
         aligned, logits = self._align(features)
         boxes, quality = self._boxes(aligned, logits, features)

@@ -8,7 +8,7 @@ from typing import Any
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmetris.models import BridgedModel, ETRISHead
+from mmetris.models import BridgedModel
 from mmetris.models.decode_heads import NoTargetRule
 from mmetris.models.necks import ImagePrefix
 from mmetris.registry import MODELS
@@ -28,8 +28,8 @@ class ReferringGrounder(BridgedModel):
         box_head: Config of the :class:`PooledBoxHead` or :class:`TransformerBoxHead`.
         **kwargs: The other arguments of :class:`~mmetris.models.BridgedModel`. ``test_cfg.box_threshold`` is the score
             from which on the inferencer gives a box, where sentences may mean nothing or several objects; without it,
-            the best box of each sentence. ``test_cfg.no_target`` is a rule for "not in the picture" by the mask, as of a
-            :class:`~mmetris.models.ReferringSegmentor`; of a model without masks it is refused.
+            the best box of each sentence. ``test_cfg.no_target`` is a rule for "not in the picture" by the mask, as of
+            a :class:`~mmetris.models.ReferringSegmentor`; of a model without masks it is refused.
 
     Attributes:
         gives_boxes: True: samples have ``pred_instances``.
@@ -52,9 +52,9 @@ class ReferringGrounder(BridgedModel):
         self.box_head.no_target_rule(self.test_cfg)  # Now rather than after the first epoch.
 
     @property
-    def decode_head(self) -> ETRISHead | None:
-        """The part that makes masks, as a segmentor calls it; None of a model of boxes alone."""
-        return self.box_head.decoder if self.box_head.with_mask else None
+    def mask_threshold(self) -> float | None:
+        """Probability above which a pixel belongs to the mask; None of a model of boxes alone."""
+        return self.box_head.decoder.threshold if self.box_head.with_mask else None
 
     @property
     def no_target_rule(self) -> NoTargetRule | None:

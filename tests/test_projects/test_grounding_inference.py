@@ -22,8 +22,8 @@ from mmetris.registry import MODELS
 from mmetris.utils import projects
 from mmetris.utils.config_options import read_config
 from tests import toy, toy_grounding
-from tests.toy_grounding import POOLED, POOLED_BOXES, TRANSFORMER
 from tests.test_projects.test_grounding import BATCH, sample
+from tests.toy_grounding import POOLED, POOLED_BOXES, TRANSFORMER
 from tests.toy_inference import picture, save_toy_model
 
 ROOT = Path(__file__).parents[2]

@@ -54,7 +54,7 @@ def instances(boxes, scores):
 
 
 def test_boxes_are_cut_to_the_picture_and_those_without_area_dropped():
-    """By hand, in a picture of 20 x 40 pixels (H, W): outside, degenerate, reversed, no number, across the edge, whole."""
+    """By hand, in 20 x 40 pixels (H, W): outside, degenerate, reversed, no number, across the edge, whole."""
     boxes = [[50, 2, 60, 8], [3, 4, 3, 9], [9, 9, 4, 4], [float('nan'), 0, 5, 5], [30, -5, 70, 30], [1, 2, 3, 4]]
     found = boxes_of_head(instances(boxes, [0.9, 0.9, 0.9, 0.9, 0.4, 0.6]), (20, 40), threshold=0)
     np.testing.assert_array_equal(found.boxes, [[1, 2, 3, 4], [30, 0, 40, 20]])
@@ -93,14 +93,14 @@ def test_each_model_gives_its_boxes(inferencers, folder, name):
     has_masks = name in ('pooled', 'masks')
     assert ('masks' in result) == ('probabilities' in result) == has_masks
     assert result['box_source'] == ['mask' if name == 'masks' else 'head'] * 4
-    for index, sample in enumerate(result['data_samples']):
+    for index, predicted in enumerate(result['data_samples']):
         boxes, scores = result['pred_boxes'][index], result['pred_box_scores'][index]
         if name == 'masks':
             np.testing.assert_array_equal(boxes[0], result['boxes'][index])
             assert scores[0] == pytest.approx(result['scores'][index])
             continue
         assert boxes.shape == (1, 4) and scores.shape == (1,)
-        np.testing.assert_array_equal(boxes[0], sample.pred_instances.bboxes[0])
+        np.testing.assert_array_equal(boxes[0], predicted.pred_instances.bboxes[0])
         assert (boxes >= 0).all() and (boxes <= [80, 48, 80, 48]).all()
         if not has_masks:
             np.testing.assert_array_equal(boxes[0], result['boxes'][index])
@@ -115,10 +115,10 @@ def test_the_inferencers_boxes_are_those_of_testing(inferencers, folder):
     found = inferencer(str(folder / 'pictures' / '0.png'), TEXTS[:1], boxes=True, box_threshold=0.0001)
     asker = inferencer.asker
     encoded = asker.encode([picture(seed=0)[..., ::-1]], ['0.png'])
-    sample = encoded.samples[0].new()
-    sample.tokens = asker.tokens_of(TEXTS[:1], [sample])[0]
+    one = encoded.samples[0].new()
+    one.tokens = asker.tokens_of(TEXTS[:1], [one])[0]
     with torch.no_grad():
-        expected = asker.model.predict(encoded.inputs, [sample])[0].pred_instances
+        expected = asker.model.predict(encoded.inputs, [one])[0].pred_instances
     assert found['pred_boxes'][0].shape == (4, 4)
     np.testing.assert_allclose(found['pred_boxes'][0], expected.bboxes, atol=1e-3)
     np.testing.assert_allclose(found['pred_box_scores'][0], expected.scores, atol=1e-5)
@@ -247,29 +247,21 @@ def test_the_shell_refuses_what_has_no_sense(mmetris):
 def test_projects_are_found_from_any_folder(folder, tmp_path, monkeypatch):
     """By the config's own place, and of a training's folder by mmetris's; what to do is said where neither has them."""
     script = (
-        'import sys; from mmetris.utils.config_options import read_config; print(read_config(sys.argv[1]).model.type)'
+        'import sys; from mmetris.utils.config_options import read_config\n'
+        'for path in sys.argv[1:]: print(read_config(path).model.type)'
     )
     site = tmp_path / 'site'
     site.mkdir()
-    (site / 'mmetris').symlink_to(ROOT / 'mmetris')  # As an installed package: no projects beside.
-
-    def read(path, package=site):
-        command = [sys.executable, '-P', '-c', script, str(path)]
-        return subprocess.run(
-            command,
-            cwd=tmp_path,
-            env=dict(PATH='/usr/bin:/bin', PYTHONPATH=str(package)),
-            capture_output=True,
-            text=True,
-        )
-
-    shipped = read(ROOT / 'projects' / 'grounding' / 'configs' / 'grounding_tiny_shapes.py')
-    assert shipped.stdout.strip() == 'ReferringGrounder', shipped.stderr
+    (site / 'mmetris').symlink_to(ROOT / 'mmetris')  # No projects beside it on the path.
     # A training's folder does not tell where the checkout is; the package's own place does.
     (tmp_path / 'elsewhere').mkdir()
     dumped = tmp_path / 'elsewhere' / 'toy_grounding.py'
     dumped.write_bytes((folder / 'pooled' / 'toy_grounding.py').read_bytes())
-    assert read(dumped).stdout.strip() == 'ReferringGrounder'
+    shipped = ROOT / 'projects' / 'grounding' / 'configs' / 'grounding_tiny_shapes.py'
+    env = dict(PATH='/usr/bin:/bin', PYTHONPATH=str(site))
+    command = [sys.executable, '-P', '-c', script, str(dumped), str(shipped)]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ['ReferringGrounder'] * 2, done.stderr
     # As if mmetris had been installed without them.
     monkeypatch.setattr(projects, 'find_root', lambda *names: None)
     monkeypatch.chdir(tmp_path)

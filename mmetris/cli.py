@@ -176,6 +176,18 @@ _model_options = _with(
         'picture (area), with a threshold. Default: the head, if there is one.',
     ),
     click.option(
+        '--boxes',
+        is_flag=True,
+        help='Boxes, too, in pictures, print and JSON: those of a model with a box head (projects/grounding), else the '
+        'box around each mask. A model that gives boxes alone needs no such option.',
+    ),
+    click.option(
+        '--box-threshold',
+        type=float,
+        metavar='P',
+        help="Boxes of a lower score are left out, 0 to 1. Default: the model's own, or the best box of each sentence.",
+    ),
+    click.option(
         '--max-pixels',
         type=click.IntRange(1),
         metavar='N',
@@ -263,6 +275,8 @@ def segment(
     overwrite: bool,
     progress: bool,
     max_pixels: int | None,
+    boxes: bool,
+    box_threshold: float | None,
     **model: Any,
 ) -> None:
     """Segment in each IMAGE what each SENTENCE means, and print box and score.
@@ -287,6 +301,8 @@ def segment(
         mmetris segment photo.jpg --classes "dog, cat, grass" --model clip-vitb16_training-free --out-file classes.png
       for a program
         mmetris segment photos/ "the dog" --model MODEL --json > found.jsonl
+      boxes: of a model with a box head, or around the masks
+        mmetris segment photo.jpg "the dog" --model MODEL --boxes --out-file dog.png
       on the CPU, with larger masks
         mmetris segment photo.jpg "the dog" --model MODEL --device cpu --threshold 0.25 --out-file dog.png
     """
@@ -295,6 +311,8 @@ def segment(
         raise click.UsageError('no sentence given: mmetris segment IMAGE "the dog on the left"')
     if texts and classes is not None:
         raise click.UsageError('give sentences or --classes, not both')
+    if classes is not None and (boxes or box_threshold is not None):
+        raise click.UsageError('--boxes and --box-threshold are for sentences, and --classes is given')
     if out_file is not None and Path(image).is_dir():
         raise click.UsageError(f'{image} is a folder: give --out-dir instead of --out-file')
     if out_file is not None and len(images) > 1:
@@ -326,12 +344,16 @@ def segment(
         return
     rule, note, count = inferencer.no_target_rule, inferencer.note, 0
     writer = None if out_dir is None else apis.result_files.ResultWriter(out_dir, inferencer.threshold, rule, note)
-    found = inferencer.stream(sources, texts, batch_size, skip_unreadable=skip_unreadable)
+    boxes = boxes or box_threshold is not None
+    found = inferencer.stream(
+        sources, texts, batch_size, skip_unreadable=skip_unreadable, boxes=boxes, box_threshold=box_threshold
+    )
     with nullcontext() if writer is None else writer:  # Whatever stops the run, what was found is kept.
         for one in _track(found, len(sources), progress and len(sources) > 1):
             count += 1
             if as_json:
-                click.echo(json.dumps(_answers_as_dict(one, apis.result_files.answer_as_dict), ensure_ascii=False))
+                told = _answers_as_dict(one, apis.result_files.answer_as_dict, apis.found_boxes)
+                click.echo(json.dumps(told, ensure_ascii=False))
             else:
                 _print_answers(one, inferencer.threshold, rule)
             overlay = None if out_file is None and writer is None else inferencer.visualize(one)
@@ -343,7 +365,8 @@ def segment(
     if out_file is not None:
         click.echo(f'written: {out_file}', err=as_json)
     if writer is not None:
-        click.echo(f'written: {writer.path} and folders masks, overlays beside it', err=as_json)
+        folders = 'folders masks, overlays' if inferencer.asker.gives_masks else 'folder overlays'
+        click.echo(f'written: {writer.path} and {folders} beside it', err=as_json)
 
 
 def _images_and_sentences(first: str, words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -398,16 +421,18 @@ def _check_any(num_images: int, num_read: int) -> None:
         )
 
 
-def _answers_as_dict(one: dict[str, Any], as_dict: Callable) -> dict[str, Any]:
+def _answers_as_dict(one: dict[str, Any], as_dict: Callable, found_boxes: Any) -> dict[str, Any]:
     """One picture of :meth:`RefSegInferencer.stream` for ``--json``, in the words of predictions.json."""
-    rows = zip(one['texts'], one['masks'], one['boxes'], one['scores'], strict=True)
-    answers = [as_dict(*row) for row in rows]
+    masks = one.get('masks') or [None] * len(one['texts'])
+    answers = [as_dict(*row) for row in zip(one['texts'], masks, one['boxes'], one['scores'], strict=True)]
     for key, name in (('no_target_scores', 'no_target_score'), ('no_target', 'no_target')):
         for answer, value in zip(answers, one.get(key, [])):
             answer[name] = value
     note = {key: one[key] for key in ('note',) if key in one}
     height, width = one['image'].shape[:2]
-    return dict(file_name=_writable(one['name']), height=height, width=width, **note, annotations=answers)
+    told = dict(file_name=_writable(one['name']), height=height, width=width, **note, annotations=answers)
+    lists = [one[key] for key in found_boxes.BOX_LISTS if key in one]
+    return dict(told, boxes=found_boxes.boxes_as_dicts(one['texts'], *lists)) if lists else told
 
 
 def _writable(name: str) -> str:
@@ -451,6 +476,8 @@ def video(
     overwrite: bool,
     progress: bool,
     max_pixels: int | None,
+    boxes: bool,
+    box_threshold: float | None,
     **model: Any,
 ) -> None:
     """Segment in each frame of VIDEO what each SENTENCE means, and write a video of it.
@@ -495,11 +522,14 @@ def video(
             max_frames,
             should_stop=lambda: bool(received),
             track=lambda frames, total: _track(frames, total, progress),
+            boxes=boxes or box_threshold is not None,
+            box_threshold=box_threshold,
         )
     if out_file is not None:
         click.echo(f'written: {out_file}, {report.num_frames} frames')
     if out_dir is not None:
-        click.echo(f'written: {closing[0]} and folders masks, overlays beside it, {report.num_asked} frames')
+        folders = 'folders masks, overlays' if predictor.asker.gives_masks else 'folder overlays'
+        click.echo(f'written: {closing[0]} and {folders} beside it, {report.num_asked} frames')
     if received:
         click.echo('stopped', err=True)
         sys.exit(128 + received[0])
@@ -913,6 +943,7 @@ class _Apis:
             RefSegInferencer,
             RefSegPredictor,
             fetching,
+            found_boxes,
             hub,
             model_zoo,
             published,
@@ -925,6 +956,7 @@ class _Apis:
         self.model_zoo, self.result_files, self.checkpoint_io = model_zoo, result_files, checkpoint_io
         self.fetching, self.published, self.downloads, self.hub = fetching, published, downloads, hub
         self.videos, self.hide_progress_bars = videos, disable_progress_bars
+        self.found_boxes = found_boxes
 
 
 def _load_apis() -> _Apis:
@@ -977,15 +1009,36 @@ def _print_answers(one: dict[str, Any], threshold: float, rule: Any = None) -> N
     absence = [None] * len(one['texts']) if rule is None else one['no_target_scores']
     absent = [False] * len(one['texts']) if rule is None else one['no_target']
     rows = zip(one['texts'], one['boxes'], one['scores'], one['is_empty'], absence, absent, strict=True)
-    for text, box, score, is_empty, no_target_score, is_absent in rows:
-        answer = f'nothing found: no pixel is above {threshold:g}'
+    for index, (text, box, score, is_empty, no_target_score, is_absent) in enumerate(rows):
+        answer = 'nothing found' if 'masks' not in one else f'nothing found: no pixel is above {threshold:g}'
         if is_absent:
             answer = 'not in the picture'
         elif not is_empty:
-            answer = f'score {score:.2f}, box {" ".join(f"{edge:.0f}" for edge in box)}'
+            answer = _score_and_box(score, box)
+        if 'pred_boxes' in one and 'masks' not in one and not is_empty:
+            answer = '; '.join(_score_and_box(*pair) for pair in _scored_boxes(one, index))
+        elif 'pred_boxes' in one and not is_absent:
+            answer += f'; {_boxes_in_words(one, index)}'
         if rule is not None:
             answer += f', no-target score {no_target_score:.2f} ({rule.by}, threshold {rule.threshold:g})'
         click.echo(f'{one["name"]}: {text:{min(width, 60)}}  {answer}')
+
+
+def _score_and_box(score: float, box: Any) -> str:
+    return f'score {score:.2f}, box {" ".join(f"{edge:.0f}" for edge in box)}'
+
+
+def _scored_boxes(one: dict[str, Any], index: int) -> Iterator[tuple[float, Any]]:
+    """Scores and boxes of one sentence."""
+    return zip(one['pred_box_scores'][index], one['pred_boxes'][index])
+
+
+def _boxes_in_words(one: dict[str, Any], index: int) -> str:
+    """What ``--boxes`` adds behind the mask's answer."""
+    pairs = list(_scored_boxes(one, index))
+    if one['box_source'][index] == 'mask':
+        return 'the box is that around the mask' if pairs else 'no box'
+    return f'box head: {"; ".join(_score_and_box(*pair) for pair in pairs) or "no box"}'
 
 
 def _print_shares(result: dict[str, list], as_json: bool) -> None:

@@ -35,6 +35,7 @@ from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.probabilities import check_probability
 from mmetris.utils.shapes import bounds_of
 
+from .found_boxes import BOX_LISTS, FoundBoxes, append_boxes, box_around, boxes_of_head
 from .shapes_only import ShapesNotes
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
@@ -84,13 +85,20 @@ ANSWER_LISTS = ('masks', 'boxes', 'scores', 'is_empty', 'no_target_scores', 'no_
 _NO_TARGET_LISTS = ANSWER_LISTS[-2:]
 
 
-def lists_of(rule: NoTargetRule | None) -> list[str]:
+def lists_of(rule: NoTargetRule | None, masks: bool = True, boxes: bool = False) -> list[str]:
     """Names of the lists of answers that a model gives.
 
     Args:
         rule: How it decides "not in the picture"; None if it does not.
+        masks: Whether it gives masks. Defaults to True.
+        boxes: Whether the lists of boxes are among them. Defaults to False.
     """
-    return [name for name in ANSWER_LISTS if rule is not None or name not in _NO_TARGET_LISTS]
+    names = [name for name in ANSWER_LISTS if rule is not None or name not in _NO_TARGET_LISTS]
+    if masks:
+        names.insert(names.index('boxes'), 'probabilities')
+    else:
+        names.remove('masks')
+    return [*names, *BOX_LISTS] if boxes else names
 
 
 def append_answer(lists: dict[str, Any], answer: Answer) -> None:
@@ -144,6 +152,14 @@ def describe_mask(
     return Answer(mask, box, score, False, no_target_score, no_target)
 
 
+def answer_of_boxes(found: FoundBoxes) -> Answer:
+    """The answer of a model that gives boxes alone: the best box and its score; its mask has no pixel at all."""
+    none = np.zeros((0, 0), bool)
+    if not len(found.boxes):
+        return Answer(none, np.zeros(4, np.float32), 0.0, True)
+    return Answer(none, found.boxes[0], float(found.scores[0]), False)
+
+
 def check_threshold(threshold: float) -> float:
     """The threshold, if it is a number strictly between 0 and 1.
 
@@ -181,6 +197,10 @@ class Asker:
     Attributes:
         by_class: Whether the model chooses between classes.
         by_sentence: Whether it answers sentences. A :class:`TrainingFreeSegmentor` does both.
+        gives_boxes: Whether a box head of the model predicts boxes (``pred_instances`` of a sample).
+        own_threshold: Probability above which a pixel belongs to the mask by the model itself; None of a model that
+            gives no masks.
+        box_threshold: Score from which on a box is given; None: the best box of each sentence.
         notes: What is to be said of each picture's answers; None where nothing is. Whoever knows the weights sets it.
 
     Raises:
@@ -191,8 +211,13 @@ class Asker:
         if not hasattr(model, 'encode_images'):
             raise ValueError(f'{type(model).__name__} does not take sentences; a ReferringSegmentor is needed')
         init_default_scope('mmetris')
-        self.model: Any = model  # Of one of three classes, told apart by what they can do.
+        self.model: Any = model  # Told apart by what it can do.
         self.by_class, self.by_sentence = hasattr(model, 'class_logits'), hasattr(model, 'forward_answers')
+        self.gives_boxes = bool(getattr(model, 'gives_boxes', False))
+        # A model of boxes says itself whether there are masks, too.
+        known: Any = model
+        self.own_threshold: float | None = known.mask_threshold if self.gives_boxes else known.decode_head.threshold
+        self.box_threshold: float | None = (getattr(model, 'test_cfg', None) or {}).get('box_threshold')
         self.notes: ShapesNotes | None = None
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in test_pipeline(cfg):
@@ -210,6 +235,34 @@ class Asker:
     def no_target_rule(self) -> NoTargetRule | None:
         """How the model decides that a sentence means nothing in the picture; None if it does not."""
         return None if self.by_class else self.model.no_target_rule
+
+    @property
+    def gives_masks(self) -> bool:
+        """Whether the model gives masks."""
+        return self.own_threshold is not None
+
+    def check_threshold(self, threshold: float | None) -> float | None:
+        """The threshold of masks to use: the one given, or the model's own.
+
+        Raises:
+            ValueError: If it is not between 0 and 1, or the model gives no masks.
+        """
+        if threshold is None:
+            return self.own_threshold
+        if not self.gives_masks:
+            raise ValueError(
+                f'threshold={threshold:g} is one of masks, and this model gives boxes alone: box_threshold '
+                '(--box-threshold) is the least score of a box'
+            )
+        return check_threshold(threshold)
+
+    def check_box_threshold(self, threshold: float | None) -> float | None:
+        """The least score of a box: the one given, or the model's own.
+
+        Raises:
+            ValueError: If it is not between 0 and 1.
+        """
+        return self.box_threshold if threshold is None else check_probability(threshold, 'box_threshold')
 
     @property
     def device(self) -> torch.device:
@@ -274,8 +327,9 @@ class Asker:
             out_hw: Size of the maps. Defaults to None: the picture's.
 
         Returns:
-            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at that size, and
-            ``no_target_score`` where the model decides "not in the picture".
+            A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at that size,
+            ``no_target_score`` where the model decides "not in the picture", and ``pred_instances`` where it has a box
+            head.
         """
         samples = []
         for text, index in zip(texts, image_index, strict=True):
@@ -287,19 +341,58 @@ class Asker:
         tokens = self.tokens_of(texts, samples)
         for sample, ids in zip(samples, tokens):
             sample.tokens = ids
-        logits, no_target_scores = self.model.forward_answers(
+        # Of a box head there are boxes and their scores behind the first two.
+        logits, *more = self.model.forward_answers(
             encoded.prefix, tokens, torch.tensor(list(image_index), device=tokens.device)
         )
         input_hw = tuple(encoded.inputs.shape[-2:])
-        predicted = self.model.postprocess_result(logits, samples, input_hw, no_target_scores)
+        predicted = self.model.postprocess_result(logits, samples, input_hw, *more)
         return [sample.cpu() for sample in predicted]
+
+    def lists(self, boxes: bool = False) -> list[str]:
+        """Names of the lists of answers that this model gives, see :func:`lists_of`.
+
+        Args:
+            boxes: Whether boxes are asked for; a model that gives nothing else gives them anyhow. Defaults to False.
+        """
+        return lists_of(self.no_target_rule, self.gives_masks, boxes or not self.gives_masks)
+
+    def append(
+        self, lists: dict[str, Any], sample: RefDataSample, threshold: float | None, box_threshold: float | None
+    ) -> None:
+        """Append what a predicted sample says to the lists of a result.
+
+        Args:
+            lists: Lists by their names, of :func:`lists_of`; others are left alone.
+            sample: What :meth:`ask` returned.
+            threshold: Of :meth:`check_threshold`.
+            box_threshold: Of :meth:`check_box_threshold`.
+        """
+        found = None
+        if self.gives_boxes:
+            found = boxes_of_head(sample.pred_instances, sample.ori_shape[:2], box_threshold)
+        if self.own_threshold is not None and threshold is not None:
+            answer, probability = answer_of(sample, threshold, self.own_threshold)
+            append_answer(lists, answer)
+            lists['probabilities'].append(probability)
+            found = box_around(answer.mask, answer.score, box_threshold) if found is None else found
+        else:
+            assert found is not None  # A model gives masks or boxes.
+            append_answer(lists, answer_of_boxes(found))
+        if BOX_LISTS[0] in lists:
+            append_boxes(lists, found)
 
     def vocabulary_of(self, classes: Classes | None) -> Vocabulary:
         """Classes as users give them; None is the vocabulary of a model that has one.
 
         Raises:
-            ValueError: If they are no vocabulary, or None and the model has none.
+            ValueError: If they are no vocabulary, None and the model has none, or the model gives no masks.
         """
+        if not self.gives_masks:
+            raise ValueError(
+                f'this {type(self.model).__name__} gives boxes alone, and classes are for masks: ask it sentences, or '
+                'take a model that gives masks'
+            )
         if isinstance(classes, Vocabulary):
             return classes
         if classes is None:

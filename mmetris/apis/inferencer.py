@@ -23,13 +23,14 @@ from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
 from mmetris.visualization import draw_expressions, draw_labels
 
-from .asking import ANSWER_LISTS, Asker, Classes, answer_of, append_answer, check_threshold, lists_of, set_no_target
+from .asking import ANSWER_LISTS, Asker, Classes, check_threshold, set_no_target
+from .found_boxes import BOX_LISTS
 from .model import init_model
 from .model_zoo import find_model, indexed_models
 from .result_files import LabelWriter, ResultWriter
 from .shapes_only import NOTE, notes_for
 
-PER_SENTENCE = ('texts', *ANSWER_LISTS, 'probabilities', 'data_samples')
+PER_SENTENCE = ('texts', *ANSWER_LISTS, 'probabilities', *BOX_LISTS, 'data_samples')
 
 # Index, BGR picture and name of pictures that are encoded together.
 _Group = list[tuple[int, np.ndarray, str]]
@@ -80,15 +81,16 @@ class RefSegInferencer(BaseInferencer):
         no_target: float | Mapping | bool | None = None,
     ) -> None:
         if threshold is not None:
-            threshold = check_threshold(threshold)
+            check_threshold(threshold)
         check_dtype(dtype, 'dtype')
         files = find_model(model, weights)
         set_test_dtype(files.config, dtype)
         set_no_target(files.config, no_target)
         super().__init__(files.config, files.weights, device, scope, show_progress)
         self.asker.notes = notes_for(files.weights)
-        self.own_threshold = self.model.decode_head.threshold
-        self.threshold = self.own_threshold if threshold is None else threshold
+        self.own_threshold = self.asker.own_threshold
+        # Of a model that gives boxes alone, None: nobody compares it.
+        self.threshold: float = cast(float, self.asker.check_threshold(threshold))
         self.max_pixels = max_pixels
         self.no_target_rule = self.asker.no_target_rule
 
@@ -103,6 +105,8 @@ class RefSegInferencer(BaseInferencer):
         return_vis: bool = False,
         out_dir: str | os.PathLike | None = None,
         skip_unreadable: bool = False,
+        boxes: bool = False,
+        box_threshold: float | None = None,
     ) -> dict[str, list]:
         """Segment.
 
@@ -121,6 +125,11 @@ class RefSegInferencer(BaseInferencer):
                 :mod:`mmetris.apis.result_files`. Defaults to None, nothing is written.
             skip_unreadable: Leave out pictures that cannot be read, with a warning, instead of stopping. Defaults to
                 False.
+            boxes: Whether the boxes of each sentence are in result, pictures and JSON: those that the model's box head
+                predicts (``projects/grounding``) or, of a model that gives masks alone, the box around the mask. A
+                model that gives boxes alone gives them in any case. Defaults to False.
+            box_threshold: Boxes of a lower score are left out. Defaults to None: the model's own; without one, each
+                sentence has its best box.
 
         Returns:
             Lists with one entry for each pair of picture and sentence, in order of the pictures: ``image_index``,
@@ -128,7 +137,11 @@ class RefSegInferencer(BaseInferencer):
             pixels; right and bottom exclusive; zeros if empty), ``scores`` (mean probability inside the mask, 0 if
             empty), ``is_empty`` (whether no pixel is above the threshold). Of a model that decides "not in the picture"
             also ``no_target_scores`` (0..1) and ``no_target`` (whether the score is at or above
-            ``no_target_rule.threshold``, so that the mask is empty). And with one entry for each picture:
+            ``no_target_rule.threshold``, so that the mask is empty). With ``boxes`` also ``pred_boxes`` (K, 4), in the
+            form of ``boxes`` and cut to the picture (K is 0 where nothing was found), ``pred_box_scores`` (K,) in 0..1,
+            highest first, and ``box_source``: ``'head'``, or ``'mask'`` of boxes around masks. A model that gives boxes
+            alone has neither ``masks`` nor ``probabilities``; its ``boxes`` and ``scores`` are the best box and its
+            score, and ``is_empty`` says whether there is none. And with one entry for each picture:
             ``images`` (names), ``visualization`` (RGB), and of the demo model ``notes``: that it knows drawn shapes
             only, and whether this picture is unlike those. A picture that was skipped has None there.
 
@@ -136,13 +149,13 @@ class RefSegInferencer(BaseInferencer):
             FileNotFoundError: If a file is missing, or a folder has no pictures.
             ValueError: If a picture cannot be read, a sentence is empty, or numbers do not match.
         """
-        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        threshold = self.threshold if threshold is None else self.asker.check_threshold(threshold)
         sources = self._inputs_to_list(inputs)
         result: dict[str, list] = dict(images=[None] * len(sources), image_index=[])
         result.update(
             {
                 key: []
-                for key in self._lists
+                for key in self._lists(boxes)
                 if (key != 'probabilities' or return_probabilities) and (key != 'data_samples' or return_datasamples)
             }
         )
@@ -151,7 +164,9 @@ class RefSegInferencer(BaseInferencer):
         if self.note is not None:
             result['notes'] = [None] * len(sources)
         writer = None if out_dir is None else ResultWriter(out_dir, threshold, self.no_target_rule, self.note)
-        answers: Iterable[dict[str, Any]] = self.stream(sources, texts, batch_size, threshold, skip_unreadable)
+        answers: Iterable[dict[str, Any]] = self.stream(
+            sources, texts, batch_size, threshold, skip_unreadable, boxes, box_threshold
+        )
         if self.show_progress:
             answers = track(answers, description='Inference', total=len(sources), console=Console(stderr=True))
         with nullcontext() if writer is None else writer:  # Whatever stops the run, files of what was found are kept.
@@ -201,8 +216,8 @@ class RefSegInferencer(BaseInferencer):
         Raises:
             ValueError: If the names are no vocabulary, or a picture cannot be read.
         """
-        threshold = self.threshold if threshold is None else check_threshold(threshold)
         vocabulary = self.asker.vocabulary_of(classes)
+        threshold = self.threshold if threshold is None else check_threshold(threshold)
         names = list(vocabulary.class_names)
         sources = self._inputs_to_list(inputs)
         result: dict[str, list] = dict(classes=names, images=[None] * len(sources), label_maps=[None] * len(sources))
@@ -237,6 +252,8 @@ class RefSegInferencer(BaseInferencer):
         batch_size: int = 8,
         threshold: float | None = None,
         skip_unreadable: bool = False,
+        boxes: bool = False,
+        box_threshold: float | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Segment picture by picture, for inputs whose results are too many to hold at once.
 
@@ -246,6 +263,8 @@ class RefSegInferencer(BaseInferencer):
             batch_size: See there. Defaults to 8.
             threshold: See there. Defaults to None: the inferencer's.
             skip_unreadable: See there. Defaults to False.
+            boxes: See there. Defaults to False.
+            box_threshold: See there. Defaults to None: the model's own.
 
         Yields:
             For each picture ``index``, ``name``, ``image`` (H, W, 3) RGB, upright, and the lists of :meth:`__call__`
@@ -253,17 +272,16 @@ class RefSegInferencer(BaseInferencer):
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f'batch_size must be a positive number, but is {batch_size!r}')
-        threshold = self.threshold if threshold is None else check_threshold(threshold)
+        threshold = self.threshold if threshold is None else self.asker.check_threshold(threshold)
+        least_score = self.asker.check_box_threshold(box_threshold)
         sources = self._inputs_to_list(inputs)
         sentences = self._texts_of_images(texts, len(sources))
         for group in self.preprocess(sources, batch_size, sentences=sentences, skip_unreadable=skip_unreadable):
             for index, image, name, samples in self.forward(group, batch_size=batch_size, sentences=sentences):
                 one: dict[str, Any] = dict(index=index, name=name, image=np.ascontiguousarray(image[..., ::-1]))
-                one.update({key: [] for key in self._lists}, texts=sentences[index], data_samples=samples)
+                one.update({key: [] for key in self._lists(boxes)}, texts=sentences[index], data_samples=samples)
                 for sample in samples:
-                    answer, probability = answer_of(sample, threshold, self.own_threshold)
-                    append_answer(one, answer)
-                    one['probabilities'].append(probability)
+                    self.asker.append(one, sample, threshold, least_score)
                 if self.asker.notes is not None:
                     one['note'] = self.asker.notes.of(image, name)
                 yield one
@@ -339,8 +357,9 @@ class RefSegInferencer(BaseInferencer):
         Returns:
             (H', W', 3) RGB.
         """
-        options = dict(no_target=inputs['no_target'], **kwargs) if 'no_target' in inputs else kwargs
-        return draw_expressions(inputs['image'], inputs['texts'], inputs['masks'], inputs['scores'], **options)
+        options = {key: inputs[key] for key in ('no_target', *BOX_LISTS) if key in inputs} | kwargs
+        masks, scores = inputs.get('masks'), inputs['scores']
+        return draw_expressions(inputs['image'], inputs['texts'], masks, scores, **options)
 
     def postprocess(
         self, preds: dict[str, Any], visualization: dict[str, list], return_datasample: bool = False, **kwargs: Any
@@ -354,7 +373,7 @@ class RefSegInferencer(BaseInferencer):
             **kwargs: Not used.
         """
         visualization['image_index'].extend([preds['index']] * len(preds['texts']))
-        for key in self._lists:
+        for key in PER_SENTENCE:
             if key in visualization:
                 visualization[key].extend(preds[key])
         return visualization
@@ -364,11 +383,9 @@ class RefSegInferencer(BaseInferencer):
         """What is to be said of all answers; None of another model than the one that ships."""
         return None if self.asker.notes is None else NOTE
 
-    @property
-    def _lists(self) -> list[str]:
+    def _lists(self, boxes: bool) -> list[str]:
         """Names of the lists with one entry for each sentence."""
-        given = lists_of(self.no_target_rule)
-        return [key for key in PER_SENTENCE if key in given or key not in ANSWER_LISTS]
+        return ['texts', *self.asker.lists(boxes), 'data_samples']
 
     def _inputs_to_list(self, inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
         """Pictures one by one; a folder stands for those in it."""

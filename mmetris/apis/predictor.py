@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,7 @@ from .asking import (
     Asker,
     Classes,
     EncodedImages,
-    answer_of,
-    append_answer,
     check_threshold,
-    lists_of,
     set_no_target,
 )
 from .model import init_model
@@ -80,8 +77,9 @@ class RefSegPredictor:
                 if value is not None:
                     raise ValueError(f'{name}={value!r}: the model is shared with an inferencer, so give it to that')
         self.asker = asker
-        self.own_threshold: float = self.asker.model.decode_head.threshold
-        self.threshold: float = self.own_threshold if threshold is None else check_threshold(threshold)
+        self.own_threshold = self.asker.own_threshold
+        # Of a model that gives boxes alone, None: nobody compares it.
+        self.threshold: float = cast(float, self.asker.check_threshold(threshold))
         self.max_pixels = max_pixels
         self._encoded: EncodedImages | None = None
         self._note: str | None = None
@@ -144,8 +142,8 @@ class RefSegPredictor:
         """
         if self._encoded is None:
             raise RuntimeError('no image: call set_image first')
-        least = self.threshold if threshold is None else check_threshold(threshold)
         vocabulary = self.asker.vocabulary_of(classes)
+        least = self.threshold if threshold is None else check_threshold(threshold)
         return self.asker.label_maps(self._encoded, vocabulary, least, batch_size)[0]
 
     def predict(
@@ -155,6 +153,8 @@ class RefSegPredictor:
         batch_size: int = 8,
         return_datasamples: bool = False,
         out_hw: tuple[int, int] | None = None,
+        boxes: bool = False,
+        box_threshold: float | None = None,
     ) -> dict[str, list]:
         """Ask about the picture.
 
@@ -166,13 +166,16 @@ class RefSegPredictor:
             out_hw: Size of masks and probabilities, and of the boxes' pixels: of a photograph of 12 million pixels a
                 smaller one takes a fraction of time and memory. Its ratio should be the picture's. Defaults to None:
                 the picture's size.
+            boxes: See :class:`RefSegInferencer`. Defaults to False.
+            box_threshold: See there. Defaults to None: the model's own.
 
         Returns:
             Lists with one entry for each sentence: ``texts``, ``masks`` (H, W) bool, ``probabilities`` (H, W) float32,
             ``boxes`` (left, top, right, bottom in pixels; right and bottom exclusive), ``scores`` (mean probability
             inside the mask), ``is_empty`` (whether no pixel is above the threshold); and of a model that decides "not
-            in the picture" ``no_target_scores`` and ``no_target``, see :class:`RefSegInferencer`. Of the demo model
-            ``notes`` has one entry, for the picture, see there.
+            in the picture" ``no_target_scores`` and ``no_target``, see :class:`RefSegInferencer`; with ``boxes``
+            ``pred_boxes``, ``pred_box_scores`` and ``box_source``, see there. Of the demo model ``notes`` has one
+            entry, for the picture, see there.
 
         Raises:
             RuntimeError: If no picture is set.
@@ -180,17 +183,15 @@ class RefSegPredictor:
         """
         if self._encoded is None:
             raise RuntimeError('no image: call set_image first')
-        least = self.threshold if threshold is None else check_threshold(threshold)
+        least = self.threshold if threshold is None else self.asker.check_threshold(threshold)
+        least_score = self.asker.check_box_threshold(box_threshold)
         texts = self.asker.check_texts(texts)
-        lists: dict[str, list] = {name: [] for name in lists_of(self.no_target_rule)}
-        result: dict[str, list] = dict(texts=texts, probabilities=[], **lists)
+        result: dict[str, list] = dict(texts=texts, **{name: [] for name in self.asker.lists(boxes)})
         samples = []
         for start in range(0, len(texts), batch_size):
             chunk = texts[start : start + batch_size]
             for sample in self.asker.ask(self._encoded, chunk, [0] * len(chunk), out_hw):
-                answer, probability = answer_of(sample, least, self.own_threshold)
-                append_answer(result, answer)
-                result['probabilities'].append(probability)
+                self.asker.append(result, sample, least, least_score)
                 samples.append(sample)
         if self.note is not None:
             result['notes'] = [self.note]

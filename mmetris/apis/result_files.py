@@ -4,6 +4,10 @@ out_dir/masks/<image>_<number of the sentence>.png     palette PNG: 0 outside, 1
 out_dir/overlays/<image>.jpg                           the picture with all its masks and sentences
 out_dir/predictions.json                               COCO's layout; one annotation for each sentence
 
+Where boxes were asked for, the JSON has ``boxes`` besides: a list in COCO's results form, an entry for each box, which
+``COCO(file).loadRes(boxes)`` reads. Of a model that gives boxes alone there are no masks: the annotation of a sentence
+is its best box.
+
 Of a model that decides "not in the picture", an annotation has ``no_target_score`` and ``no_target``, and ``info`` what
 it decides by and the threshold. Of the model that ships, ``info`` and ``images`` have a ``note`` on what it knows.
 """
@@ -26,6 +30,8 @@ from mmetris.utils.checkpoint_io import write_atomically
 from mmetris.utils.file_names import FreeNames, file_stem
 from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_expressions
+
+from .found_boxes import BOX_LISTS, boxes_as_dicts, corners_as_bbox
 
 
 class _Writer(ABC):
@@ -55,7 +61,7 @@ class ResultWriter(_Writer):
 
     Args:
         out_dir: Folder to write to; made if missing. Files of an earlier run with the same names are replaced.
-        threshold: What the masks were cut at, kept in the JSON.
+        threshold: What the masks were cut at, kept in the JSON; None of a model that gives boxes alone.
         no_target_rule: What "not in the picture" is decided by, kept there too. Defaults to None: it is not decided.
         note: What is to be said of all answers, kept there too. Defaults to None.
     """
@@ -63,18 +69,21 @@ class ResultWriter(_Writer):
     def __init__(
         self,
         out_dir: str | os.PathLike,
-        threshold: float,
+        threshold: float | None,
         no_target_rule: NoTargetRule | None = None,
         note: str | None = None,
     ) -> None:
         super().__init__(out_dir)
-        self._info: dict[str, Any] = dict(description='masks predicted by mmetris', threshold=threshold)
+        self._info: dict[str, Any] = dict(description='boxes predicted by mmetris')
+        if threshold is not None:
+            self._info = dict(description='masks predicted by mmetris', threshold=threshold)
         if no_target_rule is not None:
             self._info['no_target'] = no_target_rule._asdict()
         if note is not None:
             self._info['note'] = note
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
+        self._boxes: list[dict[str, Any]] | None = None  # Of a run that was not asked for boxes.
 
     @property
     def path(self) -> Path:
@@ -89,8 +98,8 @@ class ResultWriter(_Writer):
             overlay: See :meth:`add`. Defaults to None.
             **more: What else the JSON says of the picture.
         """
-        lists = {key: one[key] for key in ('texts', 'masks', 'boxes', 'scores')}
-        given = {key: one[key] for key in ('no_target_scores', 'no_target', 'note') if key in one}
+        lists: dict[str, Any] = {key: one.get(key) for key in ('texts', 'masks', 'boxes', 'scores')}
+        given = {key: one[key] for key in ('no_target_scores', 'no_target', 'note', *BOX_LISTS) if key in one}
         self.add(one['name'], one['image'], **lists, overlay=overlay, **given)
         self._images[-1].update(more)
 
@@ -99,13 +108,16 @@ class ResultWriter(_Writer):
         name: str,
         image: np.ndarray,
         texts: Sequence[str],
-        masks: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray] | None,
         boxes: Sequence[np.ndarray],
         scores: Sequence[float],
         overlay: np.ndarray | None = None,
         no_target_scores: Sequence[float] | None = None,
         no_target: Sequence[bool] | None = None,
         note: str | None = None,
+        pred_boxes: Sequence[np.ndarray] | None = None,
+        pred_box_scores: Sequence[np.ndarray] | None = None,
+        box_source: Sequence[str] | None = None,
     ) -> None:
         """Write one picture's masks and overlay.
 
@@ -113,32 +125,45 @@ class ResultWriter(_Writer):
             name: File name of the picture.
             image: (H, W, 3) RGB, upright.
             texts: Its sentences.
-            masks: (H, W) bool for each of them.
+            masks: (H, W) bool for each of them; None of a model that gives boxes alone.
             boxes: (4,) left, top, right, bottom for each of them.
             scores: 0..1 for each of them.
             overlay: Their picture, RGB. Defaults to None: drawn here.
             no_target_scores: 0..1 for each of them. Defaults to None: the model gives none.
             no_target: Whether each of them means nothing in the picture. Defaults to None, as the scores.
             note: What is to be said of the answers on this picture. Defaults to None.
+            pred_boxes: (K, 4) for each of them, see :class:`~mmetris.apis.found_boxes.FoundBoxes`. Defaults to None:
+                they were not asked for.
+            pred_box_scores: (K,) for each of them, likewise.
+            box_source: ``'head'`` or ``'mask'`` for each of them, likewise.
         """
+        found: dict[str, Any] = dict(pred_boxes=pred_boxes, pred_box_scores=pred_box_scores, box_source=box_source)
         stem = self._names.of(file_stem(name))
         if overlay is None:
-            overlay = draw_expressions(image, texts, masks, scores, no_target=no_target)
+            overlay = draw_expressions(image, texts, masks, scores, no_target=no_target, **found)
         write_image(overlay, self.out_dir / 'overlays' / f'{stem}.jpg')
         image_id = len(self._images) + 1
         height, width = image.shape[:2]
         annotations: list[dict[str, Any]] = []
-        for number, (text, mask, box, score) in enumerate(zip(texts, masks, boxes, scores, strict=True), 1):
-            file = Path('masks') / f'{stem}_{number}.png'
-            write_mask(mask, self.out_dir / file)
+        given = [None] * len(texts) if masks is None else masks
+        for number, (text, mask, box, score) in enumerate(zip(texts, given, boxes, scores, strict=True), 1):
             ids = dict(id=len(self._annotations) + number, image_id=image_id, category_id=1)
-            annotations.append(ids | answer_as_dict(text, mask, box, score) | dict(mask_file=file.as_posix()))
+            annotations.append(ids | answer_as_dict(text, mask, box, score))
+            if mask is not None:
+                file = Path('masks') / f'{stem}_{number}.png'
+                write_mask(mask, self.out_dir / file)
+                annotations[-1]['mask_file'] = file.as_posix()
         if no_target_scores is not None and no_target is not None:
             for annotation, no_target_score, absent in zip(annotations, no_target_scores, no_target, strict=True):
                 annotation.update(no_target_score=no_target_score, no_target=absent)
         entry: dict[str, Any] = dict(id=image_id, file_name=writable(name), height=height, width=width)
         self._images.append(entry if note is None else dict(entry, note=note))
         self._annotations.extend(annotations)
+        if pred_boxes is not None and pred_box_scores is not None and box_source is not None:
+            self._boxes = [
+                *(self._boxes or ()),
+                *boxes_as_dicts(texts, pred_boxes, pred_box_scores, box_source, image_id),
+            ]
         self._num_added += 1
 
     def finish(self) -> Path:
@@ -149,6 +174,8 @@ class ResultWriter(_Writer):
             annotations=self._annotations,
             categories=[dict(id=1, name='referred object')],
         )
+        if self._boxes is not None:
+            content['boxes'] = self._boxes
         with write_atomically(self.path) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False), encoding='utf-8')
         return self.path
@@ -194,24 +221,18 @@ class LabelWriter(_Writer):
         return path
 
 
-def answer_as_dict(text: str, mask: np.ndarray, box: np.ndarray, score: float) -> dict[str, Any]:
+def answer_as_dict(text: str, mask: np.ndarray | None, box: np.ndarray, score: float) -> dict[str, Any]:
     """What COCO's layout says of one sentence, ready for JSON.
 
     Args:
         text: The sentence.
-        mask: (H, W) bool.
+        mask: (H, W) bool; None of a model that gives boxes alone, whose ``area`` is the box's.
         box: (4,) left, top, right, bottom; ``bbox`` is left, top, width, height.
         score: 0..1.
     """
-    left, top, right, bottom = (float(edge) for edge in box)
-    return dict(
-        expression=writable(text),
-        score=score,
-        segmentation=encode_rle(mask),
-        area=int(mask.sum()),
-        bbox=[left, top, right - left, bottom - top],
-        iscrowd=0,
-    )
+    bbox = corners_as_bbox(box)
+    shape = dict(area=bbox[2] * bbox[3]) if mask is None else dict(segmentation=encode_rle(mask), area=int(mask.sum()))
+    return dict(expression=writable(text), score=score, **shape, bbox=bbox, iscrowd=0)
 
 
 def encode_rle(mask: np.ndarray) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from mmetris.utils.checkpoint_io import write_atomically
 from mmetris.utils.video_io import Frame, VideoReader, VideoWriter, encoder_of
 from mmetris.visualization import draw_expressions
 
+from .found_boxes import BOX_LISTS
 from .predictor import RefSegPredictor
 from .result_files import ResultWriter
 from .shapes_only import NOTE
@@ -44,6 +45,8 @@ def segment_video(
     max_frames: int | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     track: Callable[[Iterable[Frame], int], Iterable[Frame]] = lambda frames, total: frames,
+    boxes: bool = False,
+    box_threshold: float | None = None,
 ) -> VideoReport:
     """Segment frame by frame, and write a video, or files for each frame that was looked at.
 
@@ -61,6 +64,8 @@ def segment_video(
         max_frames: Stop after so many frames. Defaults to None, at the end.
         should_stop: Asked after each frame. Defaults to never.
         track: What shows the progress: it gets the frames and their number, and gives the frames. Defaults to nothing.
+        boxes: See :class:`RefSegInferencer`. Defaults to False.
+        box_threshold: See there. Defaults to None: the model's own.
 
     Raises:
         ImportError: If PyAV is not installed.
@@ -99,7 +104,8 @@ def segment_video(
                 predictor.set_image(np.ascontiguousarray(frame.pixels[..., ::-1]))
                 with warnings.catch_warnings():  # What there is to say of the sentences has been said.
                     warnings.filterwarnings('ignore', 'the sentence "')
-                    found, num_asked = predictor.predict(texts), num_asked + 1
+                    found = predictor.predict(texts, boxes=boxes, box_threshold=box_threshold)
+                    num_asked += 1
             picture = _draw(frame.pixels, found)
             if writer is not None:
                 writer.add(picture, frame.time, frame.duration)
@@ -126,7 +132,8 @@ def _limited(frames: Iterator[Frame], number: int | None) -> Iterator[Frame]:
 
 
 def _draw(image: np.ndarray, found: dict[str, Any]) -> np.ndarray:
-    return draw_expressions(image, found['texts'], found['masks'], no_target=found.get('no_target'))
+    more = {key: found[key] for key in ('no_target', *BOX_LISTS) if key in found}
+    return draw_expressions(image, found['texts'], found.get('masks'), **more)
 
 
 __all__ = ['VideoReport', 'segment_video']

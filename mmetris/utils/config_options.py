@@ -25,6 +25,8 @@ from mmengine.runner import Runner
 from mmengine.runner._flexible_runner import FlexibleRunner
 from mmengine.utils import import_modules_from_strings
 
+from .projects import with_projects
+
 CFG_OPTIONS_HELP = (
     'settings to override, as key=value pairs with dotted keys, e.g. optim_wrapper.optimizer.lr=2e-4. '
     'A list is written key="[a,b]" or key=a,b, a tuple in a list key="[(a,b),(c,d)]", a dict '
@@ -214,7 +216,7 @@ def read_config(path: str | os.PathLike) -> Config:
     if not Path(path).is_file():
         raise FileNotFoundError(f'config file not found: {path}')
     try:
-        return Config.fromfile(path)
+        return with_projects(lambda: Config.fromfile(path), path)
     except Exception as error:  # A config is a program and can fail in any way.
         what = f'{type(error).__name__}: {error}' if str(error) else type(error).__name__
         raise ValueError(f'{path} cannot be read as a config: {what}') from error

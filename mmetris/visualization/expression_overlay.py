@@ -1,4 +1,4 @@
-"""One picture, several sentences: each mask in its own colour, numbered, with the sentences below."""
+"""One picture, several sentences: the mask and boxes of each in its own colour, numbered, with the sentences below."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from mmetris.utils.text_files import writable
 
 from .number_places import Place, place_numbers
 from .palette import EXPRESSION_COLORS, color_of, letter_color_on
-from .referring_picture import FAINT_COLOR, TEXT_COLOR, overlay_mask
+from .referring_picture import FAINT_COLOR, TEXT_COLOR, overlay_frame, overlay_mask
 from .text import NOT_IN_PICTURE, NOTHING_FOUND, find_font, percent, wrap_text
 
 # Of the sentences below a picture, from which number on they stand in columns where they are short, and how many.
 MANY_ROWS, MOST_COLUMNS = 7, 3
+HEAD, MASK = 'head', 'mask'  # As in mmetris.apis.found_boxes.
 
 
 def draw_expressions(
     image: np.ndarray,
     texts: Sequence[str],
-    masks: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray] | None,
     scores: Sequence[float] | None = None,
     alpha: float = 0.35,
     min_width: int = 480,
@@ -31,13 +32,16 @@ def draw_expressions(
     no_target: Sequence[bool] | None = None,
     numbers: Sequence[int] | None = None,
     max_listed: int = 40,
+    pred_boxes: Sequence[np.ndarray] | None = None,
+    pred_box_scores: Sequence[np.ndarray] | None = None,
+    box_source: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """Draw the masks of several sentences over their picture, and the sentences below it.
+    """Draw the masks and boxes of several sentences over their picture, and the sentences below it.
 
     Args:
         image: (H, W, 3) RGB, 0..255.
         texts: The sentences.
-        masks: (H, W) bool for each sentence.
+        masks: (H, W) bool for each sentence. None: boxes alone.
         scores: 0..1 for each sentence, written behind it in percent. Defaults to None, nothing.
         alpha: Strength of the tint, 0 to 1. Defaults to 0.35: with several colours about, those of the picture count.
         min_width: Narrower pictures are enlarged to it, so that the text is legible. Defaults to 480.
@@ -48,13 +52,26 @@ def draw_expressions(
         numbers: Each sentence's index, from 0 on, which says its colour and its number. Defaults to None: by their
             order, so that both stay with a sentence whatever the masks of others are.
         max_listed: Sentences that are written below at most; the others are counted. Defaults to 40.
+        pred_boxes: (K, 4) left, top, right, bottom in pixels for each sentence, drawn as frames. Defaults to None:
+            none.
+        pred_box_scores: (K,) 0..1, the highest first, which is written behind a sentence in percent. Defaults to None,
+            nothing.
+        box_source: ``'mask'`` for each sentence whose box is the one around its mask, so that its score is not written
+            twice. Defaults to None: all are predicted ones.
 
     Returns:
         The picture, (H', W', 3) RGB.
 
     Raises:
-        ValueError: If the numbers differ, or a mask does not have the picture's size.
+        ValueError: If the numbers differ, a mask does not have the picture's size, or there are neither masks nor
+            boxes.
     """
+    if masks is None and pred_boxes is None:
+        raise ValueError('there is nothing to draw: give masks, pred_boxes or both')
+    if pred_boxes is not None and len(pred_boxes) != len(texts):
+        raise ValueError(f'{len(texts)} sentences and boxes of {len(pred_boxes)} do not belong together')
+    has_masks = masks is not None
+    masks = [np.zeros(image.shape[:2], bool)] * len(texts) if masks is None else masks
     if len(texts) != len(masks) or (scores is not None and len(scores) != len(texts)):
         raise ValueError(
             f'{len(texts)} sentences, {len(masks)} masks and '
@@ -64,15 +81,25 @@ def draw_expressions(
         if mask.shape != image.shape[:2]:
             raise ValueError(f'a mask has size {mask.shape} (H, W), but the image {image.shape[:2]}')
     numbers = range(len(texts)) if numbers is None else numbers
-    canvas = _draw_masks(image, masks, numbers, alpha, min_width)
+    canvas = _draw_masks(image, masks, numbers, alpha, min_width, boxes=pred_boxes)
     if not legend:
         return np.asarray(canvas)
     rows = []
     for index, (number, text) in enumerate(zip(numbers, texts, strict=True)):
         absent = no_target is not None and bool(no_target[index])
-        note = _note_of(None if scores is None else scores[index], bool(masks[index].any()), absent)
+        note = ''
+        if has_masks:
+            note = _note_of(None if scores is None else scores[index], bool(masks[index].any()), absent)
+        if pred_boxes is not None and (box_source is None or box_source[index] != MASK):
+            found = [] if pred_box_scores is None else [float(score) for score in pred_box_scores[index]]
+            of_boxes = _note_of_boxes(found, len(pred_boxes[index]), has_masks)
+            # What both say is said once.
+            note = of_boxes if note in ('', NOTHING_FOUND) else f'{note}, {of_boxes}' if of_boxes else note
+            note = (NOT_IN_PICTURE if absent else NOTHING_FOUND) if note == '' else note
         rows.append((number, writable(text), note))
-    notes = ('100 %', NOTHING_FOUND, *(() if no_target is None else (NOT_IN_PICTURE,)))
+    notes = ['100 %', NOTHING_FOUND, *(() if no_target is None else (NOT_IN_PICTURE,))]
+    if pred_boxes is not None and (box_source is None or HEAD in box_source):
+        notes.append(', '.join(['100 %'] * has_masks + [_note_of_boxes([1.0], 99, has_masks)]))
     closing = f'and {len(rows) - max_listed} more' if len(rows) > max_listed else ''
     return np.asarray(_add_legend(canvas, rows[:max_listed], max_lines, notes, closing))
 
@@ -111,20 +138,31 @@ def _draw_masks(
     alpha: float = 0.35,
     min_width: int = 480,
     numbered: bool | None = None,
+    boxes: Sequence[np.ndarray] | None = None,
 ) -> Image.Image:
-    """The picture with its masks, and their numbers if there is more than one."""
+    """The picture with its masks and frames, and their numbers if there is more than one sentence."""
     picture = _enlarge(image, min_width)
     masks = [cv2.resize(mask.astype(np.uint8), picture.shape[1::-1], interpolation=cv2.INTER_NEAREST) for mask in masks]
     # Large masks first, so that small ones inside of them stay on top.
     for index in sorted(range(len(masks)), key=lambda index: -int(masks[index].sum())):
         if masks[index].any():
             picture = overlay_mask(picture, masks[index], color_of(numbers[index]), alpha)
+    scale = np.tile(np.divide(picture.shape[1::-1], image.shape[1::-1]), 2)
+    frames = [(index, frame) for index, one in enumerate(boxes or ()) for frame in np.asarray(one) * scale]
+    # As for masks: the smallest last.
+    for index, frame in sorted(frames, key=lambda one: -float(np.prod(one[1][2:] - one[1][:2]))):
+        picture = overlay_frame(picture, frame, color_of(numbers[index]))
     canvas = Image.fromarray(picture)
     if len(masks) > 1 if numbered is None else numbered:
         size = int(np.clip(max(canvas.size) / 32, 15, 64))
-        places = place_numbers(masks, round(0.75 * size))
+        radius = round(0.75 * size)
+        labels = list(zip(numbers, masks))
+        # A frame has the number of its sentence where no mask has: in its corner, which hides least of the object.
+        bare = [(numbers[index], frame) for index, frame in frames if not masks[index].any()]
+        labels += [(number, _corner_of(frame, picture.shape[:2], radius)) for number, frame in bare]
+        places = place_numbers([mask for _, mask in labels], radius)
         draw = ImageDraw.Draw(canvas)
-        found = [(number, place) for number, place in zip(numbers, places) if place is not None]
+        found = [(number, place) for (number, _), place in zip(labels, places) if place is not None]
         for number, place in found:
             _draw_pointer(draw, number, place)
         for number, place in found:
@@ -136,6 +174,25 @@ def _note_of(score: float | None, found: bool, absent: bool) -> str:
     if not found:
         return NOT_IN_PICTURE if absent else NOTHING_FOUND
     return '' if score is None else percent(score)
+
+
+def _note_of_boxes(scores: Sequence[float], count: int, has_masks: bool) -> str:
+    """``'box 91 %'``, beside masks, and the best score of several boxes."""
+    if not count:
+        return ''
+    words = f'{count} boxes' if count > 1 else 'box' if has_masks or not scores else ''
+    return ' '.join(filter(None, (words, percent(scores[0]) if scores else '')))
+
+
+def _corner_of(frame: np.ndarray, image_hw: tuple[int, ...], radius: int) -> np.ndarray:
+    """A mask (H, W) of the upper left corner of a frame, as large as the disc with its number."""
+    corner = np.zeros(image_hw[:2], np.uint8)
+    left, top = (int(np.clip(edge, 0, side - 1)) for edge, side in zip(frame[:2], (image_hw[1], image_hw[0])))
+    right, bottom = (
+        max(start + 1, min(start + 2 * radius + 3, int(end))) for start, end in zip((left, top), frame[2:])
+    )
+    corner[top:bottom, left:right] = 1
+    return corner
 
 
 def _enlarge(image: np.ndarray, min_width: int) -> np.ndarray:

@@ -54,6 +54,29 @@ def overlay_mask(image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int
     return tinted
 
 
+def overlay_frame(image: np.ndarray, box: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+    """Draw the frame of a box, with a white rim as that of a mask's contour.
+
+    Args:
+        image: The image.
+        box: (4,) left, top, right, bottom in its pixels; right and bottom are exclusive.
+        color: RGB colour of the frame.
+
+    Returns:
+        A new image of the same size.
+    """
+    thickness = max(2, round(max(image.shape[:2]) / 220))
+    height, width = image.shape[:2]
+    left, top, right, bottom = (
+        int(np.clip(round(float(edge)), 0, most)) for edge, most in zip(box, (width - 1, height - 1, width, height))
+    )
+    # At least one pixel; cv2's second corner belongs to the rectangle.
+    corners = (left, top), (max(left, right - 1), max(top, bottom - 1))
+    framed = np.ascontiguousarray(image.copy())
+    cv2.rectangle(framed, *corners, (255, 255, 255), thickness + 2)
+    return cv2.rectangle(framed, *corners, color, thickness)
+
+
 def draw_referring_picture(
     image: np.ndarray,
     expression: str,
@@ -177,4 +200,4 @@ def _resize_mask(mask: np.ndarray, image: np.ndarray) -> np.ndarray:
     return cv2.resize(mask.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
-__all__ = ['draw_referring_picture', 'overlay_mask']
+__all__ = ['draw_referring_picture', 'overlay_frame', 'overlay_mask']

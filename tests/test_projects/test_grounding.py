@@ -20,24 +20,10 @@ from projects.grounding.grounding.box_head import box_of_moments
 from projects.grounding.grounding.boxes import complete_by_boxes, target_boxes
 from tests import toy
 from tests.forked_process import kill_test
+from tests.toy_grounding import POOLED, TRANSFORMER, build
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'projects' / 'grounding' / 'configs'
-POOLED = dict(type='PooledBoxHead', channels=16)
-TRANSFORMER = dict(
-    type='TransformerBoxHead', channels=32, num_queries=4, num_layers=2, num_heads=4, ffn_dims=32, dropout=0.0
-)
-
-
-def build(head, kind='vit'):
-    init_default_scope('mmetris')
-    cfg = toy.model_cfg(kind)
-    decode_head = cfg.pop('decode_head')
-    if head['type'] == 'PooledBoxHead':
-        head = dict(head, decoder=decode_head)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MODELS.build(dict(cfg, type='ReferringGrounder', box_head=head))
 
 
 def sample(boxes, **meta):

@@ -12,7 +12,9 @@ from importlib import import_module
 grounding = import_module('projects.grounding.grounding.configs')
 custom_imports = grounding.IMPORTS
 
-model = grounding.model_with_boxes(_base_.model, dict(type='TransformerBoxHead', num_queries=20))
+model = grounding.model_with_boxes(
+    _base_.model, dict(type='TransformerBoxHead', num_queries=20), test_cfg=dict(box_threshold=0.5)
+)
 train_dataloader = grounding.BOXES
 val_dataloader = grounding.BOXES
 test_dataloader = grounding.BOXES

@@ -13,11 +13,21 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, box_iou
 
 from mmetris.models import ETRISHead
+from mmetris.models.decode_heads import NoTargetRule
+from mmetris.models.decode_heads.no_target import mask_score
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to
 
-from .boxes import around_all, box_losses, complete_by_boxes, input_hw_of, target_boxes
+from .boxes import (
+    Answers,
+    around_all,
+    box_losses,
+    complete_by_boxes,
+    input_hw_of,
+    no_rule_of_boxes,
+    target_boxes,
+)
 
 _EDGE = 1e-3  # Shares beyond it have no logit.
 
@@ -113,8 +123,16 @@ class PooledBoxHead(BaseModule):
             (B, 4) boxes (centre x, centre y, width, height) as shares of the input; (B,) logits of the quality; (B, 1,
             h, w) logits of the mask.
         """
+        aligned, logits = self._align(features)
+        return *self._boxes(aligned, logits, features), logits
+
+    def _align(self, features: BridgedFeatures) -> tuple[Tensor, Tensor]:
+        """The aligned map and the logits of the mask."""
         aligned = self.decoder.align_globally(self.decoder.align_hierarchically(features), features)
-        logits = self.decoder.projector(aligned, features.sentence)
+        return aligned, self.decoder.projector(aligned, features.sentence)
+
+    def _boxes(self, aligned: Tensor, logits: Tensor, features: BridgedFeatures) -> tuple[Tensor, Tensor]:
+        """Boxes and logits of their quality."""
         # Where masks teach them, boxes do not: those would fill the mask's corners.
         # Squares, since many cells of little probability would outweigh a small object.
         weights = (logits.detach() if self.with_mask else logits).float().sigmoid().square()
@@ -127,7 +145,7 @@ class PooledBoxHead(BaseModule):
         first_logits = torch.logit(first, eps=_EDGE)
         hidden = self.hidden(torch.cat([*parts, first_logits.to(parts[0].dtype)], 1))
         boxes = (first_logits + self.correction(hidden).float()).sigmoid()
-        return boxes, self.quality(hidden).squeeze(1).float(), logits
+        return boxes, self.quality(hidden).squeeze(1).float()
 
     def loss(
         self, features: BridgedFeatures, data_samples: Sequence[SegDataSample], train_cfg: dict | None = None
@@ -140,9 +158,11 @@ class PooledBoxHead(BaseModule):
             train_cfg: Unused.
 
         Returns:
-            ``loss_l1``, ``loss_giou``, ``loss_quality``, those of the mask, and ``box_iou`` in percent for the log.
+            ``loss_l1``, ``loss_giou``, ``loss_quality``, those of the mask and of the decoder's no-target head, if it
+            has one, and ``box_iou`` in percent for the log.
         """
-        boxes, quality, logits = self(features)
+        aligned, logits = self._align(features)
+        boxes, quality = self._boxes(aligned, logits, features)
         input_hw = input_hw_of(data_samples)
         targets = target_boxes(data_samples, input_hw, boxes.device)
         has_target = torch.tensor([len(target) > 0 for target in targets], device=boxes.device)
@@ -160,7 +180,42 @@ class PooledBoxHead(BaseModule):
         if self.with_mask:
             for name, value in self.decoder.loss_by_feat(logits, data_samples).items():
                 losses[name] = self.mask_weight * value if 'loss' in name else value
+            if self.decoder.no_target_head is not None:
+                absence = self.decoder.no_target_head(aligned, features.sentence, logits)
+                masks = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
+                losses |= self.decoder.no_target_head.loss(absence, masks)
         return losses
+
+    def no_target_rule(self, test_cfg: Mapping[str, Any]) -> NoTargetRule | None:
+        """How "not in the picture" is decided: by the masks, as :class:`~mmetris.models.ETRISHead` does it.
+
+        Args:
+            test_cfg: ``no_target`` of the model.
+
+        Raises:
+            ValueError: If there is a rule and no mask, or no such rule.
+        """
+        if self.with_mask:
+            return self.decoder.no_target_rule(test_cfg)
+        return no_rule_of_boxes(test_cfg)
+
+    def answer(self, features: BridgedFeatures, test_cfg: Mapping[str, Any]) -> Answers:
+        """One box for each sentence, and with ``with_mask`` the logits of its mask.
+
+        Args:
+            features: Bridged features of B (image, sentence) pairs.
+            test_cfg: ``no_target`` of the model.
+        """
+        aligned, logits = self._align(features)
+        boxes, quality = self._boxes(aligned, logits, features)
+        logits = logits.float()
+        rule, absence = self.no_target_rule(test_cfg), None
+        if rule is not None and rule.by == 'head':
+            assert self.decoder.no_target_head is not None  # The rule is by it.
+            absence = self.decoder.no_target_head(aligned, features.sentence, logits).float().sigmoid()
+        elif rule is not None:
+            absence = mask_score(rule.by, logits, self.decoder.threshold)
+        return Answers(logits if self.with_mask else None, absence, boxes.unsqueeze(1), quality.sigmoid().unsqueeze(1))
 
     def predict(
         self,
@@ -175,18 +230,41 @@ class PooledBoxHead(BaseModule):
             features: Bridged features of B (image, sentence) pairs.
             data_samples: One for each, completed in place. None: new ones, for the network's input.
             input_hw: Size of the network's input.
-            test_cfg: ``dtype`` and ``corner_aligned`` of the model. Defaults to none.
+            test_cfg: ``dtype``, ``corner_aligned`` and ``no_target`` of the model. Defaults to none.
 
         Returns:
-            The samples, with ``pred_instances`` (see :func:`~.boxes.complete_by_boxes`) of one box and, with
-            ``with_mask``, ``pred_sem_seg`` and ``seg_logits``.
+            See :meth:`predict_by_feat`.
         """
         test_cfg = test_cfg or {}
         with autocast_to(test_cfg.get('dtype'), features.words.device.type):
-            boxes, quality, logits = self(features)
-        samples = complete_by_boxes(boxes.unsqueeze(1), quality.sigmoid().unsqueeze(1), data_samples, input_hw)
-        if self.with_mask:
-            self.decoder.predict_by_feat(logits.float(), samples, input_hw, test_cfg)
+            answers = self.answer(features, test_cfg)
+        return self.predict_by_feat(answers, data_samples, input_hw, test_cfg)
+
+    def predict_by_feat(
+        self,
+        answers: Answers,
+        data_samples: Sequence[SegDataSample] | None,
+        input_hw: tuple[int, int],
+        test_cfg: Mapping[str, Any],
+    ) -> list[SegDataSample]:
+        """Complete samples by what :meth:`answer` gave.
+
+        Args:
+            answers: Of B sentences.
+            data_samples: One for each, completed in place. None: new ones, for the network's input.
+            input_hw: Size of the network's input.
+            test_cfg: ``corner_aligned`` and ``no_target`` of the model.
+
+        Returns:
+            The samples, with ``pred_instances`` (see :func:`~.boxes.complete_by_boxes`) of one box, of none where the
+            sentence means nothing by the model's rule, and with ``with_mask``, ``pred_sem_seg`` and ``seg_logits``.
+        """
+        samples = complete_by_boxes(answers.boxes, answers.box_scores, data_samples, input_hw)
+        if answers.logits is not None:
+            self.decoder.predict_by_feat(answers.logits, samples, input_hw, test_cfg, answers.no_target_scores)
+        for sample in samples:
+            if sample.get('pred_no_target', False):
+                sample.pred_instances = sample.pred_instances[:0]
         return samples
 
 

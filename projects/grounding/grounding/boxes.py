@@ -7,7 +7,7 @@ is left, top, right, bottom in pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.structures import InstanceData
@@ -20,6 +20,22 @@ from mmetris.datasets.boxes import undo_letterbox_boxes
 from mmetris.structures import RefDataSample
 from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.shapes import hw_of
+
+
+class Answers(NamedTuple):
+    """What a head says of B sentences: tensors alone, so that a runtime without mmetris can have them.
+
+    Attributes:
+        logits: (B, 1, h, w) logits of the masks; None of a head of boxes alone.
+        no_target_scores: (B,) scores in 0..1 that a sentence means nothing; None where that is not decided.
+        boxes: (B, Q, 4), (centre x, centre y, width, height) as shares of the input.
+        box_scores: (B, Q) in 0..1.
+    """
+
+    logits: Tensor | None
+    no_target_scores: Tensor | None
+    boxes: Tensor
+    box_scores: Tensor
 
 
 def target_boxes(
@@ -110,6 +126,22 @@ def _of_original(boxes: Tensor, metainfo: Mapping[str, Any], input_hw: tuple[int
         boxes = boxes / torch.tensor([*metainfo['scale_factor'][:2]] * 2, device=boxes.device)
     limits = torch.tensor([width, height] * 2, device=boxes.device)
     return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def no_rule_of_boxes(test_cfg: Mapping[str, Any]) -> None:
+    """Refuse a rule for "not in the picture" of a head that makes no masks.
+
+    Args:
+        test_cfg: ``no_target`` of the model.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if test_cfg.get('no_target'):
+        raise ValueError(
+            f'test_cfg.no_target={test_cfg["no_target"]!r} is a rule for masks, and this model gives boxes alone: set '
+            'test_cfg.box_threshold, below which no box is given'
+        )
 
 
 def input_hw_of(data_samples: Sequence[SegDataSample]) -> tuple[int, int]:

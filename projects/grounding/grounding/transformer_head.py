@@ -18,7 +18,7 @@ from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
 from mmetris.utils.autocast import autocast_to
 
-from .boxes import box_losses, complete_by_boxes, input_hw_of, target_boxes
+from .boxes import Answers, box_losses, complete_by_boxes, input_hw_of, no_rule_of_boxes, target_boxes
 
 
 @MODELS.register_module()
@@ -57,6 +57,8 @@ class TransformerBoxHead(BaseModule):
     Raises:
         ValueError: If ``channels`` is no multiple of ``num_heads`` or of 4.
     """
+
+    with_mask = False
 
     def __init__(
         self,
@@ -200,6 +202,27 @@ class TransformerBoxHead(BaseModule):
         rows, columns = linear_sum_assignment(cost.cpu().numpy())
         return torch.as_tensor(rows, device=boxes.device), torch.as_tensor(columns, device=boxes.device)
 
+    def no_target_rule(self, test_cfg: Mapping[str, Any]) -> None:
+        """None: without a mask, the scores of the boxes say that a sentence means nothing.
+
+        Args:
+            test_cfg: ``no_target`` of the model.
+
+        Raises:
+            ValueError: If it asks for a rule.
+        """
+        no_rule_of_boxes(test_cfg)
+
+    def answer(self, features: BridgedFeatures, test_cfg: Mapping[str, Any]) -> Answers:
+        """Boxes and scores of all queries, in their order.
+
+        Args:
+            features: Bridged features of B (image, sentence) pairs.
+            test_cfg: Unused.
+        """
+        boxes, scores = self(features)
+        return Answers(None, None, boxes[-1], scores[-1].sigmoid())
+
     def predict(
         self,
         features: BridgedFeatures,
@@ -216,11 +239,32 @@ class TransformerBoxHead(BaseModule):
             test_cfg: ``dtype`` of the model. Defaults to none.
 
         Returns:
+            See :meth:`predict_by_feat`.
+        """
+        test_cfg = test_cfg or {}
+        with autocast_to(test_cfg.get('dtype'), features.words.device.type):
+            answers = self.answer(features, test_cfg)
+        return self.predict_by_feat(answers, data_samples, input_hw, test_cfg)
+
+    def predict_by_feat(
+        self,
+        answers: Answers,
+        data_samples: Sequence[SegDataSample] | None,
+        input_hw: tuple[int, int],
+        test_cfg: Mapping[str, Any],
+    ) -> list[SegDataSample]:
+        """Complete samples by what :meth:`answer` gave.
+
+        Args:
+            answers: Of B sentences.
+            data_samples: One for each, completed in place. None: new ones, for the network's input.
+            input_hw: Size of the network's input.
+            test_cfg: Unused.
+
+        Returns:
             The samples, with ``pred_instances`` of all queries, see :func:`~.boxes.complete_by_boxes`.
         """
-        with autocast_to((test_cfg or {}).get('dtype'), features.words.device.type):
-            boxes, scores = self(features)
-        return complete_by_boxes(boxes[-1], scores[-1].sigmoid(), data_samples, input_hw)
+        return complete_by_boxes(answers.boxes, answers.box_scores, data_samples, input_hw)
 
 
 def places(height: int, width: int, channels: int) -> Tensor:

@@ -40,6 +40,7 @@ class ReferringGrounder(BridgedModel):
 
     head_name = 'box_head'
     gives_boxes = True
+    test_options = BridgedModel.test_options | {'no_target', 'box_threshold'}
 
     def __init__(
         self, backbone: Mapping, text_encoder: Mapping, neck: Mapping, box_head: Mapping, **kwargs: Any

@@ -21,7 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from mmetris.apis.asking import Asker
 from mmetris.apis.model import init_model
 from mmetris.apis.model_zoo import find_model
-from mmetris.models import ReferringSegmentor
+from mmetris.models import BridgedModel
 from mmetris.utils.autocast import set_test_dtype
 from mmetris.utils.tokenizer import EOS_TOKEN, PAD_TOKEN, SOS_TOKEN
 from mmetris.version import __version__
@@ -41,7 +41,7 @@ from .parts import ImagePart, TextPart, WholeModel
 FORMATS = dict(onnx='.onnx', torch='.pt2')
 PARTS = dict(whole=('whole',), split=('image', 'text'))
 OPSET = 18
-# Of probabilities, and of logits and features relative to the largest of them.
+# Of probabilities and scores, and of logits, boxes and features relative to the largest of them.
 TOLERANCE = 1e-3
 DESCRIPTION = 'export.json'
 CHECK_SENTENCES = ('the red circle', 'a dog', 'the second person from the right in a blue shirt', 'left', 'the big one')
@@ -127,11 +127,13 @@ def export_model(
     _check_target(out_dir, force)
     files = find_model(model, weights)
     set_test_dtype(files.config, 'float32')  # Whoever runs the file chooses its precision.
-    network = init_model(files.config, files.weights, device='cpu')
+    network: Any = init_model(files.config, files.weights, device='cpu')
     asker = Asker(network, files.config)
-    if files.weights is None or asker.by_class or not isinstance(network, ReferringSegmentor):
+    takes_sentences = asker.by_sentence and not asker.by_class and isinstance(network, BridgedModel)
+    if files.weights is None or not takes_sentences:
         raise ValueError(
-            f'{type(network).__name__} cannot be exported: only models that take sentences (ReferringSegmentor) can'
+            f'{type(network).__name__} cannot be exported: only models that take sentences (ReferringSegmentor, and '
+            'those of projects/grounding) can'
         )
     letterbox = _letterbox_of(asker)
     input_hw = _check_size(network, letterbox.size if size is None else size)
@@ -149,10 +151,14 @@ def export_model(
             files={},
             image=_describe_image(network, letterbox, input_hw),
             text=_describe_text(network, asker.max_tokens),
-            threshold=network.decode_head.threshold,
+            threshold=asker.own_threshold,
         )
-        if network.no_target_rule is not None:
-            description['no_target'] = network.no_target_rule._asdict()
+        if asker.no_target_rule is not None:
+            description['no_target'] = asker.no_target_rule._asdict()
+        if asker.gives_boxes:
+            description['boxes'] = dict(
+                form='left, top, right, bottom in pixels of the input', threshold=asker.box_threshold
+            )
         for part in built:
             program = _trace(part, network.text_encoder.tokenizer)
             for kind in formats:
@@ -178,7 +184,7 @@ def export_model(
 
 
 def make_parts(
-    model: ReferringSegmentor,
+    model: BridgedModel,
     input_hw: tuple[int, int],
     num_tokens: int,
     names: Sequence[str] = ('whole', 'image', 'text'),
@@ -194,20 +200,25 @@ def make_parts(
     image_part = ImagePart(model)
     with torch.no_grad():
         features = image_part(torch.zeros(1, 3, *input_hw))
-        logits = WholeModel(model, input_hw)(
+        answer = WholeModel(model, input_hw)(
             torch.zeros(1, 3, *input_hw), model.text_encoder.tokenizer(['a'], num_tokens)
-        )[1]
+        )
     labels = ['features'] if len(features) == 1 else [f'features_{index}' for index in range(1, len(features) + 1)]
     feature_ports = tuple(
         Port(label, 'float32', ('images', *feature.shape[1:])) for label, feature in zip(labels, features)
     )
 
+    gives_boxes = getattr(model, 'gives_boxes', False)
+    gives_masks = not gives_boxes or cast(Any, model).mask_threshold is not None
+    answered = [
+        *(('probabilities', 'logits') if gives_masks else ()),
+        *(('no_target_scores',) if cast(Any, model).no_target_rule is not None else ()),
+        *(('boxes', 'box_scores') if gives_boxes else ()),
+    ]
+    assert len(answered) == len(answer)
+
     def answers(rows: str) -> tuple[Port, ...]:
-        ports = (
-            Port('probabilities', 'float32', (rows, 1, *input_hw)),
-            Port('logits', 'float32', (rows, *logits.shape[1:])),
-        )
-        return ports if model.no_target_rule is None else (*ports, Port('no_target_scores', 'float32', (rows,)))
+        return tuple(Port(name, 'float32', (rows, *output.shape[1:])) for name, output in zip(answered, answer))
 
     parts = []
     if 'whole' in names:
@@ -261,7 +272,7 @@ def _letterbox_of(asker: Asker) -> Any:
     return steps[0]
 
 
-def _check_size(model: ReferringSegmentor, size: Sequence[int]) -> tuple[int, int]:
+def _check_size(model: BridgedModel, size: Sequence[int]) -> tuple[int, int]:
     divisor = int(np.lcm(model.backbone.size_divisor, model.data_preprocessor.size_divisor or 1))
     if len(size) != 2 or any(side < 1 or side % divisor for side in size):
         raise ValueError(
@@ -271,7 +282,7 @@ def _check_size(model: ReferringSegmentor, size: Sequence[int]) -> tuple[int, in
     return int(size[0]), int(size[1])
 
 
-def _describe_image(model: ReferringSegmentor, letterbox: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
+def _describe_image(model: BridgedModel, letterbox: Any, input_hw: tuple[int, int]) -> dict[str, Any]:
     """What a runtime does with a picture before it is an input."""
     preprocessor = model.data_preprocessor
     mean = preprocessor.mean.flatten().tolist() if preprocessor.normalises else [0.0, 0.0, 0.0]
@@ -288,7 +299,7 @@ def _describe_image(model: ReferringSegmentor, letterbox: Any, input_hw: tuple[i
     )
 
 
-def _describe_text(model: ReferringSegmentor, num_tokens: int) -> dict[str, Any]:
+def _describe_text(model: BridgedModel, num_tokens: int) -> dict[str, Any]:
     """How a sentence becomes token ids, if it does as in CLIP."""
     if not model.reads_clip_tokens:
         return dict(context_length=num_tokens, vocabulary=None)
@@ -439,7 +450,7 @@ def _runner(path: Path) -> Callable[..., list[np.ndarray]]:
 
 
 def _check(
-    model: ReferringSegmentor,
+    model: BridgedModel,
     parts: Sequence[Part],
     folder: Path,
     kind: str,
@@ -490,7 +501,8 @@ def _deviation(name: str, reference: np.ndarray, result: np.ndarray) -> float:
     """Largest difference; of what is no probability, relative to the largest value (at least 1)."""
     if reference.shape != result.shape:
         raise DeviationError(f'{name} has the shape {result.shape} instead of {reference.shape}; nothing is kept')
-    scale = 1.0 if name in ('probabilities', 'no_target_scores') else max(1.0, float(np.abs(reference).max()))
+    is_share = name in ('probabilities', 'no_target_scores', 'box_scores')
+    scale = 1.0 if is_share else max(1.0, float(np.abs(reference).max()))
     return float(np.abs(result - reference).max()) / scale
 
 

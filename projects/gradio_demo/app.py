@@ -43,7 +43,6 @@ from session import (  # noqa: E402
 )
 
 from mmetris.apis import RefSegPredictor  # noqa: E402
-from mmetris.apis.asking import check_threshold  # noqa: E402
 from mmetris.datasets.shapes import draw_sample, render  # noqa: E402
 from mmetris.models.decode_heads import NoTargetRule  # noqa: E402
 from mmetris.utils.image_io import read_image  # noqa: E402
@@ -389,6 +388,7 @@ class Page:
         )
         self.message = gr.HTML(elem_id='message', padding=False)
         self.threshold = gr.Slider(0.01, 0.99, step=0.01, elem_id='threshold', **self._threshold_of(predictor))
+        self.boxes = gr.Checkbox(False, elem_id='boxes', **self._boxes_of(predictor))
         self.table = gr.HTML(elem_id='answers', padding=False)
         with gr.Row():
             self.save_picture = gr.DownloadButton(
@@ -401,16 +401,24 @@ class Page:
     @staticmethod
     def _modes(predictor: RefSegPredictor) -> dict[str, Any]:
         modes = [SENTENCES, CLASSES] if predictor.asker.by_sentence else [CLASSES]
+        modes = modes if predictor.asker.gives_masks else [SENTENCES]
         return dict(choices=modes, value=modes[0])
 
     @staticmethod
     def _threshold_of(predictor: RefSegPredictor) -> dict[str, Any]:
         return dict(
-            value=predictor.threshold,
+            value=predictor.threshold or 0.5,
             label='Threshold',
             info='Pixels of a higher probability belong to the mask' + describe_rule(predictor.no_target_rule),
-            visible=predictor.asker.by_sentence,
+            visible=predictor.asker.by_sentence and predictor.asker.gives_masks,
         )
+
+    @staticmethod
+    def _boxes_of(predictor: RefSegPredictor) -> dict[str, Any]:
+        asker = predictor.asker
+        source = 'those of the box head' if asker.gives_boxes else 'around the masks'
+        # A model that gives boxes alone shows them in any case.
+        return dict(label=f'Boxes: {source}', visible=asker.by_sentence and asker.gives_masks)
 
     def _examples(self, model: str) -> list[Example]:
         return [*self.examples, *(self.drawn if knows_shapes(model) else [])]
@@ -436,8 +444,8 @@ class Page:
             self.save_picture,
             self.save_masks,
         ]
-        asked = [self.picture, self.mode, self.text, self.threshold, self.session, self.model]
-        of_model = [self.note, self.mode, self.text, self.threshold, self.gallery, self.example]
+        asked = [self.picture, self.mode, self.text, self.threshold, self.session, self.model, self.boxes]
+        of_model = [self.note, self.mode, self.text, self.threshold, self.gallery, self.example, self.boxes]
         self.mode.change(self.change_mode, self.mode, self.text, show_progress='hidden', **hidden)
         # By a visitor only: going back to a question sets the model, too.
         self.model.input(self.change_model, self.model, [*outputs, *of_model], **alone, **hidden)
@@ -460,15 +468,16 @@ class Page:
         )
         self._finish(again.success(self.ask, asked, outputs, show_progress_on=self.result, **alone, **hidden), outputs)
         # Only the answers that are there: no encoder runs.
-        moved = self.threshold.change(
-            self.move_threshold,
-            [self.answers, self.threshold],
-            outputs,
-            show_progress='hidden',
-            trigger_mode='always_last',
-            **hidden,
-        )
-        self._make_files_after(moved, outputs)
+        for control in (self.threshold, self.boxes):
+            moved = control.change(
+                self.move_threshold,
+                [self.answers, self.threshold, self.boxes],
+                outputs,
+                show_progress='hidden',
+                trigger_mode='always_last',
+                **hidden,
+            )
+            self._make_files_after(moved, outputs)
         # What programs call (gradio_client); its arguments and results are told by the functions' own types.
         gr.api(self.list_models, api_name='models')
         gr.api(self.segment, api_name='segment', **alone)
@@ -480,7 +489,7 @@ class Page:
         self._make_files_after(asked, outputs)
 
     def _make_files_after(self, step: Any, outputs: list) -> None:
-        inputs = [self.answers, self.threshold, self.session]
+        inputs = [self.answers, self.threshold, self.session, self.boxes]
         step.then(self.make_files, inputs, outputs, show_progress='hidden', api_visibility='private')
 
     def nothing_but(self, message: str) -> dict:
@@ -510,6 +519,7 @@ class Page:
             self.mode: gr.Radio(**modes),
             self.text: self.change_mode(modes['value']),
             self.threshold: gr.Slider(**self._threshold_of(predictor)),
+            self.boxes: gr.Checkbox(**self._boxes_of(predictor)),
             self.gallery: gr.Gallery(self._thumbnails(model), visible=bool(examples)),
             self.example: gr.Button(visible=knows_shapes(model)),
         }
@@ -554,13 +564,20 @@ class Page:
 
     @without_traceback
     def ask(
-        self, path: str | None, mode: str, text: str, threshold: float, session: Session | None, model: str | None
+        self,
+        path: str | None,
+        mode: str,
+        text: str,
+        threshold: float,
+        session: Session | None,
+        model: str | None,
+        boxes: bool = False,
     ) -> dict:
         """Ask the model."""
         self._check_uploaded(path)
         session = self._session_for(session, model)
         answers = session.ask(path, mode, text)
-        shown = self._shown(answers, threshold)
+        shown = self._shown(answers, threshold, boxes)
         session.remember(Question(path, model or self.models.names[0], mode, text), shown[self.result])
         thumbnails = [(picture, caption_of(question.text)) for question, picture in session.history]
         history = gr.Gallery(thumbnails, visible=True, selected_index=None)
@@ -579,12 +596,12 @@ class Page:
         return shown | {self.model: question.model, self.picture: question.path}
 
     @without_traceback
-    def move_threshold(self, answers: Answers | None, threshold: float) -> dict:
-        """Read the answers that are there at another threshold."""
-        return {self.message: gr.skip()} if answers is None else self._shown(answers, threshold)
+    def move_threshold(self, answers: Answers | None, threshold: float, boxes: bool = False) -> dict:
+        """Read the answers that are there at another threshold, with boxes or without."""
+        return {self.message: gr.skip()} if answers is None else self._shown(answers, threshold, boxes)
 
-    def _shown(self, answers: Answers, threshold: float) -> dict:
-        picture, rows, message = answers.draw(threshold)
+    def _shown(self, answers: Answers, threshold: float, boxes: bool) -> dict:
+        picture, rows, message = answers.draw(threshold, boxes)
         return {
             self.message: show_message(message, seconds=describe_seconds(answers)),
             self.result: picture,
@@ -592,11 +609,13 @@ class Page:
         }
 
     @without_traceback
-    def make_files(self, answers: Answers | None, threshold: float, session: Session | None) -> dict:
+    def make_files(
+        self, answers: Answers | None, threshold: float, session: Session | None, boxes: bool = False
+    ) -> dict:
         """Fill the buttons for downloads; the page shows the masks before."""
         if answers is None:
             return {self.message: gr.skip()}
-        picture, archive = answers.write_files(threshold, Path(session.files.name))
+        picture, archive = answers.write_files(threshold, Path(session.files.name), boxes)
         return {
             self.save_picture: gr.DownloadButton(value=picture, interactive=True),
             self.save_masks: gr.DownloadButton(value=archive, interactive=True),
@@ -620,7 +639,12 @@ class Page:
         return self.models.names
 
     def segment(
-        self, picture: gr.FileData, sentences: list[str], model: str | None = None, threshold: float | None = None
+        self,
+        picture: gr.FileData,
+        sentences: list[str],
+        model: str | None = None,
+        threshold: float | None = None,
+        boxes: bool = False,
     ) -> dict:
         """Segment what sentences mean: masks of the picture's size in COCO's run lengths, boxes, scores.
 
@@ -629,8 +653,10 @@ class Page:
             sentences: What to look for.
             model: One of those that models lists. Defaults to None: the first.
             threshold: Pixels of a higher probability belong to the mask. Defaults to None: the model's own.
+            boxes: Whether the result has boxes in COCO's results form, of the model's box head or around the masks; a
+                model that gives boxes alone gives them in any case. Defaults to False.
         """
-        return self._answer_program(picture, SENTENCES, sentences, model, threshold)
+        return self._answer_program(picture, SENTENCES, sentences, model, threshold, boxes)
 
     def segment_classes(
         self, picture: gr.FileData, names: list[str], model: str | None = None, threshold: float | None = None
@@ -646,7 +672,13 @@ class Page:
         return self._answer_program(picture, CLASSES, names, model, threshold)
 
     def _answer_program(
-        self, picture: Any, mode: str, texts: Any, model: str | None, threshold: float | None
+        self,
+        picture: Any,
+        mode: str,
+        texts: Any,
+        model: str | None,
+        threshold: float | None,
+        boxes: bool = False,
     ) -> dict[str, Any]:
         """The answers, or an error that the program gets as its own; none of the arguments was checked before."""
         try:
@@ -655,10 +687,11 @@ class Page:
             if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
                 raise ValueError('Sentences and class names are a list of texts.')
             session = self._session_for(None, model)
-            least = session.predictor.threshold if threshold is None else check_threshold(threshold)
+            asker = session.predictor.asker
+            least = session.predictor.threshold if threshold is None else asker.check_threshold(threshold)
             answers = session.ask(path, mode, '\n'.join(' '.join(text.split()) for text in texts))
             seconds = dict(encoding=answers.encoding_seconds, asking=answers.asking_seconds)
-            return dict(model=model or self.models.names[0], seconds=seconds, **answers.as_dict(least))
+            return dict(model=model or self.models.names[0], seconds=seconds, **answers.as_dict(least, boxes))
         except (ValueError, FileNotFoundError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         except Exception:

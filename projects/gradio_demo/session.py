@@ -23,7 +23,8 @@ import numpy as np
 
 import mmetris
 from mmetris.apis import RefSegPredictor
-from mmetris.apis.asking import NO_CLASS, Answer, read_answer
+from mmetris.apis.asking import NO_CLASS, Answer, answer_of_boxes, read_answer
+from mmetris.apis.found_boxes import BOX_LISTS, FoundBoxes, box_around, boxes_as_dicts
 from mmetris.apis.model_zoo import DEMO_CONFIG, find_model
 from mmetris.apis.result_files import LabelWriter, ResultWriter, answer_as_dict, encode_rle, write_image
 from mmetris.apis.shapes_only import NOTE
@@ -62,7 +63,7 @@ class Row(NamedTuple):
     Attributes:
         number: Place of sentence or class among those that were asked, from 0 on, which says the colour of its mask.
         text: Sentence or class name.
-        share: Part of the picture that the mask covers, 0..1.
+        share: Part of the picture that the mask covers, or the box of a model that gives boxes alone, 0..1.
         score: Mean probability inside the mask, 0..1; None where it has none.
         box: Left, top, right, bottom in pixels; None if the mask is empty.
         no_target_score: Score that the sentence means nothing in the picture, 0..1; None of a model that does not
@@ -168,7 +169,8 @@ class Answers:
         name: File name of the picture.
         texts: Sentences or class names.
         probabilities: (h, w) for each sentence, on the picture's grid or, of a large question, on a coarser one; for
-            class names one map (H, W), that of each pixel's best class.
+            class names one map (H, W), that of each pixel's best class. None for sentences to a model that gives boxes
+            alone.
         labels: (H, W) uint8, the best class of each pixel; None where sentences were asked.
         notes: What is worth knowing about the question, such as a sentence that was cut.
         note: What is to be said of all answers on the picture; None of another model than the one that ships.
@@ -176,6 +178,8 @@ class Answers:
         no_target_scores: 0..1 for each sentence; None of a model that does not decide "not in the picture".
         no_target: Whether each sentence means nothing; None likewise.
         no_target_rule: What it is decided by; None likewise.
+        head_boxes: What the model's box head found for each sentence, in pixels of the picture; None of a model without
+            one.
         path: The file that was asked about.
         encoding_seconds: What reading and encoding the picture took, once for all questions.
         asking_seconds: What the sentences took.
@@ -192,9 +196,27 @@ class Answers:
     no_target: list[bool] | None = None
     no_target_rule: NoTargetRule | None = None
     note: str | None = None
+    head_boxes: list[FoundBoxes] | None = None
     path: str | None = None
     encoding_seconds: float = 0.0
     asking_seconds: float = 0.0
+
+    @property
+    def gives_masks(self) -> bool:
+        """Whether there are masks; if not, the boxes are all."""
+        return self.labels is not None or bool(self.probabilities)
+
+    def boxes_at(self, answers: Sequence[Answer]) -> dict[str, list]:
+        """The boxes of the sentences, in pixels of the picture, as :func:`draw_expressions` and :class:`ResultWriter`
+        take them: those of the box head, or those around the masks of these answers."""
+        found = self.head_boxes
+        if found is None:
+            found = []
+            for answer in answers:
+                boxes, *more = box_around(answer.mask, answer.score)
+                scale = np.divide(self.image.shape[1::-1], answer.mask.shape[::-1])
+                found.append(FoundBoxes(boxes * np.tile(scale, 2).astype(np.float32), *more))
+        return {name: list(values) for name, values in zip(BOX_LISTS, zip(*found), strict=True)}
 
     def answers_at(self, threshold: float, full_size: bool = False) -> Iterator[Answer]:
         """The answer to each sentence at a threshold.
@@ -203,6 +225,9 @@ class Answers:
             threshold: Pixels above it belong to the mask.
             full_size: Whether it is that of the picture's size where a coarser grid was kept. Defaults to False.
         """
+        if not self.gives_masks:
+            yield from map(answer_of_boxes, self.head_boxes or ())
+            return
         width_and_height = self.image.shape[1::-1]
         scores = self.no_target_scores or [None] * len(self.texts)
         absent = self.no_target or [False] * len(self.texts)
@@ -215,11 +240,15 @@ class Answers:
         """Rows of the table, with boxes in pixels of the picture."""
         rows = []
         for index, (text, answer) in enumerate(zip(self.texts, answers)):
-            scale = np.divide(self.image.shape[1::-1], answer.mask.shape[::-1])
+            if self.gives_masks:
+                scale = np.divide(self.image.shape[1::-1], answer.mask.shape[::-1])
+                share = float(answer.mask.mean())
+            else:
+                scale, share = np.ones(2), float(np.prod(answer.box[2:] - answer.box[:2])) / self.image[..., 0].size
             box = None if answer.is_empty else tuple((answer.box * [*scale, *scale]).round().astype(int).tolist())
             score = None if answer.is_empty else answer.score
             absence = answer.no_target_score, answer.no_target
-            rows.append(Row(index, text, float(answer.mask.mean()), score, box, *absence))
+            rows.append(Row(index, text, share, score, box, *absence))
         return rows
 
     def labels_at(self, threshold: float) -> np.ndarray:
@@ -239,17 +268,27 @@ class Answers:
         rows = [Row(index, self.texts[index], float(sizes[index] / labels.size)) for index in present]
         return rows, [labels == index for index in present]
 
-    def draw(self, threshold: float) -> tuple[np.ndarray, list[Row], str]:
-        """The picture with its masks for the page (RGB), the rows of the table, and a message."""
-        rows, masks = self.masks_at(threshold)
+    def draw(self, threshold: float, boxes: bool = False) -> tuple[np.ndarray, list[Row], str]:
+        """The picture with its masks, and boxes if they are wanted or all there is, for the page (RGB), the rows of the
+        table, and a message."""
         image = shrink(self.image, LONGEST_SIDE)
         size = image.shape[1::-1]
+        frames: dict[str, list] = {}
+        if self.labels is None and (boxes or not self.gives_masks):
+            frames = self.boxes_at(list(self.answers_at(threshold)))
+            scale = np.tile(np.divide(size, self.image.shape[1::-1]), 2)
+            frames['pred_boxes'] = [found * scale for found in frames['pred_boxes']]
+        if not self.gives_masks:
+            rows = self.rows_of(list(self.answers_at(threshold)))
+            picture = draw_expressions(image, self.texts, None, legend=False, **frames)
+            return picture, rows, self.message(rows, threshold)
+        rows, masks = self.masks_at(threshold)
         if masks and masks[0].shape != image.shape[:2]:
             masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 1 for mask in masks]
         if not rows:
             return image, rows, self.message(rows, threshold)
         texts, numbers = [row.text for row in rows], [row.number for row in rows]
-        picture = draw_expressions(image, texts, masks, legend=False, numbers=numbers)
+        picture = draw_expressions(image, texts, masks, legend=False, numbers=numbers, **frames)
         return picture, rows, self.message(rows, threshold)
 
     def message(self, rows: list[Row], threshold: float) -> str:
@@ -273,6 +312,11 @@ class Answers:
             lines.append(f'{len(absent) - 3} more sentences are not in the picture.')
         empty = [index for index, row in enumerate(rows) if row.box is None and not row.no_target]
         for index in empty[:3]:
+            if not self.gives_masks:
+                lines.append(
+                    f'Nothing found for “{_shorten(rows[index].text)}”: no box has a score that is high enough.'
+                )
+                continue
             lines.append(
                 f'Nothing found for “{_shorten(rows[index].text)}”: no pixel is above the threshold of '
                 f'{threshold:.2f} (the highest probability is {self.probabilities[index].max():.2f}).'
@@ -281,7 +325,7 @@ class Answers:
             lines.append(f'Nothing found for {len(empty) - 3} more sentences.')
         return '\n'.join(lines)
 
-    def write_files(self, threshold: float, folder: Path) -> tuple[str, str]:
+    def write_files(self, threshold: float, folder: Path, boxes: bool = False) -> tuple[str, str]:
         """Write the picture with its masks and sentences (PNG) and everything as a ZIP archive.
 
         The archive has what ``out_dir`` of :class:`RefSegInferencer` gets: masks or label maps, overlay and JSON.
@@ -291,9 +335,10 @@ class Answers:
         """
         if self.labels is None:
             answers = list(self.answers_at(threshold, full_size=True))
-            masks = [answer.mask for answer in answers]
+            masks = [answer.mask for answer in answers] if self.gives_masks else None
             texts, scores = self.texts, [answer.score for answer in answers]
-            overlay = draw_expressions(self.image, texts, masks, scores, no_target=self.no_target)
+            found = self.boxes_at(answers) if boxes or not self.gives_masks else {}
+            overlay = draw_expressions(self.image, texts, masks, scores, no_target=self.no_target, **found)
         else:
             labels = self.labels_at(threshold)
             overlay = draw_labels(self.image, self.texts, labels)
@@ -303,10 +348,11 @@ class Answers:
         write_image(overlay, picture)
         with TemporaryDirectory() as temporary:
             if self.labels is None:
-                writer = ResultWriter(temporary, threshold, self.no_target_rule, NOTE if self.note else None)
-                boxes = [answer.box for answer in answers]
+                least = threshold if self.gives_masks else None
+                writer = ResultWriter(temporary, least, self.no_target_rule, NOTE if self.note else None)
+                of_masks = [answer.box for answer in answers]
                 absence = self.no_target_scores, self.no_target
-                writer.add(self.name, self.image, texts, masks, boxes, scores, overlay, *absence, self.note)
+                writer.add(self.name, self.image, texts, masks, of_masks, scores, overlay, *absence, self.note, **found)
             else:
                 writer = LabelWriter(temporary, self.texts)
                 writer.add(self.name, labels, overlay)
@@ -316,7 +362,7 @@ class Answers:
                     file.write(path, path.relative_to(temporary))
         return str(picture), str(archive)
 
-    def as_dict(self, threshold: float) -> dict:
+    def as_dict(self, threshold: float, boxes: bool = False) -> dict:
         """The answers for a program, as ``predictions.json`` of ``out_dir`` has them: masks of the picture's size in
         COCO's run lengths, boxes as left, top, width and height; and of class names the mask of each that is there."""
         height, width = self.image.shape[:2]
@@ -328,11 +374,14 @@ class Answers:
             ]
             return found
         found['answers'] = []
-        for text, answer in zip(self.texts, self.answers_at(threshold, full_size=True)):
-            one = answer_as_dict(text, answer.mask, answer.box, answer.score)
+        answers = list(self.answers_at(threshold, full_size=True))
+        for text, answer in zip(self.texts, answers):
+            one = answer_as_dict(text, answer.mask if self.gives_masks else None, answer.box, answer.score)
             if answer.no_target_score is not None:
                 one.update(no_target_score=answer.no_target_score, no_target=answer.no_target)
             found['answers'].append(one)
+        if boxes or not self.gives_masks:
+            found['boxes'] = boxes_as_dicts(self.texts, **self.boxes_at(answers))
         return found
 
 
@@ -440,8 +489,12 @@ class Session:
         height, width = self.image.shape[:2]
         scale = math.sqrt(self.limits.max_values / (height * width * len(answers.texts)))
         size = None if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
-        found = self.predictor.predict(answers.texts, out_hw=size)
-        answers.texts, answers.probabilities = found['texts'], found['probabilities']
+        found = self.predictor.predict(answers.texts, out_hw=size, boxes=True)
+        answers.texts, answers.probabilities = found['texts'], found.get('probabilities', [])
+        if self.predictor.asker.gives_boxes:
+            grid = np.tile(np.divide((width, height), (width, height) if size is None else size[::-1]), 2)
+            boxes = zip(*(found[name] for name in BOX_LISTS), strict=True)
+            answers.head_boxes = [FoundBoxes((one * grid).astype(np.float32), *more) for one, *more in boxes]
         answers.no_target_scores, answers.no_target = found.get('no_target_scores'), found.get('no_target')
         answers.no_target_rule = self.predictor.no_target_rule
 

@@ -25,6 +25,7 @@ import regex
 from PIL import Image, ImageDraw, ImageOps
 
 COLORS = ((230, 60, 50), (40, 120, 230), (60, 170, 70), (240, 170, 30), (150, 70, 200), (30, 180, 190))
+NO_MAP = np.zeros((0, 0), np.float32)  # of an export that gives boxes alone
 MAX_CHARACTERS = 2000  # More than the model's tokens can hold; the rest is not looked at.
 
 
@@ -181,11 +182,14 @@ class Answer(NamedTuple):
 
     Attributes:
         text: The sentence.
-        probability: (H, W) float32 at the picture's size, 0..1.
-        mask: (H, W) bool.
+        probability: (H, W) float32 at the picture's size, 0..1; (0, 0) of an export that gives boxes alone.
+        mask: (H, W) bool, likewise.
         score: Mean probability inside the mask; 0 if it is empty.
         no_target_score: Score that the sentence means nothing in the picture, 0..1; None of an export that gives none.
         no_target: Whether it is at or above the threshold, so that the mask is empty.
+        boxes: (K, 4) float32: left, top, right, bottom in pixels of the picture, the best first; None of an export that
+            gives none.
+        box_scores: (K,) in 0..1; None likewise.
     """
 
     text: str
@@ -194,6 +198,8 @@ class Answer(NamedTuple):
     score: float
     no_target_score: float | None = None
     no_target: bool = False
+    boxes: np.ndarray | None = None
+    box_scores: np.ndarray | None = None
 
 
 class Segmenter:
@@ -231,7 +237,10 @@ class Segmenter:
         self.tokenizer = Tokenizer(
             folder / text['vocabulary'], text['context_length'], text['start'], text['end'], text['pad']
         )
-        self.threshold = self.facts['threshold']
+        # Of masks; None of an export that gives boxes alone.
+        self.threshold: float | None = self.facts['threshold']
+        # The form of the boxes and from which score on they are given; None of an export that gives none.
+        self.boxes: dict | None = self.facts.get('boxes')
         # What decides "not in the picture" and from which score on; None of a model that does not.
         self.no_target: dict | None = self.facts.get('no_target')
         self._encoded: Encoded | None = None
@@ -276,12 +285,12 @@ class Segmenter:
             texts: Sentences.
             threshold: Pixels above it belong to the mask. Defaults to None: the model's.
             batch_size: Sentences that go through the model together. Defaults to 8.
-            no_target_threshold: A sentence whose no-target score is at least this gets an empty mask. Defaults to None:
-                the model's.
+            no_target_threshold: A sentence whose no-target score is at least this gets an empty mask and no box.
+                Defaults to None: the model's.
 
         Raises:
             RuntimeError: If no picture is set.
-            ValueError: If a sentence is empty, or the export gives no no-target scores for the threshold.
+            ValueError: If a sentence is empty, or the export gives no masks or no-target scores for a threshold.
         """
         if self._encoded is None:
             raise RuntimeError('no picture: call set_image first')
@@ -305,6 +314,8 @@ class Segmenter:
         Raises:
             ValueError: See there.
         """
+        if threshold is not None and self.threshold is None:
+            raise ValueError('this export gives boxes alone, so there is no mask that a threshold could decide')
         threshold = self.threshold if threshold is None else threshold
         least = 2.0  # more than any score
         if self.no_target is not None:
@@ -317,30 +328,59 @@ class Segmenter:
         answers = []
         for start in range(0, len(questions), batch_size):
             chunk = questions[start : start + batch_size]
-            for (encoded, text), probability, no_target_score in zip(chunk, *self._outputs(chunk)):
-                coefficient = self.facts['image']['cubic_coefficient']
-                probability = resample(probability[0], encoded.rows, 0, coefficient)
-                probability = resample(probability, encoded.columns, 1, coefficient).clip(0, 1)
+            outputs = self._outputs(chunk)
+            for row, (encoded, text) in enumerate(chunk):
+                one = {name: values[row] for name, values in outputs.items()}
+                no_target_score = float(one['no_target_scores']) if 'no_target_scores' in one else None
                 absent = no_target_score is not None and no_target_score >= least
-                mask = np.zeros(probability.shape, bool) if absent else probability > threshold
+                probability = self._probability(one['probabilities'][0], encoded) if threshold is not None else NO_MAP
+                mask = np.zeros(probability.shape, bool)
+                if threshold is not None and not absent:
+                    mask = probability > threshold
                 score = float(probability[mask].mean(dtype=np.float64)) if mask.any() else 0.0
-                answers.append(Answer(text, probability, mask, score, no_target_score, absent))
+                boxes = () if self.boxes is None else self._boxes(one['boxes'], one['box_scores'], encoded, absent)
+                answers.append(Answer(text, probability, mask, score, no_target_score, absent, *boxes))
         return answers
 
-    def _outputs(self, questions: Sequence[tuple[Encoded, str]]) -> tuple[np.ndarray, list]:
-        """Probabilities (B, 1, H, W) for B questions, at the size of the network's input, and B no-target scores, None
-        where the model gives none."""
-        names = ['probabilities'] if self.no_target is None else ['probabilities', 'no_target_scores']
+    def _probability(self, values: np.ndarray, encoded: Encoded) -> np.ndarray:
+        """Probabilities (H, W) at the picture's size, from those at the size of the network's input."""
+        coefficient = self.facts['image']['cubic_coefficient']
+        values = resample(values, encoded.rows, 0, coefficient)
+        return resample(values, encoded.columns, 1, coefficient).clip(0, 1)
+
+    def _boxes(
+        self, boxes: np.ndarray, scores: np.ndarray, encoded: Encoded, absent: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes in pixels of the picture, cut to it, and their scores: the best, or all from a score on; without those
+        that have no area."""
+        height, width = len(encoded.rows), len(encoded.columns)
+        in_h, in_w = self.facts['image']['size']
+        scale = min(in_h / height, in_w / width)
+        # Rows and columns are centres of pixels, which lie half a pixel from the edges that boxes are made of.
+        offset = np.array([encoded.columns[0], encoded.rows[0]] * 2)
+        edges = ((boxes - 0.5 - offset) / scale + 0.5).clip(0, [width, height, width, height]).astype(np.float32)
+        whole = (edges[:, 2] > edges[:, 0]) & (edges[:, 3] > edges[:, 1]) & (not absent)
+        edges, scores = edges[whole], scores[whole]
+        order = np.argsort(-scores, kind='stable')
+        least = self.boxes['threshold']
+        given = order[:1] if least is None else order[scores[order] >= least]
+        return edges[given], scores[given]
+
+    def _outputs(self, questions: Sequence[tuple[Encoded, str]]) -> dict[str, np.ndarray]:
+        """What the export says of B questions, by the names of its outputs, but for the logits: probabilities (B, 1, H,
+        W) at the size of the network's input, no-target scores (B,), boxes (B, Q, 4) and box scores (B, Q)."""
         tokens = self.tokenizer([text for _, text in questions])
         places: dict[int, int] = {}  # of each picture among those that are asked about, once each
         index = np.array([places.setdefault(id(encoded), len(places)) for encoded, _ in questions], np.int64)
         pictures = list({id(encoded): encoded for encoded, _ in questions}.values())
         inputs = {name: _stack([picture.inputs[name] for picture in pictures]) for name in pictures[0].inputs}
+        session = self.sessions['text' if 'text' in self.sessions else 'whole']
+        names = [output.name for output in session.get_outputs() if output.name != 'logits']
         if 'text' in self.sessions:
-            outputs = self.sessions['text'].run(names, dict(tokens=tokens, image_index=index, **inputs))
+            values = session.run(names, dict(tokens=tokens, image_index=index, **inputs))
         else:
-            outputs = self.sessions['whole'].run(names, dict(images=inputs['images'][index], tokens=tokens))
-        return outputs[0], [None] * len(tokens) if self.no_target is None else outputs[1].tolist()
+            values = session.run(names, dict(images=inputs['images'][index], tokens=tokens))
+        return dict(zip(names, values))
 
 
 def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
@@ -349,21 +389,31 @@ def _stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def draw(picture: np.ndarray, answers: Sequence[Answer]) -> Image.Image:
-    """The picture with each mask in a colour, and the sentences below."""
+    """The picture with masks and boxes of each sentence in a colour, and the sentences below."""
     canvas = picture.astype(np.float32)
     for number, answer in enumerate(answers):
+        if not answer.mask.size:
+            continue
         canvas[answer.mask] = 0.45 * canvas[answer.mask] + 0.55 * np.array(COLORS[number % len(COLORS)], np.float32)
     line = 18
     page = Image.new('RGB', (picture.shape[1], picture.shape[0] + line * len(answers) + 6), 'white')
     page.paste(Image.fromarray(canvas.astype(np.uint8)))
     pen = ImageDraw.Draw(page)
     for number, answer in enumerate(answers):
+        for left, top, right, bottom in [] if answer.boxes is None else answer.boxes.tolist():
+            pen.rectangle(
+                (left, top, max(left, right - 1), max(top, bottom - 1)), None, COLORS[number % len(COLORS)], 2
+            )
         top = picture.shape[0] + 4 + line * number
         pen.rectangle((4, top, 16, top + 12), fill=COLORS[number % len(COLORS)])
         # Pillow's own small font has Latin letters only.
         text = answer.text.encode('latin-1', 'replace').decode('latin-1')
         empty = 'not in the picture' if answer.no_target else 'nothing found'
-        pen.text((22, top), f'{text} ({answer.score:.2f})' if answer.mask.any() else f'{text} ({empty})', 'black')
+        if answer.mask.any():
+            empty = f'{answer.score:.2f}'
+        elif answer.box_scores is not None and len(answer.box_scores):
+            empty = f'box {answer.box_scores[0]:.2f}'
+        pen.text((22, top), f'{text} ({empty})', 'black')
     return page
 
 
@@ -396,11 +446,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args.out_dir.mkdir(parents=True, exist_ok=True)
     stem = args.image.stem[:60]  # A file's name has 255 bytes, and some are needed behind it.
     for number, answer in enumerate(answers, 1):
-        file = args.out_dir / f'{stem}_{number}.png'
-        Image.fromarray(answer.mask.astype(np.uint8) * 255).save(file)
+        file = args.out_dir / f'{stem}_{number}.png' if answer.mask.size else args.image
+        if answer.mask.size:
+            Image.fromarray(answer.mask.astype(np.uint8) * 255).save(file)
         found = 'not in the picture' if answer.no_target else 'nothing found'
         if answer.mask.any():
             found = f'{answer.mask.mean():.1%} of the picture, score {answer.score:.2f}'
+        if answer.boxes is not None and not answer.no_target:
+            boxes = [
+                f'box {" ".join(f"{edge:.0f}" for edge in box)}, score {score:.2f}'
+                for box, score in zip(answer.boxes, answer.box_scores)
+            ] or ['no box']
+            found = '; '.join([found, *boxes] if answer.mask.size else boxes)
         if answer.no_target_score is not None:
             least = args.no_target_threshold or segmenter.no_target['threshold']
             found += f', no-target score {answer.no_target_score:.2f} (threshold {least:g})'

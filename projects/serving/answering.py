@@ -256,17 +256,22 @@ def decode(file: bytes, limits: Limits) -> np.ndarray | Refusal:
 
 
 def describe(answer: Answer) -> dict[str, Any]:
-    """An answer for JSON: mask as PNG of one bit in base64; box as left, top, right, bottom, of which the last two are
-    exclusive, or null where nothing is found."""
-    buffer = io.BytesIO()
-    Image.fromarray(answer.mask).save(buffer, 'png', compress_level=1)
+    """An answer for JSON: mask as PNG of one bit in base64, null of an export that gives boxes alone; box around it as
+    left, top, right, bottom, of which the last two are exclusive, or null where nothing is found; and of an export with
+    boxes each of ``boxes``, likewise, with its ``score``."""
+    mask = None
+    if answer.mask.size:
+        buffer = io.BytesIO()
+        Image.fromarray(answer.mask).save(buffer, 'png', compress_level=1)
+        mask = base64.b64encode(buffer.getvalue()).decode('ascii')
     rows, columns = np.flatnonzero(answer.mask.any(1)), np.flatnonzero(answer.mask.any(0))
     box = None
     if len(rows):
         box = [int(edge) for edge in (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)]
-    found = dict(
-        sentence=answer.text, score=answer.score, box=box, mask=base64.b64encode(buffer.getvalue()).decode('ascii')
-    )
+    found: dict[str, Any] = dict(sentence=answer.text, score=answer.score, box=box, mask=mask)
+    if answer.boxes is not None and answer.box_scores is not None:
+        pairs = zip(answer.boxes.tolist(), answer.box_scores.tolist(), strict=True)
+        found['boxes'] = [dict(box=corners, score=score) for corners, score in pairs]
     if answer.no_target_score is not None:
         found.update(no_target_score=answer.no_target_score, no_target=answer.no_target)
     return found

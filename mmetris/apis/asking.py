@@ -182,6 +182,7 @@ class Asker:
         by_class: Whether the model chooses between classes.
         by_sentence: Whether it answers sentences. A :class:`TrainingFreeSegmentor` does both.
         notes: What is to be said of each picture's answers; None where nothing is. Whoever knows the weights sets it.
+        config_name: File of the config, for messages; None where it came from none.
 
     Raises:
         ValueError: If the model does not take sentences, or there is no pipeline.
@@ -194,6 +195,7 @@ class Asker:
         self.model: Any = model  # Of one of three classes, told apart by what they can do.
         self.by_class, self.by_sentence = hasattr(model, 'class_logits'), hasattr(model, 'forward_answers')
         self.notes: ShapesNotes | None = None
+        self.config_name: str | None = cfg.filename
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in test_pipeline(cfg):
             kind = type_name(step)
@@ -277,13 +279,7 @@ class Asker:
             A sample for each sentence, on the CPU, with ``pred_sem_seg`` and ``seg_logits`` at that size, and
             ``no_target_score`` where the model decides "not in the picture".
         """
-        samples = []
-        for text, index in zip(texts, image_index, strict=True):
-            sample = encoded.samples[index].new()
-            sample.set_metainfo(dict(expression=text))
-            if out_hw is not None:
-                _answer_at_size(sample, out_hw)
-            samples.append(sample)
+        samples = self.samples_of(encoded, texts, image_index, out_hw)
         tokens = self.tokens_of(texts, samples)
         for sample, ids in zip(samples, tokens):
             sample.tokens = ids
@@ -293,6 +289,23 @@ class Asker:
         input_hw = tuple(encoded.inputs.shape[-2:])
         predicted = self.model.postprocess_result(logits, samples, input_hw, no_target_scores)
         return [sample.cpu() for sample in predicted]
+
+    @staticmethod
+    def samples_of(
+        encoded: EncodedImages,
+        texts: Sequence[str],
+        image_index: Sequence[int],
+        out_hw: tuple[int, int] | None = None,
+    ) -> list[RefDataSample]:
+        """Samples to be completed, one for each sentence; arguments are those of :meth:`ask`."""
+        samples = []
+        for text, index in zip(texts, image_index, strict=True):
+            sample = encoded.samples[index].new()
+            sample.set_metainfo(dict(expression=text))
+            if out_hw is not None:
+                _answer_at_size(sample, out_hw)
+            samples.append(sample)
+        return samples
 
     def vocabulary_of(self, classes: Classes | None) -> Vocabulary:
         """Classes as users give them; None is the vocabulary of a model that has one.

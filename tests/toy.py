@@ -64,6 +64,25 @@ def text_first_cfg(aligner: dict | None = None, adapter: dict | None = None, bac
     return cfg | dict(context_length=17, neck=dict(type='TextFirst'))
 
 
+def with_clicks(cfg: dict, **kwargs) -> dict:
+    """Config of a ReferringSegmentor as one of a ClickSegmentor (projects/clicks)."""
+    import projects.clicks.clicks  # noqa: F401  It registers them, for the tests that ask for them.
+
+    head = dict(type='ClickHead', channels=16, fine_channels=8, num_heads=2, num_layers=1)
+    return dict(cfg, type='ClickSegmentor', click_head=head, **kwargs)
+
+
+def build_with_clicks(kind: str = 'vit', stirred: bool = True, **kwargs) -> torch.nn.Module:
+    """Build a tiny ClickSegmentor; before training its head corrects nothing, so its last layers are stirred."""
+    model = build(with_clicks(model_cfg(kind), **kwargs))
+    if stirred:
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(1)
+            for weight in model.click_head.kernel.parameters():
+                weight.copy_(0.3 * torch.randn_like(weight))
+    return model
+
+
 def build(cfg: dict, seed: int = 0) -> torch.nn.Module:
     """Build from a config in mmetris's scope with seeded random weights."""
     init_default_scope('mmetris')

@@ -40,6 +40,18 @@ def save_toy_model(
     return folder / f'toy_{kind}.py', folder / 'best_mIoU_epoch_2.pth'
 
 
+def save_model_with_clicks(folder: Path) -> tuple[Path, Path]:
+    """The same with a head for clicks (projects/clicks), which is not trained, but corrects something."""
+    config, weights = save_toy_model(folder)
+    cfg = Config.fromfile(config)
+    cfg.model = toy.with_clicks(cfg.model)
+    cfg.custom_imports = dict(imports=['mmetris.registry', 'projects.clicks.clicks'])
+    cfg.dump(config)
+    state = toy.build_with_clicks().state_dict() | torch.load(weights)['state_dict']
+    torch.save(dict(state_dict=state), weights)
+    return config, weights
+
+
 def undecided_model(seed: int = 3, kind: str = 'vit', decode_head: dict | None = None) -> torch.nn.Module:
     """A toy model whose masks cover about half of a picture, other parts for other sentences."""
     model = toy.build_model(kind, seed=seed, decode_head=decode_head).eval()

@@ -202,6 +202,7 @@ class Asker:
             gives no masks.
         box_threshold: Score from which on a box is given; None: the best box of each sentence.
         notes: What is to be said of each picture's answers; None where nothing is. Whoever knows the weights sets it.
+        config_name: File of the config, for messages; None where it came from none.
 
     Raises:
         ValueError: If the model does not take sentences, or there is no pipeline.
@@ -219,6 +220,7 @@ class Asker:
         self.own_threshold: float | None = known.mask_threshold if self.gives_boxes else known.decode_head.threshold
         self.box_threshold: float | None = (getattr(model, 'test_cfg', None) or {}).get('box_threshold')
         self.notes: ShapesNotes | None = None
+        self.config_name: str | None = cfg.filename
         steps, self.context_length, self.to_float32 = [], cfg.get('context_length'), False
         for step in test_pipeline(cfg):
             kind = type_name(step)
@@ -331,13 +333,7 @@ class Asker:
             ``no_target_score`` where the model decides "not in the picture", and ``pred_instances`` where it has a box
             head.
         """
-        samples = []
-        for text, index in zip(texts, image_index, strict=True):
-            sample = encoded.samples[index].new()
-            sample.set_metainfo(dict(expression=text))
-            if out_hw is not None:
-                _answer_at_size(sample, out_hw)
-            samples.append(sample)
+        samples = self.samples_of(encoded, texts, image_index, out_hw)
         tokens = self.tokens_of(texts, samples)
         for sample, ids in zip(samples, tokens):
             sample.tokens = ids
@@ -348,6 +344,23 @@ class Asker:
         input_hw = tuple(encoded.inputs.shape[-2:])
         predicted = self.model.postprocess_result(logits, samples, input_hw, *more)
         return [sample.cpu() for sample in predicted]
+
+    @staticmethod
+    def samples_of(
+        encoded: EncodedImages,
+        texts: Sequence[str],
+        image_index: Sequence[int],
+        out_hw: tuple[int, int] | None = None,
+    ) -> list[RefDataSample]:
+        """Samples to be completed, one for each sentence; arguments are those of :meth:`ask`."""
+        samples = []
+        for text, index in zip(texts, image_index, strict=True):
+            sample = encoded.samples[index].new()
+            sample.set_metainfo(dict(expression=text))
+            if out_hw is not None:
+                _answer_at_size(sample, out_hw)
+            samples.append(sample)
+        return samples
 
     def lists(self, boxes: bool = False) -> list[str]:
         """Names of the lists of answers that this model gives, see :func:`lists_of`.

@@ -31,6 +31,7 @@ except ImportError:
 
 from session import (  # noqa: E402
     CLASSES,
+    MAX_CLICKS,
     SENTENCES,
     THUMBNAIL_SIDE,
     Answers,
@@ -60,6 +61,7 @@ HINTS = {
     SENTENCES: ('Sentences, one a line', 'the dog on the left\nthe brown cat'),
     CLASSES: ('Class names, by commas or one a line', 'dog, cat, grass'),
 }
+LABELS = {'belongs to it': 1, 'does not': 0}
 SESSION_SECONDS = 3600  # a visitor who leaves frees the memory after so long
 SESSIONS = 16  # of so many visitors at most answers are kept, some 200 MB each at the limits; the oldest go
 UNSEEN_NUMBER = '<span class="unseen">number</span>'  # for screen readers
@@ -202,6 +204,11 @@ def caption_of(text: str, otherwise: str = '') -> str:
     """The first line of sentences, and how many more there are."""
     first, *others = text.strip().split('\n')
     return (f'{first} +{len(others)}' if others else first) or otherwise
+
+
+def takes_clicks(predictor: RefSegPredictor) -> bool:
+    """Whether clicks correct the masks of a model."""
+    return getattr(predictor.model, 'click_head', None) is not None
 
 
 def knows_shapes(model: str) -> bool:
@@ -386,6 +393,14 @@ class Page:
             elem_id='result',
             buttons=['fullscreen'],
         )
+        with gr.Group(visible=takes_clicks(predictor), elem_id='clicking') as self.clicking:
+            self.clicked = gr.Dropdown(
+                [], label='Clicks on the masks correct', type='index', filterable=False, elem_id='clicked'
+            )
+            self.label = gr.Radio(list(LABELS), value=next(iter(LABELS)), label='The next click', elem_id='label')
+            with gr.Row():
+                self.undo = gr.Button('Undo', size='sm', elem_id='undo')
+                self.clear = gr.Button('Clear', size='sm', elem_id='clear')
         self.message = gr.HTML(elem_id='message', padding=False)
         self.threshold = gr.Slider(0.01, 0.99, step=0.01, elem_id='threshold', **self._threshold_of(predictor))
         self.boxes = gr.Checkbox(False, elem_id='boxes', **self._boxes_of(predictor))
@@ -443,9 +458,19 @@ class Page:
             self.history,
             self.save_picture,
             self.save_masks,
+            self.clicked,
         ]
         asked = [self.picture, self.mode, self.text, self.threshold, self.session, self.model, self.boxes]
-        of_model = [self.note, self.mode, self.text, self.threshold, self.gallery, self.example, self.boxes]
+        of_model = [
+            self.note,
+            self.mode,
+            self.text,
+            self.threshold,
+            self.gallery,
+            self.example,
+            self.boxes,
+            self.clicking,
+        ]
         self.mode.change(self.change_mode, self.mode, self.text, show_progress='hidden', **hidden)
         # By a visitor only: going back to a question sets the model, too.
         self.model.input(self.change_model, self.model, [*outputs, *of_model], **alone, **hidden)
@@ -478,6 +503,14 @@ class Page:
                 **hidden,
             )
             self._make_files_after(moved, outputs)
+        on_mask = [self.answers, self.clicked, self.threshold, self.boxes, self.session]
+        for event, step, more in [
+            (self.result.select, self.click, [self.label]),
+            (self.undo.click, self.undo_click, []),
+            (self.clear.click, self.clear_clicks, []),
+        ]:
+            corrected = event(step, [*on_mask, *more], outputs, show_progress='hidden', **alone, **hidden)
+            self._make_files_after(corrected, outputs)
         # What programs call (gradio_client); its arguments and results are told by the functions' own types.
         gr.api(self.list_models, api_name='models')
         gr.api(self.segment, api_name='segment', **alone)
@@ -500,6 +533,7 @@ class Page:
             self.result: None,
             self.table: '',
             self.answers: None,
+            self.clicked: gr.Dropdown(choices=[], value=None),
             self.save_picture: gr.DownloadButton(**off),
             self.save_masks: gr.DownloadButton(**off),
         }
@@ -522,6 +556,7 @@ class Page:
             self.boxes: gr.Checkbox(**self._boxes_of(predictor)),
             self.gallery: gr.Gallery(self._thumbnails(model), visible=bool(examples)),
             self.example: gr.Button(visible=knows_shapes(model)),
+            self.clicking: gr.Group(visible=takes_clicks(predictor)),
         }
 
     def _check_uploaded(self, path: Any) -> None:
@@ -581,7 +616,15 @@ class Page:
         session.remember(Question(path, model or self.models.names[0], mode, text), shown[self.result])
         thumbnails = [(picture, caption_of(question.text)) for question, picture in session.history]
         history = gr.Gallery(thumbnails, visible=True, selected_index=None)
-        return shown | {self.session: session, self.answers: answers, self.history: history}
+        numbered = [f'{number}: {text}' for number, text in enumerate(answers.texts, 1)]
+        choices = numbered if answers.labels is None else []
+        clicked = gr.Dropdown(choices=choices, value=choices[0] if choices else None)
+        return shown | {
+            self.session: session,
+            self.answers: answers,
+            self.history: history,
+            self.clicked: clicked,
+        }
 
     @without_traceback
     def go_back(self, session: Session | None, event: gr.SelectData) -> dict:
@@ -599,6 +642,53 @@ class Page:
     def move_threshold(self, answers: Answers | None, threshold: float, boxes: bool = False) -> dict:
         """Read the answers that are there at another threshold, with boxes or without."""
         return {self.message: gr.skip()} if answers is None else self._shown(answers, threshold, boxes)
+
+    @without_traceback
+    def click(
+        self,
+        answers: Answers | None,
+        number: int | None,
+        threshold: float,
+        boxes: bool,
+        session: Session | None,
+        label: str,
+        event: gr.SelectData,
+    ) -> dict:
+        """A click on the masks."""
+        if answers is None or session is None or number is None or answers.drawn_hw is None:
+            return {self.message: gr.skip()}
+        height, width = answers.drawn_hw
+        x, y = event.index
+        session.click(answers, number, ((x + 0.5) / width, (y + 0.5) / height), LABELS[label])
+        return self._shown(answers, threshold, boxes) | {self.answers: answers}
+
+    @without_traceback
+    def undo_click(
+        self, answers: Answers | None, number: int | None, threshold: float, boxes: bool, session: Session | None
+    ) -> dict:
+        """Take the last click back."""
+        return self._take_back(answers, number, threshold, boxes, session, 1)
+
+    @without_traceback
+    def clear_clicks(
+        self, answers: Answers | None, number: int | None, threshold: float, boxes: bool, session: Session | None
+    ) -> dict:
+        """Take all clicks on the sentence's mask back."""
+        return self._take_back(answers, number, threshold, boxes, session, MAX_CLICKS)
+
+    def _take_back(
+        self,
+        answers: Answers | None,
+        number: int | None,
+        threshold: float,
+        boxes: bool,
+        session: Session | None,
+        count: int,
+    ) -> dict:
+        if answers is None or session is None or number is None:
+            return {self.message: gr.skip()}
+        session.take_back(answers, number, count)
+        return self._shown(answers, threshold, boxes) | {self.answers: answers}
 
     def _shown(self, answers: Answers, threshold: float, boxes: bool) -> dict:
         picture, rows, message = answers.draw(threshold, boxes)

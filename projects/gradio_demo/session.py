@@ -37,6 +37,9 @@ SENTENCES, CLASSES = 'Sentences', 'Class names'
 PACKAGE = Path(mmetris.__file__).resolve().parent
 LONGEST_SIDE = 1280  # of the picture on the page; files have the picture's own size
 THUMBNAIL_SIDE = 200
+MAX_CLICKS = 20  # on one mask
+WHITE = (255, 255, 255)
+CLICK_COLORS = {1: (0, 114, 178), 0: (213, 94, 0)}  # told apart by the sign, too
 HISTORY = 8  # questions of a visitor that can be gone back to
 
 
@@ -78,6 +81,23 @@ class Row(NamedTuple):
     box: tuple[int, int, int, int] | None = None
     no_target_score: float | None = None
     no_target: bool = False
+
+
+class PictureClick(NamedTuple):
+    """A click that corrects a mask.
+
+    Attributes:
+        x: Column in pixels of the picture.
+        y: Row.
+        label: 1 where it belongs to the mask, 0 where it does not.
+        logits: (h, w), the answer behind it on the model's grid, which the next click corrects; None before it is
+            there.
+    """
+
+    x: float
+    y: float
+    label: int
+    logits: np.ndarray | None = None
 
 
 class Question(NamedTuple):
@@ -183,6 +203,9 @@ class Answers:
         path: The file that was asked about.
         encoding_seconds: What reading and encoding the picture took, once for all questions.
         asking_seconds: What the sentences took.
+        clicks: Those on the mask of a sentence, by its place.
+        unclicked: Its probabilities before the first one, and whether it meant nothing.
+        drawn_hw: Size of the picture that :meth:`draw` made last.
     """
 
     image: np.ndarray
@@ -200,6 +223,9 @@ class Answers:
     path: str | None = None
     encoding_seconds: float = 0.0
     asking_seconds: float = 0.0
+    clicks: dict[int, list[PictureClick]] = field(default_factory=dict)
+    unclicked: dict[int, tuple[np.ndarray, bool]] = field(default_factory=dict)
+    drawn_hw: tuple[int, int] | None = None
 
     @property
     def gives_masks(self) -> bool:
@@ -289,6 +315,8 @@ class Answers:
             return image, rows, self.message(rows, threshold)
         texts, numbers = [row.text for row in rows], [row.number for row in rows]
         picture = draw_expressions(image, texts, masks, legend=False, numbers=numbers, **frames)
+        picture = draw_clicks(picture, [click for each in self.clicks.values() for click in each], self.image.shape[:2])
+        self.drawn_hw = picture.shape[:2]
         return picture, rows, self.message(rows, threshold)
 
     def message(self, rows: list[Row], threshold: float) -> str:
@@ -404,7 +432,8 @@ class Session:
 
     def use(self, model: RefSegPredictor) -> None:
         """Ask this model from now on; the features that another made of the picture go."""
-        self.predictor = RefSegPredictor(model, threshold=model.threshold, max_pixels=self.limits.max_pixels)
+        kind = predictor_kind(model)
+        self.predictor = kind(model, threshold=model.threshold, max_pixels=self.limits.max_pixels)
         self.path: str | None = None
 
     def remember(self, question: Question, picture: np.ndarray) -> None:
@@ -487,8 +516,7 @@ class Session:
     def _ask_sentences(self, answers: Answers) -> None:
         """Fill in the probabilities, on a coarser grid where they would be too many."""
         height, width = self.image.shape[:2]
-        scale = math.sqrt(self.limits.max_values / (height * width * len(answers.texts)))
-        size = None if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
+        size = self._size_of(answers)
         found = self.predictor.predict(answers.texts, out_hw=size, boxes=True)
         answers.texts, answers.probabilities = found['texts'], found.get('probabilities', [])
         if self.predictor.asker.gives_boxes:
@@ -497,6 +525,72 @@ class Session:
             answers.head_boxes = [FoundBoxes((one * grid).astype(np.float32), *more) for one, *more in boxes]
         answers.no_target_scores, answers.no_target = found.get('no_target_scores'), found.get('no_target')
         answers.no_target_rule = self.predictor.no_target_rule
+
+    def _size_of(self, answers: Answers) -> tuple[int, int] | None:
+        """Grid on which the probabilities of sentences are kept; None is the picture's."""
+        height, width = self.image.shape[:2]
+        scale = math.sqrt(self.limits.max_values / (height * width * len(answers.texts)))
+        return None if scale >= 1 else (max(1, int(height * scale)), max(1, int(width * scale)))
+
+    @property
+    def takes_clicks(self) -> bool:
+        """Whether clicks correct the masks of the model."""
+        return getattr(self.predictor, 'takes_clicks', False)
+
+    def click(self, answers: Answers, number: int, place: tuple[float, float], label: int) -> None:
+        """Correct the mask of a sentence by one more click.
+
+        Args:
+            answers: Those to the sentences, changed in place.
+            number: Place of the sentence.
+            place: x and y as shares of the picture, 0..1.
+            label: 1 where it belongs to the mask, 0 where it does not.
+
+        Raises:
+            ValueError: If the model takes no clicks, the sentence has had too many, or there is no such sentence.
+        """
+        if not self.takes_clicks:
+            raise ValueError('This model takes no clicks.')
+        if answers.labels is not None or not 0 <= number < len(answers.texts):
+            raise ValueError('Choose the sentence whose mask the click corrects.')
+        clicks = answers.clicks.get(number, [])
+        if len(clicks) >= MAX_CLICKS:
+            raise ValueError(f'A mask takes at most {MAX_CLICKS} clicks: take some back.')
+        height, width = answers.image.shape[:2]
+        x, y = (min(max(share * size - 0.5, 0), size - 1) for share, size in zip(place, (width, height)))
+        self._correct(answers, number, [*clicks, PictureClick(x, y, label)])
+
+    def take_back(self, answers: Answers, number: int, count: int = 1) -> None:
+        """Take the last clicks on the mask of a sentence back.
+
+        Args:
+            answers: Those to the sentences, changed in place.
+            number: Place of the sentence.
+            count: How many. Defaults to 1.
+        """
+        clicks = answers.clicks.get(number, [])
+        if clicks:
+            self._correct(answers, number, clicks[: max(0, len(clicks) - count)])
+
+    def _correct(self, answers: Answers, number: int, clicks: list[PictureClick]) -> None:
+        """Have exactly these clicks on the mask of a sentence."""
+        absent = answers.no_target[number] if answers.no_target else False
+        before = answers.unclicked.setdefault(number, (answers.probabilities[number], absent))
+        probability, absent = before
+        if clicks:
+            self.set_image(answers.path)
+            found = self.predictor.predict(
+                answers.texts[number],
+                out_hw=self._size_of(answers),
+                points=[(click.x, click.y) for click in clicks],
+                labels=[click.label for click in clicks],
+                previous=clicks[-2].logits if len(clicks) > 1 else None,
+            )
+            clicks = [*clicks[:-1], clicks[-1]._replace(logits=found['logits'][0])]
+            probability, absent = found['probabilities'][0], False
+        answers.clicks[number], answers.probabilities[number] = clicks, probability
+        if answers.no_target:
+            answers.no_target[number] = absent
 
     def _ask_classes(self, answers: Answers) -> None:
         """Fill in labels and the probability of each pixel's best class, in the manner of ``label_map``."""
@@ -518,6 +612,32 @@ class Session:
                 higher = probability > best
                 best[higher], labels[higher] = probability[higher], label
         answers.probabilities, answers.labels = [best], labels
+
+
+def predictor_kind(model: RefSegPredictor) -> type[RefSegPredictor]:
+    """What asks a model: one that takes clicks comes from a project that has its own."""
+    if getattr(model.model, 'click_head', None) is None:
+        return RefSegPredictor
+    from projects.clicks.clicks import ClickPredictor
+
+    return ClickPredictor
+
+
+def draw_clicks(picture: np.ndarray, clicks: Sequence[PictureClick], image_hw: tuple[int, int]) -> np.ndarray:
+    """A picture (RGB) of any size that shows an image of ``image_hw``, with clicks as discs with + or -."""
+    picture = picture.copy()
+    height, width = picture.shape[:2]
+    radius = max(6, round(max(height, width) / 90))
+    thick, arm = max(2, radius // 4), round(radius * 0.6)
+    for click in clicks:
+        x = round((click.x + 0.5) / image_hw[1] * width)
+        y = round((click.y + 0.5) / image_hw[0] * height)
+        cv2.circle(picture, (x, y), radius + thick, WHITE, -1, cv2.LINE_AA)
+        cv2.circle(picture, (x, y), radius, CLICK_COLORS[click.label], -1, cv2.LINE_AA)
+        cv2.line(picture, (x - arm, y), (x + arm, y), WHITE, thick)
+        if click.label:
+            cv2.line(picture, (x, y - arm), (x, y + arm), WHITE, thick)
+    return picture
 
 
 def split_entries(text: str | None, mode: str) -> list[str]:

@@ -31,7 +31,7 @@ from mmetris.apis.shapes_only import NOTE, ShapesNotes
 from mmetris.models.decode_heads import NoTargetRule
 from mmetris.visualization.palette import color_of
 from tests.quiet_start import assert_quiet
-from tests.toy_inference import ROOT, picture, save_toy_model
+from tests.toy_inference import ROOT, picture, save_model_with_clicks, save_toy_model
 
 DEMO = ROOT / 'projects' / 'gradio_demo'
 TEXTS = ['the left dog', 'a brown cat']
@@ -59,6 +59,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('page')
     save_toy_model(folder / 'model')
     save_toy_model(folder / 'second', seed=4)
+    save_model_with_clicks(folder / 'clicks')
     Image.fromarray(picture(48, 80)).save(folder / 'picture.png')
     Image.fromarray(picture(60, 60, seed=2)).save(folder / 'other.png')
     (folder / 'broken.png').write_bytes(b'\x89PNG\r\n\x1a\nno picture')
@@ -286,6 +287,46 @@ def test_not_in_the_picture_is_said_with_score_and_threshold_and_written(folder,
     assert absent not in labels and np.array_equal(labels, visit.predictor.label_map(TEXTS, 0.35))
 
 
+def test_clicks_correct_one_mask_and_are_taken_back(folder):
+    visit = session.Session(RefSegPredictor(folder / 'clicks', device='cpu'), session.Limits())
+    path = str(folder / 'picture.png')
+    answers = visit.ask(path, session.SENTENCES, '\n'.join(TEXTS))
+    before = [*answers.probabilities]
+    plain = answers.draw(0.35)[0]
+    visit.click(answers, 1, (0.5, 0.5), 1)
+    first = answers.probabilities[1]
+    visit.click(answers, 1, (1, 0), 0)
+    assert [(click.x, click.y, click.label) for click in answers.clicks[1]] == [(39.5, 23.5, 1), (79, 0, 0)]
+    own = visit.predictor.predict(TEXTS[1], points=[(39.5, 23.5)], labels=[1])
+    assert np.array_equal(first, own['probabilities'][0]) and answers.probabilities[0] is before[0]
+    again = dict(points=[(39.5, 23.5), (79, 0)], labels=[1, 0], previous=own['logits'][0])
+    own = visit.predictor.predict(TEXTS[1], **again)
+    assert np.array_equal(answers.probabilities[1], own['probabilities'][0]) and visit.num_encoded == 1
+    drawn = answers.draw(0.35)[0].astype(int)
+    height, width = answers.drawn_hw
+    assert drawn.shape == plain.shape == (height, width, 3)
+    for (x, y), label in (((0.5, 0.5), 1), ((0.9937, 0.0104), 0)):
+        around = drawn[max(0, int(y * height) - 9) : int(y * height) + 10, int(x * width) - 9 :][:, :19]
+        assert (around == session.CLICK_COLORS[label]).all(-1).any() and (around == 255).all(-1).any()
+    visit.take_back(answers, 1)
+    assert np.array_equal(answers.probabilities[1], first) and len(answers.clicks[1]) == 1
+    visit.take_back(answers, 1, count=9)
+    assert answers.probabilities[1] is before[1] and np.array_equal(answers.draw(0.35)[0], plain)
+    for number, text, message in [(2, session.SENTENCES, 'Choose the sentence'), (0, session.CLASSES, 'Choose')]:
+        with pytest.raises(ValueError, match=message):
+            visit.click(visit.ask(path, text, '\n'.join(TEXTS)), number, (0.5, 0.5), 1)
+    answers.clicks[0] = [session.PictureClick(1, 1, 1)] * session.MAX_CLICKS
+    with pytest.raises(ValueError, match='at most 20 clicks'):
+        visit.click(answers, 0, (0.5, 0.5), 1)
+
+
+def test_a_model_without_head_takes_no_clicks(folder, visit):
+    answers = visit.ask(str(folder / 'picture.png'), session.SENTENCES, 'a cat')
+    assert not visit.takes_clicks
+    with pytest.raises(ValueError, match='takes no clicks'):
+        visit.click(answers, 0, (0.5, 0.5), 1)
+
+
 def test_the_table_of_the_page_has_the_score_where_there_is_one():
     app = pytest.importorskip('gradio') and load_app()
     rows = [session.Row(0, 'the red ring', 0.0, None, None, 0.91, True)]
@@ -452,6 +493,52 @@ def test_class_names_on_the_page(page, folder):
     ask(page, 'dog, cat, grass')
     page.wait_for_selector('#answers table')
     assert re.search(r'(dog|cat|grass)\s+\d+ %', page.inner_text('#answers'))
+
+
+@pytest.fixture(scope='module')
+def clicks_address(folder):
+    with serve(folder, '--model', 'model', '--model', 'clicks', '--device', 'cpu') as found:
+        yield found
+
+
+@pytest.mark.processes
+def test_clicking_on_the_masks_corrects_them(clicks_address, browser, folder):
+    context = browser.new_context(viewport=dict(width=1180, height=1000))
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(clicks_address)
+    upload(page, folder / 'picture.png')
+    assert not page.is_visible('#clicking'), 'this model takes no clicks'
+    page.click('#model input')
+    page.click('#model [role=option]:has-text("clicks")')
+    page.wait_for_selector('#clicking', state='visible')
+    ask(page, '\n'.join(TEXTS))
+    page.wait_for_selector('#answers table')
+    page.wait_for_selector('#save_masks:not([disabled])')
+
+    def change(step):
+        address = page.get_attribute('#result img', 'src')
+        step()
+        page.wait_for_function('old => document.querySelector("#result img").getAttribute("src") !== old', arg=address)
+        return shown(page)
+
+    plain = shown(page)
+    image = page.locator('#result img')
+    box = image.bounding_box()
+    # The picture fills the box in one direction: a quarter from its left, in the middle of its height.
+    scale = min(box['width'] / plain.shape[1], box['height'] / plain.shape[0])
+    place = dict(x=box['width'] / 2 - plain.shape[1] * scale / 4, y=box['height'] / 2)
+    once = change(lambda: image.click(position=place))
+    x, y = plain.shape[1] // 4, plain.shape[0] // 2
+    disc = (once[y - 12 : y + 13, x - 12 : x + 13] == session.CLICK_COLORS[1]).all(-1)
+    assert disc.sum() > 20 and np.abs(np.argwhere(disc).mean(0) - 12).max() < 3, 'where it was clicked'
+    page.click('#label label:has-text("does not")')
+    twice = change(lambda: image.click(position=dict(place, x=box['width'] / 2)))
+    assert (twice == session.CLICK_COLORS[0]).all(-1).sum() > 20
+    assert np.array_equal(change(lambda: page.click('#undo')), once)
+    assert np.array_equal(change(lambda: page.click('#clear')), plain)
+    assert 'Traceback' not in page.content()
+    context.close()
 
 
 @pytest.mark.processes

@@ -52,6 +52,8 @@ class ClickSegmentor(ReferringSegmentor):
         ValueError: If a share is not in 0..1 or a number of clicks is negative.
     """
 
+    test_options = ReferringSegmentor.test_options | {'simulated_clicks', 'wordless'}
+
     def __init__(
         self,
         backbone: Mapping,

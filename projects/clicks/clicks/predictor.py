@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmetris.apis import RefSegPredictor
-from mmetris.apis.asking import answer_of, append_answer, check_threshold, lists_of
+from mmetris.apis.asking import lists_of
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource
 
 from .click_head import ClickFeatures
@@ -85,6 +85,8 @@ class ClickPredictor(RefSegPredictor):
         batch_size: int = 8,
         return_datasamples: bool = False,
         out_hw: tuple[int, int] | None = None,
+        boxes: bool = False,
+        box_threshold: float | None = None,
         points: Sequence[Sequence[float]] | np.ndarray | None = None,
         labels: Sequence[int] | np.ndarray | None = None,
         previous: np.ndarray | None = None,
@@ -97,6 +99,8 @@ class ClickPredictor(RefSegPredictor):
             batch_size: See there.
             return_datasamples: See there.
             out_hw: See there. Points are always pixels of the picture.
+            boxes: See there.
+            box_threshold: See there.
             points: (x, y) of each click in pixels of the picture, upright, centres at integers. Their order means
                 nothing. Defaults to None: the answer to the sentence.
             labels: 1 for each point that belongs to the mask, 0 for each that does not.
@@ -115,7 +119,7 @@ class ClickPredictor(RefSegPredictor):
         if not len(points if points is not None else ()) and not len(labels if labels is not None else ()):
             if previous is not None:
                 raise ValueError('previous is what the last click corrects, but there are no points')
-            return super().predict(texts, threshold, batch_size, return_datasamples, out_hw)
+            return super().predict(texts, threshold, batch_size, return_datasamples, out_hw, boxes, box_threshold)
         if not self.takes_clicks:
             config = self.asker.config_name or type(self.model).__name__
             raise ValueError(
@@ -128,7 +132,8 @@ class ClickPredictor(RefSegPredictor):
             if len(texts) != 1:
                 raise ValueError(f'clicks belong to one sentence, but there are {len(texts)}')
             texts = texts[0]
-        least = self.threshold if threshold is None else check_threshold(threshold)
+        least = self.threshold if threshold is None else self.asker.check_threshold(threshold)
+        least_score = self.asker.check_box_threshold(box_threshold)
         picture = self._encoded.samples[0]
         clicks = read_clicks(
             points if points is not None else (), labels if labels is not None else (), tuple(picture.ori_shape[:2])
@@ -142,10 +147,11 @@ class ClickPredictor(RefSegPredictor):
             )
             samples = self.asker.samples_of(self._encoded, [text], [0], out_hw)
             sample = self.model.postprocess_result(logits, samples, features.input_hw)[0].cpu()
-        result: dict[str, Any] = dict(texts=[text], probabilities=[], **{name: [] for name in lists_of(None)})
-        answer, probability = answer_of(sample, least, self.own_threshold)
-        append_answer(result, answer)
-        result |= dict(probabilities=[probability], logits=[logits[0, 0].float().cpu().numpy()])
+        # Of a sentence with clicks nothing decides that it is not in the picture.
+        lists = lists_of(None, boxes=boxes)
+        result: dict[str, Any] = dict(texts=[text], **{name: [] for name in lists})
+        self.asker.append(result, sample, least, least_score)
+        result['logits'] = [logits[0, 0].float().cpu().numpy()]
         if self.note is not None:
             result['notes'] = [self.note]
         if return_datasamples:

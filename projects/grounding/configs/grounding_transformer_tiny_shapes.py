@@ -1,4 +1,4 @@
-"""A decoding Transformer on the tiny CLIP, Shapes. Not trained to its end here.
+"""A decoding Transformer on the tiny CLIP, Shapes; its result, a poor one, in projects/grounding/README.md.
 
 bash tools/dist_train.sh projects/grounding/configs/grounding_transformer_tiny_shapes.py 2
 

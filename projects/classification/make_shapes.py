@@ -39,13 +39,13 @@ def main() -> None:
     args, started = parse_args(), time.monotonic()
     held_out = () if args.all_classes else FoldersSpec.held_out
     try:
-        counts = (args.num_train, args.num_val, args.num_test)
-        spec = FoldersSpec(args.seed, *counts, num_objects=tuple(args.objects), held_out=held_out)
+        numbers = (args.seed, args.num_train, args.num_val, args.num_test)
+        spec = FoldersSpec(*numbers, num_objects=tuple(args.objects), held_out=held_out)
         written = write_folders(args.out, spec, args.force)
     except (ValueError, FileExistsError) as error:
         print(f'make_shapes: {error}', file=sys.stderr)
         sys.exit(2)
-    told = f'{spec.num_train} train, {spec.num_val} val, {spec.num_test} test (seed {spec.seed})'
+    told = ', '.join(f'{split} {count}' for split, count in spec.counts.items()) + f' (seed {spec.seed})'
     done = f'{time.monotonic() - started:.0f} s' if written else 'already there'
     print(f'{args.out}: {told}, {done}')
 

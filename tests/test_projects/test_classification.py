@@ -450,9 +450,11 @@ def test_shapes_are_drawn_the_same_again(tmp_path):
         assert name == f'{large.colour} {large.shape}' == CLASSES[index]
         assert 2 <= len(scene.objects) <= 4
     with pytest.raises(FileExistsError, match='--force'):
-        write_folders(tmp_path / 'a', FoldersSpec(num_train=1))
+        write_folders(tmp_path / 'a', FoldersSpec(num_train=48))
     with pytest.raises(ValueError, match='are no classes of Shapes'):
         FoldersSpec(held_out=('grey dog',))
+    with pytest.raises(ValueError, match='num_train=47 leaves classes without a picture: 0, or 48 at least'):
+        FoldersSpec(num_train=47)
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
@@ -487,6 +489,34 @@ def test_the_shipped_config_trains_and_is_scored_beside_clip(trained):
     # The tiny CLIP knows colours and shapes, and not that the large one is meant.
     assert 5 < scores['zero-shot/top1'] < 60
     assert list((folder / 'work').glob('best_accuracy_top1_epoch_1.pth'))
+
+
+@pytest.mark.processes
+def test_two_processes_train_and_score_as_one(trained, tmp_path):
+    """The Bridger learns under DDP, and of 55 pictures, an odd number, none counts twice."""
+    _, shipped, _ = trained
+    cfg = shipped.copy()
+    cfg.work_dir, cfg.experiment_name = str(tmp_path / 'work'), tmp_path.name
+    cfg.train_dataloader.dataset.indices, cfg.train_dataloader.batch_size = 12, 3
+    cfg.test_dataloader.dataset.indices = 55
+    cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)  # As tools/train.py without a GPU.
+
+    def share():
+        torch.distributed.init_process_group('gloo')
+        cfg.launcher = 'pytorch'
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        torch.save(runner.test(), tmp_path / f'{os.environ["RANK"]}.pth')
+
+    processes, log = kill_test.start(share, tmp_path / 'log.txt', processes=2), tmp_path / 'log.txt'
+    assert kill_test.wait(processes, seconds=300), log.read_text()
+    cfg.load_from, cfg.experiment_name = str(tmp_path / 'work/epoch_1.pth'), f'{tmp_path.name}_alone'
+    expected = Runner.from_cfg(cfg).test()
+    for rank in range(2):
+        scores = torch.load(tmp_path / f'{rank}.pth', weights_only=False)
+        assert {key: scores[key] for key in expected if '/' in key} == {
+            key: value for key, value in expected.items() if '/' in key
+        }
 
 
 def test_any_names_can_be_asked_of_a_trained_model(trained):

@@ -32,7 +32,7 @@ class NamePoolingHead(BaseModule):
         in_strides: Not needed. Defaults to None.
         word_channels: Not needed. Defaults to None.
         sentence_channels: Width of the names' features. Defaults to None: that of the last map.
-        logit_scale: The factor a at first. Defaults to 20: CLIP's own, up to 100, is one at which it learns slowly.
+        logit_scale: The factor a at first. Defaults to 20, between the 14 and the 100 of CLIP's training.
         pool_scale: The factor b at first; 0 would be the mean of the map. Defaults to 10.
         label_smoothing: Share of the target that is spread over all names. Defaults to 0.
         init_cfg: See MMEngine. Defaults to None.

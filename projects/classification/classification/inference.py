@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 
 from mmetris.apis import init_model
+from mmetris.datasets import RefCocoDataset
 from mmetris.registry import TRANSFORMS
 from mmetris.utils.image_io import image_name, read_image
 
@@ -69,7 +70,9 @@ class ImageClassifier:
         self.model, self.is_trained = model, checkpoint is not None
         if not self.is_trained and model.zero_shot is None:
             raise ValueError('a checkpoint is needed: with_zero_shot=False leaves nothing that is not trained')
-        self.trained_classes = tuple(model.dataset_meta.get('classes', ())) if self.is_trained else ()
+        classes = tuple(model.dataset_meta.get('classes', ())) if self.is_trained else ()
+        # Of weights that do not tell, init_model assumes a referring data set.
+        self.trained_classes = () if classes == tuple(RefCocoDataset.METAINFO['classes']) else classes
         steps = [step for step in model.cfg.test_pipeline if step['type'].split('.')[-1] != 'LoadImageFromFile']
         self._pipeline = Compose([TRANSFORMS.build(step) for step in steps])
 
@@ -99,7 +102,9 @@ class ImageClassifier:
         pictures = images if isinstance(images, (list, tuple)) else [images]
         names = self.trained_classes if names is None else names
         if not names:
-            raise ValueError('names of the classes are needed: there is no checkpoint whose training had some')
+            raise ValueError(
+                'names of the classes are needed: there is no checkpoint that tells what it was trained on'
+            )
         vocabulary = dict(classes=names if isinstance(names, str) else list(names))
         self.model.set_vocabulary(vocabulary if templates is None else dict(vocabulary, templates=templates))
         found = []

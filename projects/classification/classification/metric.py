@@ -42,6 +42,9 @@ class ClassAccuracy(BaseMetric):
         ValueError: If a rank is not positive.
     """
 
+    # None would have MMEngine warn at every start.
+    default_prefix = ''
+
     def __init__(
         self,
         topk: Sequence[int] = (1, 5),

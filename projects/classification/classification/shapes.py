@@ -39,7 +39,8 @@ class FoldersSpec:
 
     Args:
         seed: Defaults to 0.
-        num_train: Pictures of split train. Defaults to 2880, 60 of each class that is not held out.
+        num_train: Pictures of split train, 0 or as many as classes at least. Defaults to 2880, 60 of each class that is
+            not held out.
         num_val: Of val. Defaults to 560, 10 of each class.
         num_test: Of test. Defaults to 560.
         num_objects: Fewest and most objects of a picture, 1 to 6. Defaults to (2, 4).
@@ -57,14 +58,21 @@ class FoldersSpec:
     held_out: tuple[str, ...] = HELD_OUT
 
     def __post_init__(self) -> None:
-        numbers = dict(seed=self.seed, num_train=self.num_train, num_val=self.num_val, num_test=self.num_test)
-        for name, value in numbers.items():
-            if value < 0:
-                raise ValueError(f'{name}={value} must not be negative')
+        if self.seed < 0:
+            raise ValueError(f'seed={self.seed} must not be negative')
         if not 1 <= self.num_objects[0] <= self.num_objects[1] <= 6:
             raise ValueError(f'num_objects={self.num_objects}: give the fewest and the most, 1 to 6')
         if unknown := set(self.held_out) - set(CLASSES):
             raise ValueError(f'held_out={sorted(unknown)} are no classes of Shapes')
+        for split, count in self.counts.items():
+            least = len(self.classes_of(split))
+            if count != 0 and count < least:
+                raise ValueError(f'num_{split}={count} leaves classes without a picture: 0, or {least} at least')
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pictures of each split."""
+        return dict(zip(SPLITS, (self.num_train, self.num_val, self.num_test)))
 
     def classes_of(self, split: str) -> tuple[str, ...]:
         """Classes that a split has pictures of, in turn."""
@@ -113,8 +121,8 @@ def write_folders(root: str | os.PathLike, spec: FoldersSpec | None = None, forc
     # Under another name until it is whole.
     partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
     try:
-        for split, count in zip(SPLITS, (spec.num_train, spec.num_val, spec.num_test)):
-            for name in spec.classes_of(split):
+        for split, count in spec.counts.items():
+            for name in spec.classes_of(split) if count else ():
                 (partial / split / name.replace(' ', '_')).mkdir(parents=True)
             for index in range(count):
                 scene, name = draw_picture(spec, split, index)

@@ -38,7 +38,7 @@ train_dataloader, val_dataloader, test_dataloader = (
     for split, batch_size, pipeline in (
         ('train', 32, train_pipeline),
         ('val', 64, test_pipeline),
-        ('val', 64, test_pipeline),
+        ('val', 64, test_pipeline),  # The test; few folders of pictures have a split of their own for it.
     )
 )
 

@@ -525,8 +525,8 @@ def test_clicking_on_the_masks_corrects_them(clicks_address, browser, folder):
     plain = shown(page)
     image = page.locator('#result img')
     box = image.bounding_box()
-    # The picture fills the box in one direction: a quarter from its left, in the middle of its height.
-    scale = min(box['width'] / plain.shape[1], box['height'] / plain.shape[0])
+    # A quarter from the left of the picture, which is never enlarged, in the middle of its height.
+    scale = min(box['width'] / plain.shape[1], box['height'] / plain.shape[0], 1)
     place = dict(x=box['width'] / 2 - plain.shape[1] * scale / 4, y=box['height'] / 2)
     once = change(lambda: image.click(position=place))
     x, y = plain.shape[1] // 4, plain.shape[0] // 2

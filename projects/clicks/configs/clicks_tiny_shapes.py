@@ -16,7 +16,7 @@ load_from = 'mmetris://pretrained/etris_tiny_long-192px_shapes.pth'
 max_epochs = 1
 
 model = clicks.with_clicks(channels=64, fine_channels=24, num_heads=4)
-# Half of the objects of the train split, in small steps: half an hour of a core.
+# Half of the objects of the train split, in small steps: under an hour of a busy core.
 train_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, indices=4064))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))

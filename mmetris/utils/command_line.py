@@ -452,7 +452,8 @@ def end_processes() -> None:
     A process that exits with threads of the group may abort (SIGABRT): a thread that lets go of the last tensor of a
     finished exchange then needs an interpreter that is no longer there. The launcher stops the others for that, and
     with them the main process, which may still be writing a checkpoint. Destroying the group stops no thread as long
-    as a distributed wrapper holds it, and the runner that holds the wrapper is a reference cycle.
+    as a distributed wrapper holds it, and the runner that holds the wrapper is a reference cycle. FSDP's cycles lead
+    through C++ and stay; what its threads hold is let go of in the time that this takes.
     """
     if is_distributed():
         barrier()

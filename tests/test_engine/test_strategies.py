@@ -51,7 +51,6 @@ strategy = dict(type='mmetris.RefSegFSDPStrategy')
 # tools/train.py several times in one process: starting processes is what costs time here.
 SEVERAL = """
 import runpy, sys
-from pathlib import Path
 from torch import distributed
 from mmetris.utils.command_line import end_processes
 script, *commands = sys.argv[1:-2]
@@ -64,8 +63,6 @@ for command in ' '.join(commands).split(' , '):
     runpy.run_path(script, run_name='__main__')
 distributed.destroy_process_group = leave
 end_processes()
-left = [path for path in Path('/proc/self/task').glob('*/comm') if 'gloo' in path.read_text()]
-assert not left, 'threads of the group are left, which may abort at exit'
 """
 
 

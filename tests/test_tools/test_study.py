@@ -269,9 +269,14 @@ def test_differences_are_paired_by_seed_with_students_interval(toy_study, tmp_pa
     document.write_text(f'# A\n\n<!-- study file="{study.path}" results="{results}" -->\n<!-- end of study -->\n\nB\n')
     assert study_report.main(['--document', str(document), '--check']) == 1
     assert study_report.main(['--document', str(document)]) == 0
-    assert report.markdown('toy.png') in document.read_text() and document.read_text().endswith('\n\nB\n')
-    assert results.with_suffix('.png').read_bytes().startswith(b'\x89PNG')
+    plot = results.with_name(f'{study.path.stem}.png')
+    assert report.markdown(plot.name) in document.read_text() and document.read_text().endswith('\n\nB\n')
+    assert plot.read_bytes().startswith(b'\x89PNG')
     assert study_report.main(['--document', str(document), '--check']) == 0
+
+    # Of the reference alone there is no difference to draw.
+    alone = study_report.Report(study, lines[:4])
+    assert report.has_plot and not alone.has_plot and not study_report.Report(study, []).has_plot
 
 
 def test_a_budget_keeps_the_shape_of_a_schedule(toy_study):

@@ -127,6 +127,20 @@ class Report:
         """The rows that are compared: those of the search are not."""
         return self.table[~self.table.is_search] if len(self.table) else self.table
 
+    @property
+    def has_plot(self) -> bool:
+        """Whether there is something to draw: of one budget, differences from the reference or, without one, scores."""
+        runs = self.runs()
+        budgets = sorted(set(runs.samples)) if len(runs) else []
+        if len(budgets) != 1 or self.study.reference is None:
+            return bool(budgets)
+        return any(self.differences(*names, budgets[0], self.score) for names, _ in self._compared(runs))
+
+    def _compared(self, runs: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
+        """The rows of each setting and variant but those of the reference."""
+        groups = runs.groupby(['setting', 'variant'], sort=False)
+        return [group for group in groups if group[0][1] != self.study.reference]
+
     def differences(self, setting: str, variant: str, samples: int, score: str) -> list[float]:
         """Score less that of the reference, for each seed that both have.
 
@@ -290,7 +304,7 @@ class Report:
     def _draw_differences(self, runs: pd.DataFrame, samples: int) -> Figure:
         """A line for each setting and variant, its seeds as small dots; without a reference the scores themselves."""
         reference = self.study.reference
-        groups = [group for group in runs.groupby(['setting', 'variant'], sort=False) if group[0][1] != reference]
+        groups = self._compared(runs)
         figure, axis = pyplot.subplots(figsize=(7, 0.9 + 0.28 * max(1, len(groups))), layout='constrained')
         for line, ((setting, variant), own) in enumerate(groups):
             values = own[self.score].tolist()
@@ -375,11 +389,10 @@ def write_document(path: Path, check: bool) -> list[str]:
     def renewed(match: re.Match) -> str:
         results = ROOT / match['results']
         report = Report(read_study(ROOT / match['file']), read_lines(results))
-        plot = results.with_suffix('.png')
-        has_plot = len(report.table) and len(report.runs())
-        if has_plot and not check:
+        plot = results.with_name(f'{Path(match["file"]).stem}.png')  # Several studies may share their results.
+        if report.has_plot and not check:
             report.plot(plot)
-        name = plot.relative_to(path.resolve().parent).as_posix() if has_plot else None
+        name = plot.relative_to(path.resolve().parent).as_posix() if report.has_plot else None
         begin = match[0][: match.start('text') - match.start()]
         block = f'{begin}\n{report.markdown(name)}\n{END}'
         if block != match[0]:
@@ -408,11 +421,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     args.out.mkdir(parents=True, exist_ok=True)
-    has_plot = len(report.table) and len(report.runs())
-    if has_plot:
+    if report.has_plot:
         report.plot(args.out / 'report.png')
     heads = [f'# {report.study.title or args.study.stem}', report.study.question.strip()]
-    text = '\n\n'.join([*filter(None, heads), report.markdown('report.png' if has_plot else None)])
+    text = '\n\n'.join([*filter(None, heads), report.markdown('report.png' if report.has_plot else None)])
     write_text(args.out / 'report.md', text)
     print(text)
     return 0

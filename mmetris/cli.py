@@ -144,8 +144,9 @@ class _UserPath(click.ParamType):
 
 PATH = _UserPath()
 
-_model_options = _with(
-    click.option('--model', type=PATH, metavar='MODEL', help=MODEL_HELP),
+_model_option = click.option('--model', type=PATH, metavar='MODEL', help=MODEL_HELP)
+
+_loading_options = _with(
     click.option(
         '--weights', type=PATH, metavar='FILE', help='Checkpoint. Default: the one that belongs to the model.'
     ),
@@ -155,6 +156,9 @@ _model_options = _with(
         type=click.Choice(DTYPES),
         help='What the model computes in; float16 needs a GPU. Default: what its config says, or float32.',
     ),
+)
+
+_mask_options = _with(
     click.option(
         '--threshold',
         type=float,
@@ -187,6 +191,9 @@ _model_options = _with(
         metavar='P',
         help="Boxes of a lower score are left out, 0 to 1. Default: the model's own, or the best box of each sentence.",
     ),
+)
+
+_reading_options = _with(
     click.option(
         '--max-pixels',
         type=click.IntRange(1),
@@ -196,6 +203,11 @@ _model_options = _with(
     click.option('--progress/--no-progress', default=True, help='Progress bar, on a terminal only. Default: on.'),
 )
 
+_model_options = _with(_model_option, _loading_options, _mask_options, _reading_options)
+
+_skip_option = click.option(
+    '--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.'
+)
 
 _overwrite_option = click.option(
     '--overwrite', is_flag=True, help='Replace files that are there. Default: stop before anything is computed.'
@@ -219,6 +231,7 @@ def mmetris_command() -> None:
       mmetris segment photo.jpg "the dog on the left" --model MODEL --out-file dog.png
       mmetris segment photos/ "the dog" "the brown cat" --model MODEL --out-dir results
       mmetris video clip.mp4 "the red car" --model MODEL --out-file car.mp4
+      mmetris classify photo.jpg --names "cat;dog" --model MODEL
       mmetris models
       mmetris download detris_base_refcoco
       mmetris data check my_config.py
@@ -260,7 +273,7 @@ def mmetris_command() -> None:
     show_default=True,
     help='Pairs of image and sentence at a time; fewer take less memory.',
 )
-@click.option('--skip-unreadable', is_flag=True, help='Leave out images that cannot be read, with a warning.')
+@_skip_option
 @_overwrite_option
 @_model_options
 def segment(
@@ -386,11 +399,16 @@ def _images_and_sentences(first: str, words: Sequence[str]) -> tuple[list[str], 
         if text and os.path.exists(text):  # It may be both, as "dog" beside a folder of dogs.
             kind = f'folder: {text}/ means it' if os.path.isdir(text) else 'file without the ending of a picture'
             click.echo(f'warning: {text} is taken for a sentence, and is the name of a {kind}', err=True)
+    _check_there(images)
+    return images, texts
+
+
+def _check_there(images: Sequence[str]) -> None:
+    """Stop where a file or folder is not there."""
     for name in images:
         if not _is_address(name) and not os.path.exists(name):
             kind = 'folder' if name.endswith(('/', os.sep)) else 'image'
             raise FileNotFoundError(f'{kind} not found: {name}')
-    return images, texts
 
 
 def _is_picture(word: str) -> bool:
@@ -439,6 +457,108 @@ def _writable(name: str) -> str:
     from mmetris.utils.text_files import writable
 
     return writable(name)
+
+
+@mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
+@click.argument('images', type=PATH, nargs=-1, required=True, metavar='IMAGE...')
+@click.option(
+    '--names',
+    type=PATH,
+    metavar='NAMES',
+    help='The classes: names separated by semicolons, with commas between several names of one class; or by commas '
+    'alone; or a data set that MMSeg knows (ade20k), or a text file with a class in each line. Default: those that the '
+    'model was trained on.',
+)
+@click.option(
+    '--model',
+    type=PATH,
+    metavar='MODEL',
+    required=True,
+    help='Config file of a model that classifies (projects/classification/configs), or folder of a training.',
+)
+@click.option(
+    '--template',
+    'templates',
+    multiple=True,
+    metavar='TEXT',
+    help="Sentence with {} where the name goes; may be given again, and is averaged then. Default: the config's.",
+)
+@click.option(
+    '--top', type=click.IntRange(1), default=3, show_default=True, metavar='K', help='So many classes are printed.'
+)
+@click.option('--json', 'as_json', is_flag=True, help='Print one line of JSON for each image, with all classes.')
+@click.option(
+    '--batch-size',
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help='Images at a time; fewer take less memory.',
+)
+@_skip_option
+@_loading_options
+@_reading_options
+def classify(
+    images: tuple[str, ...],
+    names: str | None,
+    templates: tuple[str, ...],
+    top: int,
+    as_json: bool,
+    batch_size: int,
+    skip_unreadable: bool,
+    progress: bool,
+    max_pixels: int | None,
+    **model: Any,
+) -> None:
+    """Say which of the NAMES each IMAGE shows, with its probability, and what zero-shot CLIP says.
+
+    IMAGE is a file, an address (https://...) or a folder. A config without --weights is zero-shot CLIP; the folder of a
+    training has its own.
+
+    \b
+    Examples:                 (MODEL is the folder of a training of projects/classification)
+      mmetris classify photo.jpg --names "cat;dog" --model MODEL
+      a class that has two names
+        mmetris classify photo.jpg --names "sofa, couch; armchair" --model MODEL
+      all of a folder, for a program
+        mmetris classify photos/ --names names.txt --model MODEL --json > found.jsonl
+    """
+    _check_there(images)
+    apis = _load_apis()
+    classifier = apis.ImageClassificationInferencer(**_given(max_pixels=max_pixels), **model)
+    sources = apis.image_io.expand_folders(images)
+    if not classifier.is_trained:
+        click.echo('no weights are given: this is zero-shot CLIP', err=True)
+    found = classifier.stream(
+        sources, None if names is None else _names_of_classes(names), templates or None, batch_size, skip_unreadable
+    )
+    count = 0
+    for one in _track(found, len(sources), progress and len(sources) > 1):
+        count += 1
+        if as_json:
+            told = dict(file_name=_writable(one.image), name=one.name, trained=classifier.is_trained)
+            told.update(probabilities=one.probabilities, zero_shot=one.zero_shot)
+            click.echo(json.dumps(told, ensure_ascii=False))
+            continue
+        answer = f'{one.image}: {_best(one.probabilities, top)}'
+        if classifier.is_trained and one.zero_shot is not None:
+            answer += f'; zero-shot CLIP: {_best(one.zero_shot, top)}'
+        click.echo(answer)
+    _check_any(len(sources), count)
+
+
+def _names_of_classes(given: str) -> str | list[str] | list[list[str]]:
+    """Names of ``mmetris classify --names``; a file or a data set stays what it is."""
+    if ';' not in given or os.path.isfile(given):
+        return _class_names(given)
+    classes = given.strip().removesuffix(';').split(';')
+    return [[name.strip() for name in names.strip().removesuffix(',').split(',')] for names in classes]
+
+
+def _best(probabilities: dict[str, float], top: int) -> str:
+    """The first classes, with percent."""
+    from mmetris.visualization.text import percent
+
+    return ', '.join(f'{name} {percent(value)}' for name, value in list(probabilities.items())[:top])
 
 
 @mmetris_command.command(context_settings=dict(help_option_names=['-h', '--help']))
@@ -940,6 +1060,7 @@ class _Apis:
 
         import mmetris.datasets  # noqa: F401
         from mmetris.apis import (
+            ImageClassificationInferencer,
             RefSegInferencer,
             RefSegPredictor,
             fetching,
@@ -950,13 +1071,14 @@ class _Apis:
             result_files,
             videos,
         )
-        from mmetris.utils import checkpoint_io, downloads
+        from mmetris.utils import checkpoint_io, downloads, image_io
 
         self.RefSegInferencer, self.RefSegPredictor = RefSegInferencer, RefSegPredictor
         self.model_zoo, self.result_files, self.checkpoint_io = model_zoo, result_files, checkpoint_io
         self.fetching, self.published, self.downloads, self.hub = fetching, published, downloads, hub
         self.videos, self.hide_progress_bars = videos, disable_progress_bars
-        self.found_boxes = found_boxes
+        self.found_boxes, self.image_io = found_boxes, image_io
+        self.ImageClassificationInferencer = ImageClassificationInferencer
 
 
 def _load_apis() -> _Apis:

@@ -36,6 +36,7 @@ from mmetris.utils.probabilities import check_probability
 from mmetris.utils.shapes import bounds_of
 
 from .found_boxes import BOX_LISTS, FoundBoxes, append_boxes, box_around, boxes_of_head
+from .model_zoo import SEGMENTS_NOTHING
 from .shapes_only import ShapesNotes
 
 # What a vocabulary can be made of, see :meth:`Vocabulary.build`.
@@ -209,6 +210,8 @@ class Asker:
     """
 
     def __init__(self, model: nn.Module, cfg: Config) -> None:
+        if getattr(model, 'gives_classes', False):
+            raise ValueError(f'{type(model).__name__} {SEGMENTS_NOTHING}')
         if not hasattr(model, 'encode_images'):
             raise ValueError(f'{type(model).__name__} does not take sentences; a ReferringSegmentor is needed')
         init_default_scope('mmetris')

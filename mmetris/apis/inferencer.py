@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +18,7 @@ from rich.progress import track
 from torch import nn
 
 from mmetris.utils.autocast import check_dtype, set_test_dtype
-from mmetris.utils.image_io import MAX_PIXELS, ImageSource, image_name, is_address, list_images, read_image
+from mmetris.utils.image_io import MAX_PIXELS, ImageSource, expand_folders, read_images
 from mmetris.visualization import draw_expressions, draw_labels
 
 from .asking import ANSWER_LISTS, Asker, Classes, check_threshold, set_no_target
@@ -58,8 +56,8 @@ class RefSegInferencer(BaseInferencer):
 
     Raises:
         FileNotFoundError: If model or weights are missing.
-        ValueError: If the weights do not belong to the model, ``dtype`` is another, or ``no_target`` is no rule, or
-            none for this model.
+        ValueError: If the weights do not belong to the model, ``dtype`` is another, ``no_target`` is no rule, or none
+            for this model, or the model classifies pictures.
 
     Example:
         >>> inferencer = RefSegInferencer()
@@ -83,7 +81,7 @@ class RefSegInferencer(BaseInferencer):
         if threshold is not None:
             check_threshold(threshold)
         check_dtype(dtype, 'dtype')
-        files = find_model(model, weights)
+        files = find_model(model, weights, classifies=False)
         set_test_dtype(files.config, dtype)
         set_no_target(files.config, no_target)
         super().__init__(files.config, files.weights, device, scope, show_progress)
@@ -305,15 +303,7 @@ class RefSegInferencer(BaseInferencer):
             Groups of (index, BGR picture, name).
         """
         group, pairs = [], 0
-        for index, source in enumerate(inputs):
-            name = image_name(source, f'image_{index}')
-            try:
-                image = read_image(source, self.max_pixels, name=name)
-            except (ValueError, FileNotFoundError) as error:
-                if not skip_unreadable:
-                    raise
-                warnings.warn(f'left out: {error}', stacklevel=2)
-                continue
+        for index, image, name in read_images(inputs, self.max_pixels, skip_unreadable):
             group.append((index, image, name))
             pairs += len(sentences[index])
             if pairs >= batch_size:
@@ -389,17 +379,7 @@ class RefSegInferencer(BaseInferencer):
 
     def _inputs_to_list(self, inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
         """Pictures one by one; a folder stands for those in it."""
-        sources: list[Any] = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
-        if not sources:
-            raise ValueError('no image given')
-        pictures: list[ImageSource] = []
-        for source in sources:
-            is_path = isinstance(source, (str, os.PathLike)) and not is_address(source)
-            if is_path and Path(source).expanduser().is_dir():
-                pictures.extend(list_images(Path(source).expanduser()))
-            else:
-                pictures.append(source)
-        return pictures
+        return expand_folders(inputs)
 
     def _texts_of_images(
         self, texts: str | Sequence[str] | Sequence[Sequence[str]], num_images: int

@@ -35,11 +35,20 @@ class ModelFiles(NamedTuple):
 
     Attributes:
         config: Its config; paths of CLIP weights that ship with mmetris are complete.
-        weights: Its checkpoint, a file; None where the model is frozen encoders alone, which are not trained.
+        weights: Its checkpoint, a file; None where the model is frozen encoders alone, which are not trained, or
+            classifies as zero-shot CLIP.
     """
 
     config: Config
     weights: str | None
+
+
+# Where the models that name a class for a picture are; their class says ``gives_classes = True``.
+CLASSIFIERS = 'projects/classification/configs'
+SEGMENTS_NOTHING = (
+    'names the class of a picture and segments nothing: it is for "mmetris classify", in Python for '
+    'mmetris.apis.ImageClassificationInferencer'
+)
 
 
 def package_root() -> Path:
@@ -89,7 +98,11 @@ def shipped_file(address: str) -> str:
     return str(file)
 
 
-def find_model(model: str | os.PathLike | Config | None = None, weights: str | os.PathLike | None = None) -> ModelFiles:
+def find_model(
+    model: str | os.PathLike | Config | None = None,
+    weights: str | os.PathLike | None = None,
+    classifies: bool | None = None,
+) -> ModelFiles:
     """Find config and weights.
 
     Args:
@@ -99,10 +112,13 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         weights: Checkpoint, a file or an address (``https://``, ``hf://owner/name/file``; ``mmetris://`` for what
             ships with mmetris). Defaults to None: those that belong to ``model``. In the folder of a training these
             are the best ones, or the last where none was chosen.
+        classifies: Whether a model is wanted that names the class of a picture (True), or one that does not (False).
+            Defaults to None: any.
 
     Raises:
         FileNotFoundError: If model or weights are not there; the message says what to do.
-        ValueError: If it is not clear which of several configs of a folder is meant.
+        ValueError: If it is not clear which of several configs of a folder is meant, or the model is of the other kind
+            than is wanted.
         TypeError: If ``model`` is none of the above.
     """
     if isinstance(model, Config):
@@ -117,6 +133,7 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
             from .hub import find_shared  # It finds the models that it sends here.
 
             shared = find_shared(name)
+            _check_kind(shared.config, name, classifies)
             return ModelFiles(shared.config, str(shared.weights if weights is None else weights_path(weights)))
         if path.is_dir():
             config_file, found = _of_folder(path, weights is None)
@@ -129,10 +146,11 @@ def find_model(model: str | os.PathLike | Config | None = None, weights: str | o
         raise TypeError(
             f'model must be a config file, a name, a folder or a mmengine Config, not {type(model).__name__}'
         )
+    _check_kind(config, name, classifies)
     complete_clip_paths(config.get('model', {}))
     if weights is not None:
         found = os.fspath(weights)
-    elif found is None and is_training_free(config):
+    elif found is None and (is_training_free(config) or gives_classes(config)):
         return ModelFiles(config, None)
     elif found is None:
         raise FileNotFoundError(f'no weights for {name}: give weights=CHECKPOINT (--weights on the command line)')
@@ -149,8 +167,33 @@ def is_training_free(config: Config) -> bool:
     Args:
         config: The config.
     """
+    return _says(config, 'is_training_free')
+
+
+def gives_classes(config: Config) -> bool:
+    """Whether the model of a config names the class of a picture.
+
+    Args:
+        config: The config.
+    """
+    return _says(config, 'gives_classes')
+
+
+def _says(config: Config, name: str) -> bool:
+    """Whether the class of a config's model has a true attribute of this name."""
     model = config.get('model') or {}
-    return bool('type' in model and getattr(class_of(model, MODELS), 'is_training_free', False))
+    return bool('type' in model and getattr(class_of(model, MODELS), name, False))
+
+
+def _check_kind(config: Config, name: str, classifies: bool | None) -> None:
+    """Stop where a model is of the other kind than is wanted."""
+    if classifies is None or classifies == gives_classes(config):
+        return
+    if classifies:
+        raise ValueError(
+            f'{name} does not classify pictures: models of {CLASSIFIERS} do, and "mmetris segment" is for this one'
+        )
+    raise ValueError(f'{name} {SEGMENTS_NOTHING}')
 
 
 def _of_folder(folder: Path, with_weights: bool) -> tuple[Path, str | None]:

@@ -67,7 +67,7 @@ class RefSegPredictor:
         check_dtype(dtype, 'dtype')
         asker = getattr(model, 'asker', None)
         if asker is None:
-            files = find_model(model, weights)
+            files = find_model(model, weights, classifies=False)
             set_test_dtype(files.config, dtype)
             set_no_target(files.config, no_target)
             asker = Asker(init_model(files.config, files.weights, device), files.config)

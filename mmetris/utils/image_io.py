@@ -14,7 +14,7 @@ import sys
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -172,6 +172,58 @@ def list_images(folder: str | os.PathLike) -> list[Path]:
     if not found:
         raise FileNotFoundError(f'no images in {folder}: looked for {", ".join(IMAGE_SUFFIXES)}')
     return found
+
+
+def expand_folders(inputs: ImageSource | Sequence[ImageSource]) -> list[ImageSource]:
+    """Pictures one by one; a folder stands for those in it.
+
+    Args:
+        inputs: A picture or several.
+
+    Raises:
+        FileNotFoundError: If a folder has no pictures.
+        ValueError: If there is none at all.
+    """
+    sources: list = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+    if not sources:
+        raise ValueError('no image given')
+    pictures: list[ImageSource] = []
+    for source in sources:
+        is_path = isinstance(source, (str, os.PathLike)) and not is_address(source)
+        if is_path and Path(source).expanduser().is_dir():
+            pictures.extend(list_images(Path(source).expanduser()))
+        else:
+            pictures.append(source)
+    return pictures
+
+
+def read_images(
+    sources: Sequence[ImageSource], max_pixels: int = MAX_PIXELS, skip_unreadable: bool = False
+) -> Iterator[tuple[int, np.ndarray, str]]:
+    """Read pictures one after the other.
+
+    Args:
+        sources: See :func:`read_image`.
+        max_pixels: See there.
+        skip_unreadable: Whether those that cannot be read are left out, with a warning. Defaults to False.
+
+    Yields:
+        Index, (H, W, 3) BGR picture, and name.
+
+    Raises:
+        FileNotFoundError: If there is no such file, unless it is left out.
+        ValueError: If one cannot be read, likewise.
+    """
+    for index, source in enumerate(sources):
+        name = image_name(source, f'image_{index}')
+        try:
+            image = read_image(source, max_pixels, name=name)
+        except (ValueError, FileNotFoundError) as error:
+            if not skip_unreadable:
+                raise
+            warnings.warn(f'left out: {error}', stacklevel=2)
+            continue
+        yield index, image, name
 
 
 def _read_bytes(source: str) -> bytes:

@@ -1,10 +1,7 @@
 """Classes of images: the answers of the trunk and of CLIP, folders of pictures, scores, a training by the config."""
 
-import json
 import math
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -21,9 +18,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from mmetris import tokenize
+from mmetris.apis import ImageClassificationInferencer
 from mmetris.registry import DATASETS, HOOKS, METRICS, MODELS, TRANSFORMS
 from mmetris.structures import BridgedFeatures, Vocabulary
-from projects.classification.classification import ClassDataSample, ImageClassifier, NamePoolingHead
+from projects.classification.classification import ClassDataSample, NamePoolingHead
 from projects.classification.classification.model import best_names
 from projects.classification.classification.shapes import CLASSES, HELD_OUT, FoldersSpec, draw_picture, write_folders
 from tests import toy
@@ -523,7 +521,7 @@ def test_any_names_can_be_asked_of_a_trained_model(trained):
     folder, cfg, _ = trained
     checkpoint = next((folder / 'work').glob('best_*.pth'))
     assert checkpoint.stat().st_size < 2e6  # Slim: CLIP's weights stay where they are.
-    classifier = ImageClassifier(cfg, checkpoint, device='cpu')
+    classifier = ImageClassificationInferencer(cfg, checkpoint, device='cpu')
     assert len(classifier.trained_classes) == 48
     paths = sorted((folder / 'data/val').glob('*/*.jpg'))[:3]
     first = classifier(paths)
@@ -543,33 +541,3 @@ def test_any_names_can_be_asked_of_a_trained_model(trained):
         classifier(paths, ['red star'])
     with pytest.raises(ValueError, match='stands for class 0 and again for class 1'):
         classifier(paths, ['red star', 'Red star'])
-
-
-def test_the_command_answers(trained, monkeypatch, capsys):
-    folder, _, _ = trained
-    command = runpy.run_path(str(ROOT / 'projects/classification/classify.py'))['main']
-    picture = next((folder / 'data/val/red_star').glob('*.jpg'))
-    checkpoint = next((folder / 'work').glob('best_*.pth'))
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, 'argv', ['classify.py', *map(str, arguments)])
-        command()
-        return capsys.readouterr().out
-
-    answer = json.loads(run(picture, '--names', 'red star;blue ring; green heart', '--json'))
-    assert answer['probabilities'] == answer['zero_shot'] and set(answer['zero_shot']) == {
-        'red star',
-        'blue ring',
-        'green heart',
-    }
-    (folder / 'names.txt').write_text('red star\nblue ring, blue doughnut\n')
-    lines = run(picture, '--names', folder / 'names.txt', '--checkpoint', checkpoint).splitlines()
-    assert [line.strip().split(':')[0] for line in lines] == [picture.name, 'trained', 'zero-shot CLIP']
-    for arguments, message in (
-        ([picture, '--names', 'red star'], 'at least two classes'),
-        ([picture], 'names of the classes are needed'),
-        ([folder / 'x.jpg', '--names', 'a;b'], 'image not found'),
-    ):
-        with pytest.raises(SystemExit) as ended:
-            run(*arguments)
-        assert ended.value.code == 2 and message in capsys.readouterr().err

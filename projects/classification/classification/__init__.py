@@ -3,7 +3,6 @@
 from .data import ClassFolderDataset
 from .head import NamePoolingHead
 from .hook import ClassNamesHook
-from .inference import Classification, ImageClassifier
 from .metric import ClassAccuracy
 from .model import BridgedClassifier
 from .transforms import ClassDataSample, PackInputs, RandomResizedCrop, ResizeEdge
@@ -15,8 +14,6 @@ __all__ = [
     'ClassDataSample',
     'ClassFolderDataset',
     'ClassNamesHook',
-    'Classification',
-    'ImageClassifier',
     'NamePoolingHead',
     'PackInputs',
     'RandomResizedCrop',

@@ -90,6 +90,7 @@ class BridgedClassifier(BridgedModel):
         ValueError: If an encoder is none of these, is tuned although CLIP itself is asked for, or a class has no name.
     """
 
+    gives_classes = True  # What mmetris.apis.ImageClassificationInferencer asks for.
     head_name = 'cls_head'
     cls_head: NamePoolingHead
     text_encoder: ClassText

@@ -352,7 +352,7 @@ def test_a_tilde_is_the_home_folder_wherever_a_file_is_named(mmetris, files, tmp
     assert {path.name for path in (files / 'tilde').iterdir()} == {'x.png', 'out'} and not list(tmp_path.iterdir())
 
 
-COMMANDS = ['data', 'demo', 'download', 'export', 'models', 'push', 'segment', 'test', 'train', 'video']
+COMMANDS = ['classify', 'data', 'demo', 'download', 'export', 'models', 'push', 'segment', 'test', 'train', 'video']
 
 
 def test_help_lists_all_commands_and_imports_nothing_heavy():

@@ -35,6 +35,9 @@ from session import (  # noqa: E402
     SENTENCES,
     THUMBNAIL_SIDE,
     Answers,
+    ClassAnswers,
+    ClassPredictor,
+    ClassRow,
     Limits,
     Models,
     Question,
@@ -110,7 +113,8 @@ SCRIPT = """
   document.getElementById('message').setAttribute('role', 'status');
   const describe = () => {
     const texts = [...document.querySelectorAll('#answers td.text')].map(cell => cell.innerText);
-    const names = {picture: 'The picture that was loaded', result: `The picture with masks of: ${texts.join('; ')}`};
+    const found = document.querySelector('#answers table.classes') ? 'classes, the best first' : 'masks of';
+    const names = {picture: 'The picture that was loaded', result: `The picture with ${found}: ${texts.join('; ')}`};
     for (const [id, name] of Object.entries(names))
       for (const image of document.querySelectorAll(`#${id} img`)) if (image.alt !== name) image.alt = name;
     for (const [id, name] of [['picture', 'Picture: load a file'], ['threshold', 'Threshold']])
@@ -193,9 +197,9 @@ def describe_rule(rule: NoTargetRule | None) -> str:
     return f'; none does where the no-target score ({rule.by}) is {rule.threshold:g} or more: not in the picture'
 
 
-def describe_seconds(answers: Answers) -> str:
+def describe_seconds(answers: Answers | ClassAnswers) -> str:
     """What picture and sentences took."""
-    kind = 'sentence' if answers.labels is None else 'class name'
+    kind = 'class name' if answers.by_names else 'sentence'
     count = f'{len(answers.texts)} {kind}{"" if len(answers.texts) == 1 else "s"}'
     return f'{count}: {answers.asking_seconds:.2f} s; the picture: {answers.encoding_seconds:.2f} s, once'
 
@@ -206,7 +210,7 @@ def caption_of(text: str, otherwise: str = '') -> str:
     return (f'{first} +{len(others)}' if others else first) or otherwise
 
 
-def takes_clicks(predictor: RefSegPredictor) -> bool:
+def takes_clicks(predictor: RefSegPredictor | ClassPredictor) -> bool:
     """Whether clicks correct the masks of a model."""
     return getattr(predictor.model, 'click_head', None) is not None
 
@@ -224,12 +228,7 @@ def show_table(rows: list[Row], with_scores: bool) -> str:
         heads.append('no-target score')
     lines = [''.join(f'<th scope="col">{head or UNSEEN_NUMBER}</th>' for head in heads)]
     for row in rows:
-        color = color_of(row.number)
-        style = f'background: rgb{color}; color: rgb{letter_color_on(color)}'
-        cells = [
-            f'<td><span class="chip" style="{style}">{row.number + 1}</span></td>',
-            f'<td class="text">{html.escape(row.text)}</td>',
-        ]
+        cells = [chip_of(row.number), f'<td class="text">{html.escape(row.text)}</td>']
         if with_scores:
             cells.append(f'<td class="number">{"–" if row.score is None else percent(row.score)}</td>')
             empty = NOT_IN_PICTURE if row.no_target else NOTHING_FOUND
@@ -239,6 +238,26 @@ def show_table(rows: list[Row], with_scores: bool) -> str:
             cells.append(f'<td class="number">{row.no_target_score:.2f}</td>')
         lines.append(''.join(cells))
     return f'<table>{"".join(f"<tr>{line}</tr>" for line in lines)}</table>' if rows else ''
+
+
+def show_classes(rows: list[ClassRow]) -> str:
+    """HTML of the table below the picture, of a model that names its class."""
+    with_clip = any(row.zero_shot is not None for row in rows)
+    heads = ['', 'class', 'probability', *(['zero-shot CLIP'] if with_clip else [])]
+    lines = [''.join(f'<th scope="col">{head or UNSEEN_NUMBER}</th>' for head in heads)]
+    for row in rows:
+        values = [row.probability, *([row.zero_shot] if with_clip else [])]
+        cells = [chip_of(row.number), f'<td class="text">{html.escape(row.text)}</td>']
+        cells += [f'<td class="number">{percent(value)}</td>' for value in values]
+        lines.append(''.join(cells))
+    return f'<table class="classes">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
+
+
+def chip_of(number: int) -> str:
+    """The cell with the number of a sentence or class, in its colour."""
+    color = color_of(number)
+    style = f'background: rgb{color}; color: rgb{letter_color_on(color)}'
+    return f'<td><span class="chip" style="{style}">{number + 1}</span></td>'
 
 
 def without_traceback(step: Callable) -> Callable:
@@ -326,7 +345,7 @@ class Page:
         predictor = models.get(first)
         with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, SESSION_SECONDS)) as self.blocks:
             gr.Markdown(f'# {TITLE}\n{INTRODUCTION}', elem_id='heading')
-            self.note = gr.Markdown(DEMO_NOTE, visible=knows_shapes(first), elem_id='note')
+            self.note = gr.Markdown(DEMO_NOTE, visible=self._draws(first), elem_id='note')
             self.session = gr.State(None, time_to_live=SESSION_SECONDS)
             self.answers = gr.State(None, time_to_live=SESSION_SECONDS)
             self.count = gr.State(NUM_DRAWN)
@@ -337,7 +356,7 @@ class Page:
                     self._add_outputs(predictor)
             self._connect()
 
-    def _add_inputs(self, first: str, predictor: RefSegPredictor) -> None:
+    def _add_inputs(self, first: str, predictor: RefSegPredictor | ClassPredictor) -> None:
         self.model = gr.Dropdown(
             self.models.names,
             value=first,
@@ -360,8 +379,8 @@ class Page:
         self.mode = gr.Radio(**self._modes(predictor), label='Ask with', elem_id='mode')
         label, placeholder = HINTS[self._modes(predictor)['value']]
         self.text = gr.Textbox(label=label, placeholder=placeholder, lines=3, max_lines=8, elem_id='text')
-        self.button = gr.Button('Segment', variant='primary', elem_id='segment')
-        drawn, shown = knows_shapes(first), bool(self._examples(first))
+        self.button = gr.Button(self._words_of(predictor)['button'], variant='primary', elem_id='segment')
+        drawn, shown = self._draws(first), bool(self._examples(first))
         self.gallery = self._add_gallery('Examples', 'examples', shown, self._thumbnails(first))
         self.example = gr.Button('Draw an example', size='sm', visible=drawn, elem_id='example')
         self.history = self._add_gallery('History: ask again', 'history')
@@ -383,9 +402,10 @@ class Page:
             buttons=[],
         )
 
-    def _add_outputs(self, predictor: RefSegPredictor) -> None:
+    def _add_outputs(self, predictor: RefSegPredictor | ClassPredictor) -> None:
+        words = self._words_of(predictor)
         self.result = gr.Image(
-            label='Masks',
+            label=words['result'],
             type='numpy',
             format='png',
             interactive=False,
@@ -407,20 +427,29 @@ class Page:
         self.table = gr.HTML(elem_id='answers', padding=False)
         with gr.Row():
             self.save_picture = gr.DownloadButton(
-                'Picture with masks (PNG)', interactive=False, size='sm', elem_id='save_picture'
+                words['picture'], interactive=False, size='sm', elem_id='save_picture'
             )
-            self.save_masks = gr.DownloadButton(
-                'Masks and boxes (ZIP)', interactive=False, size='sm', elem_id='save_masks'
-            )
+            self.save_masks = gr.DownloadButton(words['files'], interactive=False, size='sm', elem_id='save_masks')
 
     @staticmethod
-    def _modes(predictor: RefSegPredictor) -> dict[str, Any]:
+    def _words_of(predictor: RefSegPredictor | ClassPredictor) -> dict[str, str]:
+        """What is written on buttons and answer."""
+        if isinstance(predictor, ClassPredictor):
+            picture, files = 'Picture with its class (PNG)', 'Probabilities (JSON)'
+            return dict(button='Classify', result='Class', picture=picture, files=files)
+        picture, files = 'Picture with masks (PNG)', 'Masks and boxes (ZIP)'
+        return dict(button='Segment', result='Masks', picture=picture, files=files)
+
+    @staticmethod
+    def _modes(predictor: RefSegPredictor | ClassPredictor) -> dict[str, Any]:
+        if isinstance(predictor, ClassPredictor):
+            return dict(choices=[CLASSES], value=CLASSES)
         modes = [SENTENCES, CLASSES] if predictor.asker.by_sentence else [CLASSES]
         modes = modes if predictor.asker.gives_masks else [SENTENCES]
         return dict(choices=modes, value=modes[0])
 
     @staticmethod
-    def _threshold_of(predictor: RefSegPredictor) -> dict[str, Any]:
+    def _threshold_of(predictor: RefSegPredictor | ClassPredictor) -> dict[str, Any]:
         return dict(
             value=predictor.threshold or 0.5,
             label='Threshold',
@@ -429,14 +458,18 @@ class Page:
         )
 
     @staticmethod
-    def _boxes_of(predictor: RefSegPredictor) -> dict[str, Any]:
+    def _boxes_of(predictor: RefSegPredictor | ClassPredictor) -> dict[str, Any]:
         asker = predictor.asker
         source = 'those of the box head' if asker.gives_boxes else 'around the masks'
         # A model that gives boxes alone shows them in any case.
         return dict(label=f'Boxes: {source}', visible=asker.by_sentence and asker.gives_masks)
 
     def _examples(self, model: str) -> list[Example]:
-        return [*self.examples, *(self.drawn if knows_shapes(model) else [])]
+        return [*self.examples, *(self.drawn if self._draws(model) else [])]
+
+    def _draws(self, model: str) -> bool:
+        """Whether a model has drawn examples, whose texts are sentences."""
+        return knows_shapes(model) and not isinstance(self.models.get(model), ClassPredictor)
 
     def _thumbnails(self, model: str) -> list[tuple[np.ndarray, str]]:
         """Small pictures with what to ask, for the gallery."""
@@ -470,6 +503,7 @@ class Page:
             self.example,
             self.boxes,
             self.clicking,
+            self.button,
         ]
         self.mode.change(self.change_mode, self.mode, self.text, show_progress='hidden', **hidden)
         # By a visitor only: going back to a question sets the model, too.
@@ -515,6 +549,7 @@ class Page:
         gr.api(self.list_models, api_name='models')
         gr.api(self.segment, api_name='segment', **alone)
         gr.api(self.segment_classes, api_name='classes', **alone)
+        gr.api(self.classify, api_name='classify', **alone)
 
     def _finish(self, asked: Any, outputs: list) -> None:
         """After an answer: on a phone scroll to it; fill the downloads."""
@@ -547,15 +582,19 @@ class Page:
     def _shown_of(self, model: str) -> dict:
         """What of the page depends on the model."""
         predictor, examples = self.models.get(model), self._examples(model)
-        modes = self._modes(predictor)
+        modes, words = self._modes(predictor), self._words_of(predictor)
         return {
-            self.note: gr.Markdown(visible=knows_shapes(model)),
+            self.button: gr.Button(words['button']),
+            self.result: gr.Image(None, label=words['result']),
+            self.save_picture: gr.DownloadButton(words['picture'], value=None, interactive=False),
+            self.save_masks: gr.DownloadButton(words['files'], value=None, interactive=False),
+            self.note: gr.Markdown(visible=self._draws(model)),
             self.mode: gr.Radio(**modes),
             self.text: self.change_mode(modes['value']),
             self.threshold: gr.Slider(**self._threshold_of(predictor)),
             self.boxes: gr.Checkbox(**self._boxes_of(predictor)),
             self.gallery: gr.Gallery(self._thumbnails(model), visible=bool(examples)),
-            self.example: gr.Button(visible=knows_shapes(model)),
+            self.example: gr.Button(visible=self._draws(model)),
             self.clicking: gr.Group(visible=takes_clicks(predictor)),
         }
 
@@ -585,7 +624,7 @@ class Page:
 
     @without_traceback
     def check_picture(
-        self, path: str | None, model: str | None, session: Session | None, answers: Answers | None
+        self, path: str | None, model: str | None, session: Session | None, answers: Answers | ClassAnswers | None
     ) -> dict:
         """A new picture: whether it can be read, and the old one's masks away."""
         if path is None:
@@ -617,7 +656,7 @@ class Page:
         thumbnails = [(picture, caption_of(question.text)) for question, picture in session.history]
         history = gr.Gallery(thumbnails, visible=True, selected_index=None)
         numbered = [f'{number}: {text}' for number, text in enumerate(answers.texts, 1)]
-        choices = numbered if answers.labels is None else []
+        choices = [] if answers.by_names else numbered
         clicked = gr.Dropdown(choices=choices, value=choices[0] if choices else None)
         return shown | {
             self.session: session,
@@ -639,14 +678,14 @@ class Page:
         return shown | {self.model: question.model, self.picture: question.path}
 
     @without_traceback
-    def move_threshold(self, answers: Answers | None, threshold: float, boxes: bool = False) -> dict:
+    def move_threshold(self, answers: Answers | ClassAnswers | None, threshold: float, boxes: bool = False) -> dict:
         """Read the answers that are there at another threshold, with boxes or without."""
         return {self.message: gr.skip()} if answers is None else self._shown(answers, threshold, boxes)
 
     @without_traceback
     def click(
         self,
-        answers: Answers | None,
+        answers: Answers | ClassAnswers | None,
         number: int | None,
         threshold: float,
         boxes: bool,
@@ -664,43 +703,54 @@ class Page:
 
     @without_traceback
     def undo_click(
-        self, answers: Answers | None, number: int | None, threshold: float, boxes: bool, session: Session | None
+        self,
+        answers: Answers | ClassAnswers | None,
+        number: int | None,
+        threshold: float,
+        boxes: bool,
+        session: Session | None,
     ) -> dict:
         """Take the last click back."""
         return self._take_back(answers, number, threshold, boxes, session, 1)
 
     @without_traceback
     def clear_clicks(
-        self, answers: Answers | None, number: int | None, threshold: float, boxes: bool, session: Session | None
+        self,
+        answers: Answers | ClassAnswers | None,
+        number: int | None,
+        threshold: float,
+        boxes: bool,
+        session: Session | None,
     ) -> dict:
         """Take all clicks on the sentence's mask back."""
         return self._take_back(answers, number, threshold, boxes, session, MAX_CLICKS)
 
     def _take_back(
         self,
-        answers: Answers | None,
+        answers: Answers | ClassAnswers | None,
         number: int | None,
         threshold: float,
         boxes: bool,
         session: Session | None,
         count: int,
     ) -> dict:
-        if answers is None or session is None or number is None:
+        if answers is None or session is None or number is None or answers.drawn_hw is None:
             return {self.message: gr.skip()}
         session.take_back(answers, number, count)
         return self._shown(answers, threshold, boxes) | {self.answers: answers}
 
-    def _shown(self, answers: Answers, threshold: float, boxes: bool) -> dict:
+    def _shown(self, answers: Answers | ClassAnswers, threshold: float, boxes: bool) -> dict:
         picture, rows, message = answers.draw(threshold, boxes)
+        classifies = isinstance(answers, ClassAnswers)
         return {
             self.message: show_message(message, seconds=describe_seconds(answers)),
             self.result: picture,
-            self.table: show_table(rows, answers.labels is None),
+            self.table: show_classes(rows) if classifies else show_table(rows, not answers.by_names),
         }
 
     @without_traceback
     def make_files(
-        self, answers: Answers | None, threshold: float, session: Session | None, boxes: bool = False
+        self, answers: Answers | ClassAnswers | None, threshold: float, session: Session | None, boxes: bool = False
     ) -> dict:
         """Fill the buttons for downloads; the page shows the masks before."""
         if answers is None:
@@ -761,6 +811,16 @@ class Page:
         """
         return self._answer_program(picture, CLASSES, names, model, threshold)
 
+    def classify(self, picture: gr.FileData, names: list[str], model: str | None = None) -> dict:
+        """Name the class of the whole picture, by a model that does: all probabilities, and those of zero-shot CLIP.
+
+        Args:
+            picture: An uploaded file, by gradio_client.handle_file.
+            names: Names of at least two classes.
+            model: One of those that models lists. Defaults to None: the first.
+        """
+        return self._answer_program(picture, CLASSES, names, model, None, classifies=True)
+
     def _answer_program(
         self,
         picture: Any,
@@ -769,6 +829,7 @@ class Page:
         model: str | None,
         threshold: float | None,
         boxes: bool = False,
+        classifies: bool = False,
     ) -> dict[str, Any]:
         """The answers, or an error that the program gets as its own; none of the arguments was checked before."""
         try:
@@ -778,6 +839,12 @@ class Page:
                 raise ValueError('Sentences and class names are a list of texts.')
             session = self._session_for(None, model)
             asker = session.predictor.asker
+            if isinstance(session.predictor, ClassPredictor) != classifies:
+                raise ValueError(
+                    'This model does not name the class of a picture: /classes gives each pixel one.'
+                    if classifies
+                    else 'This model names the class of a picture: ask /classify.'
+                )
             least = session.predictor.threshold if threshold is None else asker.check_threshold(threshold)
             answers = session.ask(path, mode, '\n'.join(' '.join(text.split()) for text in texts))
             seconds = dict(encoding=answers.encoding_seconds, asking=answers.asking_seconds)

@@ -5,6 +5,7 @@ No gradio here. Whatever a visitor can do wrong ends in a :class:`ValueError` wi
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -16,16 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 import mmetris
-from mmetris.apis import RefSegPredictor
+from mmetris.apis import Classification, ImageClassificationInferencer, RefSegPredictor
 from mmetris.apis.asking import NO_CLASS, Answer, answer_of_boxes, read_answer
 from mmetris.apis.found_boxes import BOX_LISTS, FoundBoxes, box_around, boxes_as_dicts
-from mmetris.apis.model_zoo import DEMO_CONFIG, find_model
+from mmetris.apis.model_zoo import DEMO_CONFIG, find_model, gives_classes
 from mmetris.apis.result_files import LabelWriter, ResultWriter, answer_as_dict, encode_rle, write_image
 from mmetris.apis.shapes_only import NOTE
 from mmetris.models.decode_heads import NoTargetRule
@@ -40,6 +41,7 @@ THUMBNAIL_SIDE = 200
 MAX_CLICKS = 20  # on one mask
 WHITE = (255, 255, 255)
 CLICK_COLORS = {1: (0, 114, 178), 0: (213, 94, 0)}  # told apart by the sign, too
+CLASSES_SHOWN = 10  # in the table
 HISTORY = 8  # questions of a visitor that can be gone back to
 
 
@@ -81,6 +83,22 @@ class Row(NamedTuple):
     box: tuple[int, int, int, int] | None = None
     no_target_score: float | None = None
     no_target: bool = False
+
+
+class ClassRow(NamedTuple):
+    """One line of the table of a model that names the class of a picture.
+
+    Attributes:
+        number: Place of the name among those that were asked, from 0 on.
+        text: The name.
+        probability: 0..1.
+        zero_shot: That of zero-shot CLIP; None where the model does not say it, or says nothing else.
+    """
+
+    number: int
+    text: str
+    probability: float
+    zero_shot: float | None = None
 
 
 class PictureClick(NamedTuple):
@@ -139,12 +157,12 @@ class Models:
     ) -> None:
         if weights is not None and len(models) > 1:
             raise ValueError('--weights belongs to one model: give the others as folders of their trainings')
-        for model in models:
-            find_model(model, weights)
+        classifies = [gives_classes(find_model(model, weights).config) for model in models]
         self._given = dict(zip(_names_of(models), models))
+        self._classifies = dict(zip(self._given, classifies))
         self._weights = weights
         self._device, self._max_pixels = device, max_pixels
-        self._loaded: dict[str, RefSegPredictor] = {}
+        self._loaded: dict[str, RefSegPredictor | ClassPredictor] = {}
         self._lock = Lock()
 
     @property
@@ -152,7 +170,7 @@ class Models:
         """What a visitor chooses from."""
         return list(self._given)
 
-    def get(self, name: str | None = None) -> RefSegPredictor:
+    def get(self, name: str | None = None) -> RefSegPredictor | ClassPredictor:
         """A model by its name; of None the first.
 
         Raises:
@@ -163,9 +181,8 @@ class Models:
             raise ValueError(f'There is no model “{_shorten(str(name))}” here, but {", ".join(self.names)}.')
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = RefSegPredictor(
-                    self._given[name], self._weights, self._device, max_pixels=self._max_pixels
-                )
+                kind = ClassPredictor if self._classifies[name] else RefSegPredictor
+                self._loaded[name] = kind(self._given[name], self._weights, self._device, max_pixels=self._max_pixels)
             return self._loaded[name]
 
 
@@ -178,6 +195,139 @@ def _names_of(models: Sequence[str | None]) -> list[str]:
         number = sum(name.split(' (')[0] == short for name in names)
         names.append(f'{short} ({number + 1})' if number else short)
     return names
+
+
+class ClassAsker:
+    """What the page reads off a model that names the class of a picture: it gives no masks, boxes or answers to
+    sentences.
+
+    Args:
+        classifier: What asks it.
+    """
+
+    by_class = by_sentence = gives_masks = gives_boxes = False
+    gives_classes = True
+
+    def __init__(self, classifier: ImageClassificationInferencer) -> None:
+        self.classifier = classifier
+
+
+class ClassPredictor:
+    """A model that names the class of a picture, in the place of a :class:`RefSegPredictor`.
+
+    Args:
+        model: See :class:`ImageClassificationInferencer`; or another predictor, whose model is shared.
+        weights: Defaults to None: those that belong to ``model``, or none, for zero-shot CLIP.
+        device: Defaults to None: the first GPU if there is one.
+        threshold: Not used; those of masks have one.
+        max_pixels: Largest picture.
+    """
+
+    note = no_target_rule = threshold = None
+
+    def __init__(
+        self,
+        model: str | ClassPredictor,
+        weights: str | None = None,
+        device: str | None = None,
+        threshold: float | None = None,
+        max_pixels: int = Limits().max_pixels,
+    ) -> None:
+        if isinstance(model, ClassPredictor):
+            self.asker = model.asker
+        else:
+            self.asker = ClassAsker(ImageClassificationInferencer(model, weights, device, max_pixels))
+        self._image: np.ndarray | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        return self.asker.classifier.model
+
+    def set_image(self, image: np.ndarray) -> None:
+        """Keep a picture (H, W, 3) BGR; the model encodes picture and names together."""
+        self._image = image
+
+    def reset_image(self) -> None:
+        """Forget it."""
+        self._image = None
+
+    def classify(self, names: list[str]) -> Classification:
+        """The class of the picture.
+
+        Raises:
+            ValueError: If there are fewer than two names, or two are alike.
+        """
+        return self.asker.classifier(self._image, names)[0]
+
+
+@dataclass
+class ClassAnswers:
+    """The class of a picture, in the place of :class:`Answers`.
+
+    Attributes:
+        image: (H, W, 3) RGB, upright.
+        name: File name of the picture.
+        texts: The names that were asked.
+        found: What the model said.
+        is_trained: Whether it has weights; if not, it is zero-shot CLIP.
+        path: The file that was asked about.
+        notes: See :class:`Answers`.
+        note: See there.
+        encoding_seconds: What reading the picture took.
+        asking_seconds: What the model took.
+    """
+
+    image: np.ndarray
+    name: str
+    texts: list[str]
+    found: Classification
+    is_trained: bool
+    path: str
+    notes: list[str] = field(default_factory=list)
+    note: str | None = None
+    encoding_seconds: float = 0.0
+    asking_seconds: float = 0.0
+
+    by_names = True
+    drawn_hw = None  # No click corrects anything.
+
+    def draw(self, threshold: float, boxes: bool = False) -> tuple[np.ndarray, list[ClassRow], str]:
+        """The picture with the name of its class, for the page (RGB), the rows of the table, and a message."""
+        rows = [
+            ClassRow(self.texts.index(name), name, value, (self.found.zero_shot or {}).get(name))
+            for name, value in list(self.found.probabilities.items())[:CLASSES_SHOWN]
+        ]
+        if not self.is_trained:
+            rows = [row._replace(zero_shot=None) for row in rows]
+        notes = [] if self.is_trained else ['No weights were given: this is zero-shot CLIP.']
+        return self._drawn(shrink(self.image, LONGEST_SIDE)), rows, '\n'.join([*notes, *self.notes])
+
+    def _drawn(self, image: np.ndarray) -> np.ndarray:
+        """A picture in a frame, which has the number of its class, with the name below."""
+        name, frame = self.found.name, np.array([[0, 0, *image.shape[1::-1]]], np.float32)
+        scores = [np.array([self.found.probabilities[name]])]
+        numbers = [self.texts.index(name)]
+        return draw_expressions(image, [name], None, numbers=numbers, pred_boxes=[frame], pred_box_scores=scores)
+
+    def write_files(self, threshold: float, folder: Path, boxes: bool = False) -> tuple[str, str]:
+        """Write the picture with the name of its class (PNG), and all probabilities (JSON).
+
+        Returns:
+            The two files.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        picture, told = (folder / f'{_stem_of(self.name)}_class.{ending}' for ending in ('png', 'json'))
+        write_image(self._drawn(self.image), picture)
+        content = dict(file_name=writable(self.name), **self.as_dict(threshold))
+        told.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding='utf-8')
+        return str(picture), str(told)
+
+    def as_dict(self, threshold: float | None = None, boxes: bool = False) -> dict:
+        """The answer for a program, in the words of ``mmetris classify --json``."""
+        height, width = self.image.shape[:2]
+        found = dict(height=height, width=width, notes=self.notes, name=self.found.name, trained=self.is_trained)
+        return found | dict(probabilities=self.found.probabilities, zero_shot=self.found.zero_shot)
 
 
 @dataclass
@@ -226,6 +376,11 @@ class Answers:
     clicks: dict[int, list[PictureClick]] = field(default_factory=dict)
     unclicked: dict[int, tuple[np.ndarray, bool]] = field(default_factory=dict)
     drawn_hw: tuple[int, int] | None = None
+
+    @property
+    def by_names(self) -> bool:
+        """Whether class names were asked."""
+        return self.labels is not None
 
     @property
     def gives_masks(self) -> bool:
@@ -371,7 +526,7 @@ class Answers:
             labels = self.labels_at(threshold)
             overlay = draw_labels(self.image, self.texts, labels)
         folder.mkdir(parents=True, exist_ok=True)
-        stem = re.sub(r'[^\w-]', '_', Path(self.name).stem)[:60] or 'picture'
+        stem = _stem_of(self.name)
         picture, archive = folder / f'{stem}_masks.png', folder / f'{stem}_masks.zip'
         write_image(overlay, picture)
         with TemporaryDirectory() as temporary:
@@ -421,7 +576,7 @@ class Session:
         limits: What the visitor may ask for.
     """
 
-    def __init__(self, model: RefSegPredictor, limits: Limits) -> None:
+    def __init__(self, model: RefSegPredictor | ClassPredictor, limits: Limits) -> None:
         self.limits = limits
         self.image: np.ndarray | None = None
         self.num_encoded = 0
@@ -430,7 +585,7 @@ class Session:
         self.history: deque[tuple[Question, np.ndarray]] = deque(maxlen=HISTORY)  # and a small picture of the answer
         self.use(model)
 
-    def use(self, model: RefSegPredictor) -> None:
+    def use(self, model: RefSegPredictor | ClassPredictor) -> None:
         """Ask this model from now on; the features that another made of the picture go."""
         kind = predictor_kind(model)
         self.predictor = kind(model, threshold=model.threshold, max_pixels=self.limits.max_pixels)
@@ -468,7 +623,7 @@ class Session:
         self.num_encoded += 1
         self.path, self.image = path, np.ascontiguousarray(pixels[..., ::-1])
 
-    def ask(self, path: str | None, mode: str, text: str) -> Answers:
+    def ask(self, path: str | None, mode: str, text: str) -> Answers | ClassAnswers:
         """Ask about a picture.
 
         Args:
@@ -479,6 +634,9 @@ class Session:
         Raises:
             ValueError: If picture or text are not as they should be; the message is for the page.
         """
+        names_class = isinstance(self.predictor, ClassPredictor)
+        if names_class and mode != CLASSES:
+            raise ValueError('This model names the class of a picture: ask it with class names.')
         entries = split_entries(text, mode)
         if not entries:
             raise ValueError(
@@ -493,11 +651,15 @@ class Session:
             warnings.simplefilter('always', UserWarning)
             self.set_image(path)
             started = time.perf_counter()
-            answers = Answers(self.image, Path(path).name, entries, [], path=path)
-            if mode == CLASSES:
-                self._ask_classes(answers)
+            answers: Any
+            if names_class:
+                answers = self._classify(Path(path), entries)
             else:
-                self._ask_sentences(answers)
+                answers = Answers(self.image, Path(path).name, entries, [], path=path)
+                if mode == CLASSES:
+                    self._ask_classes(answers)
+                else:
+                    self._ask_sentences(answers)
             answers.encoding_seconds = self.encoding_seconds
             answers.asking_seconds = time.perf_counter() - started
         answers.note = self.predictor.note
@@ -512,6 +674,14 @@ class Session:
             notes.insert(0, _as_sentence(answers.note))
         answers.notes = list(dict.fromkeys(notes))
         return answers
+
+    def _classify(self, path: Path, names: list[str]) -> ClassAnswers:
+        """The class of the picture."""
+        if len(names) < 2:
+            raise ValueError('Type the names of at least two classes, for example “circle, square”.')
+        found = self.predictor.classify(names)
+        trained = self.predictor.asker.classifier.is_trained
+        return ClassAnswers(self.image, path.name, names, found, trained, str(path))
 
     def _ask_sentences(self, answers: Answers) -> None:
         """Fill in the probabilities, on a coarser grid where they would be too many."""
@@ -551,7 +721,7 @@ class Session:
         """
         if not self.takes_clicks:
             raise ValueError('This model takes no clicks.')
-        if answers.labels is not None or not 0 <= number < len(answers.texts):
+        if answers.by_names or not 0 <= number < len(answers.texts):
             raise ValueError('Choose the sentence whose mask the click corrects.')
         clicks = answers.clicks.get(number, [])
         if len(clicks) >= MAX_CLICKS:
@@ -614,8 +784,15 @@ class Session:
         answers.probabilities, answers.labels = [best], labels
 
 
-def predictor_kind(model: RefSegPredictor) -> type[RefSegPredictor]:
+def _stem_of(name: str) -> str:
+    """A picture's name for the files that are made of it."""
+    return re.sub(r'[^\w-]', '_', Path(name).stem)[:60] or 'picture'
+
+
+def predictor_kind(model: RefSegPredictor | ClassPredictor) -> type[RefSegPredictor] | type[ClassPredictor]:
     """What asks a model: one that takes clicks comes from a project that has its own."""
+    if isinstance(model, ClassPredictor):
+        return ClassPredictor
     if getattr(model.model, 'click_head', None) is None:
         return RefSegPredictor
     from projects.clicks.clicks import ClickPredictor

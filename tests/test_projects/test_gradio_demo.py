@@ -678,7 +678,8 @@ def test_programs_call_the_page_by_name(address, folder):
     from gradio_client.exceptions import AppError
 
     client = Client(address, verbose=False)
-    assert set(client.view_api(return_format='dict')['named_endpoints']) == {'/models', '/segment', '/classes'}
+    names = {'/models', '/segment', '/classes', '/classify'}
+    assert set(client.view_api(return_format='dict')['named_endpoints']) == names
     assert client.predict(api_name='/models') == ['model', 'second']
     sent = handle_file(folder / 'picture.png')
     for name in ('model', 'second'):
@@ -701,6 +702,7 @@ def test_programs_call_the_page_by_name(address, folder):
         ('/segment', (handle_file(folder / 'broken.png'), ['a']), 'cannot be read as an image'),
         ('/segment', (handle_file(folder / 'large.png'), ['a']), 'too large: 3000 x 2000'),
         ('/classes', (sent, ['dog']), 'at least two classes'),
+        ('/classify', (sent, ['dog', 'cat']), 'does not name the class of a picture'),
     ]:
         with pytest.raises(AppError, match=message):
             client.predict(*arguments, api_name=name)

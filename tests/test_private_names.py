@@ -51,6 +51,7 @@ OPENMMLAB = [
     ('mmengine.infer.BaseInferencer', '_init_collate', 'one of the steps a subclass is asked to fill in'),
     ('mmengine.infer.BaseInferencer', '_init_visualizer', 'one of the steps a subclass is asked to fill in'),
     ('mmengine.infer.BaseInferencer', '_inputs_to_list', 'one of the steps a subclass is asked to fill in'),
+    ('mmengine.dataset.BaseDataset', '_metainfo', 'classes that the folders name come after the constructor'),
     ('mmseg.models.segmentors.BaseSegmentor', '_forward', 'abstract: each segmentor defines it'),
     ('mmseg.datasets.transforms.LoadAnnotations', '_load_seg_map', 'transform() does other things around it'),
 ]
@@ -68,6 +69,7 @@ TORCH = [
     ('torch', '_softmax_backward_data', "softmax's gradient from its result"),
     ('torch.ops.aten', '_scaled_dot_product_flash_attention_for_cpu', 'its operations are counted'),
     ('torch.ops.aten', '_scaled_dot_product_flash_attention_for_cpu_backward', 'its operations are counted'),
+    ('open_clip.transformer.VisionTransformer', '_pool', 'forward() walks through the whole tower before it'),
     ('open_clip.model', '_build_vision_tower', 'public classes make towers in pairs only'),
     ('open_clip.model', '_build_text_tower', 'public classes make towers in pairs only'),
     ('numpy', '_core', 'where checkpoints of the newer NumPy say that their numbers come from'),

@@ -66,17 +66,6 @@ class ClassFolderDataset(BaseDataset):
         prefix = data_prefix if isinstance(data_prefix, str) else data_prefix['img_path']
         super().__init__(data_root=data_root, data_prefix=dict(img_path=prefix), metainfo=metainfo, **kwargs)
 
-    def full_init(self) -> None:
-        if not self._fully_initialized:
-            self.folder = Path(self.data_prefix['img_path'] or '.')
-            if not self.folder.is_dir():
-                raise FileNotFoundError(
-                    f'no folder {self.folder}: data_root and data_prefix lead to the folder whose folders are classes'
-                )
-            # Before MMEngine's steps: labels need them.
-            self._folders = self._find_classes()
-        super().full_init()
-
     def _find_classes(self) -> list[Path | None]:
         """The folder of each class; ``classes`` go into the meta information."""
         found = sorted(path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith('.'))
@@ -134,9 +123,15 @@ class ClassFolderDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """A record for each picture: ``img_path``, ``img_id`` and ``gt_label``."""
+        self.folder = Path(self.data_prefix['img_path'] or '.')
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f'no folder {self.folder}: data_root and data_prefix lead to the folder whose folders are classes'
+            )
+        folders = self._find_classes()
         records: list[dict] = []
         empty = []
-        for label, folder in enumerate(self._folders):
+        for label, folder in enumerate(folders):
             pictures = [] if folder is None else self._pictures(folder)
             if folder is not None and not pictures:
                 empty.append(folder)

@@ -331,7 +331,7 @@ class Segmenter:
             outputs = self._outputs(chunk)
             for row, (encoded, text) in enumerate(chunk):
                 one = {name: values[row] for name, values in outputs.items()}
-                no_target_score = float(one['no_target_scores']) if 'no_target_scores' in one else None
+                no_target_score = None if self.no_target is None else float(one['no_target_scores'])
                 absent = no_target_score is not None and no_target_score >= least
                 probability = self._probability(one['probabilities'][0], encoded) if threshold is not None else NO_MAP
                 mask = np.zeros(probability.shape, bool)

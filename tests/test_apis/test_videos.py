@@ -82,7 +82,7 @@ def test_an_error_leaves_no_video(predictor, clip, tmp_path, monkeypatch):
     asked = []
     predict = predictor.predict
 
-    def fails(texts):
+    def fails(texts, **_):
         asked.append(texts)
         if len(asked) == 4:
             raise RuntimeError('out of memory')
@@ -100,7 +100,7 @@ def test_a_signal_completes_the_files_and_a_second_one_leaves_none(mmetris, pred
     asked, signals = [], 1
     predict = predictor.predict
 
-    def interrupted(texts):
+    def interrupted(texts, **_):
         asked.append(texts)
         if len(asked) == 3:
             for _ in range(signals):

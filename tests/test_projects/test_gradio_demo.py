@@ -632,7 +632,7 @@ def test_a_file_over_the_limit_is_refused_by_the_server(page, address, folder):
 def post(address: str, session: str, data: list, step: str, waits: bool = True) -> str:
     """What the page answers to a request for one of its steps, as a program sends it; nothing to one who leaves."""
     config = json.loads(urllib.request.urlopen(f'{address}config', timeout=600).read())
-    inputs = {'check': 4, 'ask': 6}[step]
+    inputs = {'check': 4, 'ask': 7}[step]
     steps = [one for one in config['dependencies'] if len(one['inputs']) == inputs and one['targets']]
     index = min(one['id'] for one in steps)
     body = json.dumps(dict(data=data, fn_index=index, session_hash=session)).encode()
@@ -657,7 +657,7 @@ def test_requests_open_no_file_but_uploads_and_many_at_once_leave_the_page_up(ad
     foreign = [str(folder / 'picture.png'), str(pipe), '/dev/zero', str(folder / 'gradio' / '..' / 'picture.png')]
 
     def send(number: int) -> str:
-        data = [dict(path=foreign[number % len(foreign)]), 'Sentences', 'a dog', 0.5, None, 'model']
+        data = [dict(path=foreign[number % len(foreign)]), 'Sentences', 'a dog', 0.5, None, 'model', False]
         if number % 3 == 0:
             post(address, f'gone{number}', data, 'ask', waits=False)
         return post(address, f'load{number}', data, 'ask')

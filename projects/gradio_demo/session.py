@@ -687,9 +687,10 @@ class Session:
         """Fill in the probabilities, on a coarser grid where they would be too many."""
         height, width = self.image.shape[:2]
         size = self._size_of(answers)
-        found = self.predictor.predict(answers.texts, out_hw=size, boxes=True)
+        gives_boxes = self.predictor.asker.gives_boxes
+        found = self.predictor.predict(answers.texts, out_hw=size, boxes=gives_boxes)
         answers.texts, answers.probabilities = found['texts'], found.get('probabilities', [])
-        if self.predictor.asker.gives_boxes:
+        if gives_boxes:
             grid = np.tile(np.divide((width, height), (width, height) if size is None else size[::-1]), 2)
             boxes = zip(*(found[name] for name in BOX_LISTS), strict=True)
             answers.head_boxes = [FoundBoxes((one * grid).astype(np.float32), *more) for one, *more in boxes]

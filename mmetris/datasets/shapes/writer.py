@@ -16,6 +16,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -342,15 +343,30 @@ def write_shapes(
             f'{root} is not empty and holds no Shapes data with these arguments: choose another '
             'folder, or replace its content with force (--force)'
         )
-    partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with whole_folder(root) as partial:
         if layout == 'semseg':
             _write_semseg_tree(spec, partial, workers)
         else:
             _write_refer_tree(spec, partial, workers, layout)
         stamp = json.dumps(_stamp(spec, layout), indent=1) + '\n'
         (partial / STAMP).write_text(stamp, encoding='utf-8')
+    return True
+
+
+@contextmanager
+def whole_folder(root: Path) -> Iterator[Path]:
+    """A folder beside ``root`` to write to, which takes the name, and the place of what is there, when all is written.
+
+    Args:
+        root: The folder to be.
+
+    Yields:
+        The one to write to, which is not made yet; whatever stops the block removes it.
+    """
+    partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
         if root.is_dir():
             shutil.rmtree(root)
         elif root.exists():
@@ -358,4 +374,3 @@ def write_shapes(
         os.replace(partial, root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return True

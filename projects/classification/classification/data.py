@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset
 
 from mmetris.registry import DATASETS
+from mmetris.utils.checkpoint_io import listed
 from mmetris.utils.image_io import IMAGE_SUFFIXES
 from mmetris.utils.text_files import read_text
 
@@ -153,8 +154,7 @@ def _alike(name: str) -> str:
 
 
 def _some(values: Any) -> str:
-    names = [str(value) for value in values]
-    return ', '.join(names[:5]) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+    return listed([str(value) for value in values], limit=5)
 
 
 def _read(classes: Classes) -> list[tuple[str, str]]:

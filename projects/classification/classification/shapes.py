@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 
 from mmetris.datasets.shapes import COLOURS, SHAPES, VERSION, Scene, random_scene, render
+from mmetris.datasets.shapes.writer import whole_folder
 
 CLASSES = tuple(f'{colour} {shape}' for colour in COLOURS for shape in SHAPES)
 # One of each colour, as in configs/semseg.
@@ -118,9 +118,7 @@ def write_folders(root: str | os.PathLike, spec: FoldersSpec | None = None, forc
         return False
     if root.exists() and (not root.is_dir() or any(root.iterdir())) and not force:
         raise FileExistsError(f'{root} is not empty and holds no such data: choose another folder, or --force')
-    # Under another name until it is whole.
-    partial = root.with_name(f'{root.name}.partial-{os.getpid()}')
-    try:
+    with whole_folder(root) as partial:
         for split, count in spec.counts.items():
             for name in spec.classes_of(split) if count else ():
                 (partial / split / name.replace(' ', '_')).mkdir(parents=True)
@@ -130,11 +128,4 @@ def write_folders(root: str | os.PathLike, spec: FoldersSpec | None = None, forc
                 jpeg = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
                 (partial / split / name.replace(' ', '_') / f'{index:06d}.jpg').write_bytes(jpeg)
         (partial / STAMP).write_text(stamp, encoding='utf-8')
-        if root.is_dir():
-            shutil.rmtree(root)
-        elif root.exists():
-            root.unlink()
-        os.replace(partial, root)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True

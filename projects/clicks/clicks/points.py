@@ -75,24 +75,25 @@ def to_input(clicks: Sequence[Click], metainfo: Mapping[str, Any]) -> list[Click
     Raises:
         ValueError: If the image was flipped.
     """
-    if metainfo.get('flip'):
-        raise ValueError('clicks on flipped images are not supported: leave the flip out of the test pipeline')
-    if 'letterbox' in metainfo:
-        scale, left, top = metainfo['letterbox']
-        return [Click(scale * x + left, scale * y + top, label) for x, y, label in clicks]
-    across, down = metainfo.get('scale_factor', (1, 1))[:2]
-    return [Click((x + 0.5) * across - 0.5, (y + 0.5) * down - 0.5, label) for x, y, label in clicks]
+    across, down, left, top = _resizing(metainfo)
+    return [Click(across * x + left, down * y + top, label) for x, y, label in clicks]
 
 
 def to_original(clicks: Sequence[Click], metainfo: Mapping[str, Any]) -> list[Click]:
     """The inverse of :func:`to_input`; arguments likewise."""
+    across, down, left, top = _resizing(metainfo)
+    return [Click((x - left) / across, (y - top) / down, label) for x, y, label in clicks]
+
+
+def _resizing(metainfo: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Factors of x and y from the original image to the input, and what is added to both."""
     if metainfo.get('flip'):
         raise ValueError('clicks on flipped images are not supported: leave the flip out of the test pipeline')
     if 'letterbox' in metainfo:
         scale, left, top = metainfo['letterbox']
-        return [Click((x - left) / scale, (y - top) / scale, label) for x, y, label in clicks]
+        return scale, scale, left, top
     across, down = metainfo.get('scale_factor', (1, 1))[:2]
-    return [Click((x + 0.5) / across - 0.5, (y + 0.5) / down - 0.5, label) for x, y, label in clicks]
+    return across, down, 0.5 * across - 0.5, 0.5 * down - 0.5
 
 
 def stack_clicks(rows: Sequence[Sequence[Click]], device: torch.device | str = 'cpu') -> tuple[Tensor, Tensor]:

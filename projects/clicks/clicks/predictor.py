@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 
 from mmetris.apis import RefSegPredictor
 from mmetris.apis.asking import lists_of
-from mmetris.utils.image_io import MAX_PIXELS, ImageSource
+from mmetris.utils.image_io import ImageSource
 
 from .click_head import ClickFeatures
 from .points import read_clicks, stack_clicks, to_input
@@ -28,14 +26,9 @@ class ClickPredictor(RefSegPredictor):
     depends on it, and a click only the :class:`ClickHead`.
 
     Args:
-        model: See :class:`~mmetris.apis.RefSegPredictor`, but for a model without a :class:`ClickHead`, which answers
-            sentences only; None is such a one.
-        weights: See there.
-        device: See there.
-        threshold: See there.
-        max_pixels: See there.
-        dtype: See there.
-        no_target: See there.
+        *args: Those of :class:`~mmetris.apis.RefSegPredictor`. A model without a :class:`ClickHead` answers sentences
+            only; None is such a one.
+        **kwargs: Likewise.
 
     Example:
         >>> predictor = ClickPredictor('projects/clicks/configs/clicks_tiny_shapes.py', 'best.pth')
@@ -46,17 +39,8 @@ class ClickPredictor(RefSegPredictor):
         ... )
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike | Config | Any | None = None,
-        weights: str | os.PathLike | None = None,
-        device: str | torch.device | None = None,
-        threshold: float | None = None,
-        max_pixels: int = MAX_PIXELS,
-        dtype: str | None = None,
-        no_target: float | Mapping | bool | None = None,
-    ) -> None:
-        super().__init__(model, weights, device, threshold, max_pixels, dtype, no_target)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._features: OrderedDict[str, ClickFeatures] = OrderedDict()
 
     @property

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,10 +16,10 @@ from mmetris.models.decode_heads import NoTargetRule
 from mmetris.models.decode_heads.no_target import mask_score
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
-from mmetris.utils.autocast import autocast_to
 
 from .boxes import (
     Answers,
+    BoxHead,
     around_all,
     box_losses,
     complete_by_boxes,
@@ -33,7 +32,7 @@ _EDGE = 1e-3  # Shares beyond it have no logit.
 
 
 @MODELS.register_module()
-class PooledBoxHead(BaseModule):
+class PooledBoxHead(BoxHead):
     """One box for each sentence, from ETRIS's aligned map.
 
     ::
@@ -216,29 +215,6 @@ class PooledBoxHead(BaseModule):
         elif rule is not None:
             absence = mask_score(rule.by, logits, self.decoder.threshold)
         return Answers(logits if self.with_mask else None, absence, boxes.unsqueeze(1), quality.sigmoid().unsqueeze(1))
-
-    def predict(
-        self,
-        features: BridgedFeatures,
-        data_samples: Sequence[SegDataSample] | None,
-        input_hw: tuple[int, int],
-        test_cfg: Mapping[str, Any] | None = None,
-    ) -> list[SegDataSample]:
-        """Boxes, and masks, at the size of the original images.
-
-        Args:
-            features: Bridged features of B (image, sentence) pairs.
-            data_samples: One for each, completed in place. None: new ones, for the network's input.
-            input_hw: Size of the network's input.
-            test_cfg: ``dtype``, ``corner_aligned`` and ``no_target`` of the model. Defaults to none.
-
-        Returns:
-            See :meth:`predict_by_feat`.
-        """
-        test_cfg = test_cfg or {}
-        with autocast_to(test_cfg.get('dtype'), features.words.device.type):
-            answers = self.answer(features, test_cfg)
-        return self.predict_by_feat(answers, data_samples, input_hw, test_cfg)
 
     def predict_by_feat(
         self,

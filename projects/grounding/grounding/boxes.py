@@ -6,10 +6,11 @@ is left, top, right, bottom in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.model import BaseModule
 from mmengine.structures import InstanceData
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -17,7 +18,8 @@ from torch.nn import functional as F
 from torchvision.ops import box_convert, generalized_box_iou_loss
 
 from mmetris.datasets.boxes import undo_letterbox_boxes
-from mmetris.structures import RefDataSample
+from mmetris.structures import BridgedFeatures, RefDataSample
+from mmetris.utils.autocast import autocast_to
 from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.shapes import hw_of
 
@@ -36,6 +38,36 @@ class Answers(NamedTuple):
     no_target_scores: Tensor | None
     boxes: Tensor
     box_scores: Tensor
+
+
+class BoxHead(BaseModule):
+    """A head of boxes: it has ``loss``, ``answer`` and ``predict_by_feat``, and predicts by the last two."""
+
+    answer: Callable[..., Answers]
+    predict_by_feat: Callable[..., list[SegDataSample]]
+
+    def predict(
+        self,
+        features: BridgedFeatures,
+        data_samples: Sequence[SegDataSample] | None,
+        input_hw: tuple[int, int],
+        test_cfg: Mapping[str, Any] | None = None,
+    ) -> list[SegDataSample]:
+        """Boxes, and masks if the head makes them, of the original images.
+
+        Args:
+            features: Bridged features of B (image, sentence) pairs.
+            data_samples: One for each, completed in place. None: new ones, for the network's input.
+            input_hw: Size of the network's input.
+            test_cfg: ``dtype`` of the model, and what the head's own methods read. Defaults to none.
+
+        Returns:
+            See ``predict_by_feat`` of the head.
+        """
+        test_cfg = test_cfg or {}
+        with autocast_to(test_cfg.get('dtype'), features.words.device.type):
+            answers = self.answer(features, test_cfg)
+        return self.predict_by_feat(answers, data_samples, input_hw, test_cfg)
 
 
 def target_boxes(

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModule
 from mmseg.models.necks import FPN
 from mmseg.structures import SegDataSample
 from scipy.optimize import linear_sum_assignment
@@ -16,13 +15,12 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from mmetris.registry import MODELS
 from mmetris.structures import BridgedFeatures
-from mmetris.utils.autocast import autocast_to
 
-from .boxes import Answers, box_losses, complete_by_boxes, input_hw_of, no_rule_of_boxes, target_boxes
+from .boxes import Answers, BoxHead, box_losses, complete_by_boxes, input_hw_of, no_rule_of_boxes, target_boxes
 
 
 @MODELS.register_module()
-class TransformerBoxHead(BaseModule):
+class TransformerBoxHead(BoxHead):
     """Boxes of a sentence, from queries that read the joined maps and the words.
 
     ::
@@ -222,29 +220,6 @@ class TransformerBoxHead(BaseModule):
         """
         boxes, scores = self(features)
         return Answers(None, None, boxes[-1], scores[-1].sigmoid())
-
-    def predict(
-        self,
-        features: BridgedFeatures,
-        data_samples: Sequence[SegDataSample] | None,
-        input_hw: tuple[int, int],
-        test_cfg: Mapping[str, Any] | None = None,
-    ) -> list[SegDataSample]:
-        """Boxes of the original images, highest score first.
-
-        Args:
-            features: Bridged features of B (image, sentence) pairs.
-            data_samples: One for each, completed in place. None: new ones, for the network's input.
-            input_hw: Size of the network's input.
-            test_cfg: ``dtype`` of the model. Defaults to none.
-
-        Returns:
-            See :meth:`predict_by_feat`.
-        """
-        test_cfg = test_cfg or {}
-        with autocast_to(test_cfg.get('dtype'), features.words.device.type):
-            answers = self.answer(features, test_cfg)
-        return self.predict_by_feat(answers, data_samples, input_hw, test_cfg)
 
     def predict_by_feat(
         self,

@@ -540,8 +540,8 @@ class Page:
         on_mask = [self.answers, self.clicked, self.threshold, self.boxes, self.session]
         for event, step, more in [
             (self.result.select, self.click, [self.label]),
-            (self.undo.click, self.undo_click, []),
-            (self.clear.click, self.clear_clicks, []),
+            (self.undo.click, functools.partial(self.take_back, 1), []),
+            (self.clear.click, functools.partial(self.take_back, MAX_CLICKS), []),
         ]:
             corrected = event(step, [*on_mask, *more], outputs, show_progress='hidden', **alone, **hidden)
             self._make_files_after(corrected, outputs)
@@ -702,38 +702,16 @@ class Page:
         return self._shown(answers, threshold, boxes) | {self.answers: answers}
 
     @without_traceback
-    def undo_click(
+    def take_back(
         self,
-        answers: Answers | ClassAnswers | None,
-        number: int | None,
-        threshold: float,
-        boxes: bool,
-        session: Session | None,
-    ) -> dict:
-        """Take the last click back."""
-        return self._take_back(answers, number, threshold, boxes, session, 1)
-
-    @without_traceback
-    def clear_clicks(
-        self,
-        answers: Answers | ClassAnswers | None,
-        number: int | None,
-        threshold: float,
-        boxes: bool,
-        session: Session | None,
-    ) -> dict:
-        """Take all clicks on the sentence's mask back."""
-        return self._take_back(answers, number, threshold, boxes, session, MAX_CLICKS)
-
-    def _take_back(
-        self,
-        answers: Answers | ClassAnswers | None,
-        number: int | None,
-        threshold: float,
-        boxes: bool,
-        session: Session | None,
         count: int,
+        answers: Answers | ClassAnswers | None,
+        number: int | None,
+        threshold: float,
+        boxes: bool,
+        session: Session | None,
     ) -> dict:
+        """Take so many of the last clicks on the sentence's mask back."""
         if answers is None or session is None or number is None or answers.drawn_hw is None:
             return {self.message: gr.skip()}
         session.take_back(answers, number, count)

@@ -6,18 +6,8 @@ custom_imports = dict(imports=['mmetris.registry', 'projects.classification.clas
 
 default_hooks = dict(
     _delete_=True,
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='mmetris.MainProcessLoggerHook', interval=50, log_metric_by_epoch=True),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='mmetris.AtomicCheckpointHook',
-        by_epoch=True,
-        interval=1,
-        max_keep_ckpts=1,
-        save_best='accuracy/top1',
-        rule='greater',
-    ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
+    **{name: hook for name, hook in _base_.default_hooks.items() if name not in ('checkpoint', 'visualization')},
+    checkpoint=dict(_base_.default_hooks.checkpoint, save_best='accuracy/top1'),
 )
 custom_hooks = [
     # The classes are those of the data, in each phase its own.

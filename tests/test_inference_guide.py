@@ -14,6 +14,7 @@ from mmetris.apis import init_model, model_zoo
 from mmetris.cli import mmetris_command, run
 from mmetris.datasets.shapes import draw_sample, render
 from mmetris.models.encoders.slim_checkpoint import slim_state_dict
+from tests.test_projects.test_classification_inference import save as save_classifier
 from tests.toy_inference import ROOT, picture
 from tests.toy_videos import write_video
 
@@ -36,12 +37,17 @@ def test_its_python_runs_from_top_to_bottom_with_the_model_that_ships(tmp_path, 
     write_video(tmp_path / 'clip.mp4', number=3)
     (tmp_path / 'folder').mkdir()
     Image.fromarray(picture(50, 50, 1)).save('folder/other.png')
+    save_classifier(tmp_path / 'work_dirs/bridged_vitb16_folders')
+    (tmp_path / 'photos').mkdir()
+    for seed, name in enumerate(['photo.jpg', 'photos/first.jpg', 'photos/second.jpg']):
+        Image.fromarray(picture(seed=seed)).save(name)
     assert len(blocks('python')) >= 5
     names: dict = {}
     for block in blocks('python'):
         exec(compile(block, 'docs/inference.md', 'exec'), names)
     assert (tmp_path / 'results' / 'predictions.json').is_file() and names['labels'].shape == (64, 80)
     assert names['report'] == (3, 2, False) and (tmp_path / 'found.mp4').is_file()
+    assert names['one'].image.endswith('second.jpg') and set(names['one'].probabilities) == {'cat', 'dog', 'sofa'}
 
 
 def test_the_first_command_works_as_it_stands_here_and_in_the_readme(tmp_path, monkeypatch, capsys):

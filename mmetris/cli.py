@@ -1064,13 +1064,13 @@ class _Apis:
             RefSegInferencer,
             RefSegPredictor,
             fetching,
-            found_boxes,
             hub,
             model_zoo,
             published,
             result_files,
             videos,
         )
+        from mmetris.structures import found_boxes
         from mmetris.utils import checkpoint_io, downloads, image_io
 
         self.RefSegInferencer, self.RefSegPredictor = RefSegInferencer, RefSegPredictor

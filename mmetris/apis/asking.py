@@ -28,6 +28,7 @@ from mmetris.models.necks import ImagePrefix
 from mmetris.models.segmentors.training_free_segmentor import ImageWindows
 from mmetris.registry import TRANSFORMS
 from mmetris.structures import RefDataSample
+from mmetris.structures.found_boxes import BOX_LISTS, FoundBoxes, append_boxes, box_around, boxes_of_head
 from mmetris.structures.vocabulary import Vocabulary
 from mmetris.utils.config_types import type_name
 from mmetris.utils.expressions import check_expressions
@@ -35,7 +36,6 @@ from mmetris.utils.letterbox import LetterboxGeometry
 from mmetris.utils.probabilities import check_probability
 from mmetris.utils.shapes import bounds_of
 
-from .found_boxes import BOX_LISTS, FoundBoxes, append_boxes, box_around, boxes_of_head
 from .model_zoo import SEGMENTS_NOTHING
 from .shapes_only import ShapesNotes
 

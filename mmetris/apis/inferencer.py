@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
+from mmetris.structures.found_boxes import BOX_LISTS
 from mmetris.utils.autocast import check_dtype, set_test_dtype
 from mmetris.utils.image_io import MAX_PIXELS, ImageSource, expand_folders, read_images
 from mmetris.visualization import draw_expressions, draw_labels
 
 from .asking import ANSWER_LISTS, Asker, Classes, check_threshold, set_no_target
-from .found_boxes import BOX_LISTS
 from .model import init_model
 from .model_zoo import find_model, indexed_models
 from .result_files import LabelWriter, ResultWriter

@@ -26,12 +26,11 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmetris.models.decode_heads import NoTargetRule
+from mmetris.structures.found_boxes import BOX_LISTS, boxes_as_dicts, corners_as_bbox
 from mmetris.utils.checkpoint_io import write_atomically
 from mmetris.utils.file_names import FreeNames, file_stem
 from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_expressions
-
-from .found_boxes import BOX_LISTS, boxes_as_dicts, corners_as_bbox
 
 
 class _Writer(ABC):
@@ -132,8 +131,8 @@ class ResultWriter(_Writer):
             no_target_scores: 0..1 for each of them. Defaults to None: the model gives none.
             no_target: Whether each of them means nothing in the picture. Defaults to None, as the scores.
             note: What is to be said of the answers on this picture. Defaults to None.
-            pred_boxes: (K, 4) for each of them, see :class:`~mmetris.apis.found_boxes.FoundBoxes`. Defaults to None:
-                they were not asked for.
+            pred_boxes: (K, 4) for each of them, see :class:`~mmetris.structures.found_boxes.FoundBoxes`. Defaults to
+                None: they were not asked for.
             pred_box_scores: (K,) for each of them, likewise.
             box_source: ``'head'`` or ``'mask'`` for each of them, likewise.
         """

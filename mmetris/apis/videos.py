@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mmetris.structures.found_boxes import BOX_LISTS
 from mmetris.utils.checkpoint_io import write_atomically
 from mmetris.utils.video_io import Frame, VideoReader, VideoWriter, encoder_of
 from mmetris.visualization import draw_expressions
 
-from .found_boxes import BOX_LISTS
 from .predictor import RefSegPredictor
 from .result_files import ResultWriter
 from .shapes_only import NOTE

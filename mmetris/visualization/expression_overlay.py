@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mmetris.structures.found_boxes import HEAD, MASK
 from mmetris.utils.text_files import writable
 
 from .number_places import Place, place_numbers
@@ -17,7 +18,6 @@ from .text import NOT_IN_PICTURE, NOTHING_FOUND, find_font, percent, wrap_text
 
 # Of the sentences below a picture, from which number on they stand in columns where they are short, and how many.
 MANY_ROWS, MOST_COLUMNS = 7, 3
-HEAD, MASK = 'head', 'mask'  # As in mmetris.apis.found_boxes.
 
 
 def draw_expressions(

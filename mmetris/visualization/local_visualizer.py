@@ -15,13 +15,15 @@ from PIL import Image
 
 from mmetris.evaluation.functional import intersection_and_union, sample_iou
 from mmetris.registry import VISUALIZERS
+from mmetris.structures.found_boxes import boxes_of_head
 
 from .referring_picture import draw_referring_picture
 
 
 @VISUALIZERS.register_module()
 class RefSegLocalVisualizer(SegLocalVisualizer):
-    """Draw a sentence over the image, the predicted and the true mask side by side, with their IoU below.
+    """Draw a sentence over the image, the predicted and the true mask side by side, with their IoU below; boxes, too,
+    where the model predicts some and the data have them.
 
     Takes the place of MMSegmentation's ``SegLocalVisualizer`` and works with its hooks and tools. A data
     sample without an expression is drawn as MMSegmentation draws it.
@@ -31,6 +33,7 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
         alpha: Strength of the masks' tint, 0 to 1. Defaults to 0.45: the texture below stays visible.
         ignore_index: Value of pixels in the ground truth that are not scored. Defaults to 255.
         save_dir: Folder of the visualization backends. Defaults to None.
+        box_threshold: Score from which on predicted boxes are drawn. Defaults to None: the best one.
         **kwargs: The other arguments of ``SegLocalVisualizer`` (image, vis_backends, classes, palette...).
     """
 
@@ -40,10 +43,11 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
         alpha: float = 0.45,
         ignore_index: int = 255,
         save_dir: str | None = None,
+        box_threshold: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(name, alpha=alpha, save_dir=save_dir, **kwargs)
-        self.ignore_index = ignore_index
+        self.ignore_index, self.box_threshold = ignore_index, box_threshold
         # The base class hands it to the backends and forgets it; the hook writes its pictures there.
         self.save_dir = save_dir
 
@@ -55,7 +59,7 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
         Args:
             image: The image that the masks belong to, (H, W, 3) RGB in 0..255.
             data_sample: With ``expression`` and, where there are, ``pred_sem_seg`` and ``gt_sem_seg`` of the
-                image's size.
+                image's size, ``pred_instances`` and ``gt_instances`` with boxes in its pixels.
             draw_gt: Whether to draw the ground truth. Defaults to True.
             draw_pred: Whether to draw the prediction. Defaults to True.
 
@@ -84,9 +88,16 @@ class RefSegLocalVisualizer(SegLocalVisualizer):
                 self.ignore_index,
                 no_target_score=data_sample.get('no_target_score') if draw_pred else None,
                 no_target_threshold=data_sample.get('no_target_threshold'),
+                pred_boxes=self._pred_boxes(data_sample, image.shape[:2]) if draw_pred else None,
+                target_boxes=_target_boxes(data_sample) if draw_gt else None,
             )
         except ValueError as error:
             raise ValueError(f'Cannot draw the masks of {img_path or "a sample"}: {error}') from error
+
+    def _pred_boxes(self, data_sample: SegDataSample, image_hw: tuple[int, int]) -> np.ndarray | None:
+        if 'bboxes' not in data_sample.get('pred_instances', ()):
+            return None
+        return boxes_of_head(data_sample.pred_instances, image_hw, self.box_threshold).boxes
 
     @master_only
     def add_datasample(
@@ -144,6 +155,12 @@ def _mask_of(data_sample: SegDataSample, field: str) -> torch.Tensor | None:
         return None
     mask = torch.as_tensor(data_sample.get(field).data).cpu()
     return mask[0] if mask.ndim == 3 else mask
+
+
+def _target_boxes(data_sample: SegDataSample) -> np.ndarray | None:
+    if 'bboxes' not in data_sample.get('gt_instances', ()):
+        return None
+    return torch.as_tensor(data_sample.gt_instances.bboxes).float().cpu().numpy().reshape(-1, 4)
 
 
 __all__ = ['RefSegLocalVisualizer', 'write_picture']

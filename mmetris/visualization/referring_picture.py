@@ -90,8 +90,10 @@ def draw_referring_picture(
     max_panel: int = 640,
     no_target_score: float | None = None,
     no_target_threshold: float | None = None,
+    pred_boxes: np.ndarray | None = None,
+    target_boxes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw the image and its masks side by side, the sentence above and the score below.
+    """Draw the image and its masks and boxes side by side, the sentence above and the score below.
 
     Args:
         image: The image, RGB.
@@ -109,6 +111,9 @@ def draw_referring_picture(
         no_target_score: Score that the sentence means nothing in the image, 0..1, written beside the overlap with its
             threshold. Defaults to None: the model does not decide it.
         no_target_threshold: Threshold from which on it does. Defaults to None.
+        pred_boxes: Predicted boxes (K, 4), left, top, right, bottom in pixels of the image. Defaults to None: the model
+            gives none.
+        target_boxes: True boxes (K, 4). Defaults to None: the data have none.
 
     Returns:
         The picture, (H', W', 3) RGB, on white.
@@ -119,26 +124,43 @@ def draw_referring_picture(
     for name, mask in (('pred_mask', pred_mask), ('target_mask', target_mask)):
         if mask is not None and mask.shape != image.shape[:2]:
             raise ValueError(f'{name} has size {mask.shape} (H, W), but the image {image.shape[:2]}')
+    size = image.shape[1::-1]
     image = _resize_to_panel(image, min_panel, max_panel)
+    scale = np.tile(np.divide(image.shape[1::-1], size), 2)
     panels: list[tuple[str, tuple[int, int, int] | None, np.ndarray]] = [('image', None, image)]
-    if pred_mask is not None:
-        mask = _resize_mask(pred_mask, image)
-        panels.append(('prediction', PRED_COLOR, overlay_mask(image, mask != 0, PRED_COLOR, alpha)))
-    if target_mask is not None:
-        mask = _resize_mask(target_mask, image)
-        panel = overlay_mask(image, (mask != 0) & (mask != ignore_index), TARGET_COLOR, alpha)
-        ignored = mask == ignore_index
-        panel[ignored] = (0.4 * panel[ignored] + 0.6 * np.array(IGNORED_COLOR)).round().astype(np.uint8)
-        panels.append(('ground truth', TARGET_COLOR, panel))
+    for caption, color, mask, boxes in (
+        ('prediction', PRED_COLOR, pred_mask, pred_boxes),
+        ('ground truth', TARGET_COLOR, target_mask, target_boxes),
+    ):
+        if mask is None and boxes is None:
+            continue
+        panel = image
+        if mask is not None:
+            panel = _with_mask(image, mask, color, alpha, ignore_index if color is TARGET_COLOR else None)
+        for box in () if boxes is None else boxes:
+            panel = overlay_frame(panel, scale * np.asarray(box), color)
+        panels.append((caption, color, panel))
 
     footer = '' if iou is None else f'IoU {100 * iou:.1f} %'
-    if pred_mask is not None and not (pred_mask != 0).any():
+    found = [bool((pred_mask != 0).any())] if pred_mask is not None else []
+    found += [bool(len(pred_boxes))] if pred_boxes is not None else []
+    if found and not any(found):
         footer = f'{footer} (nothing predicted)' if footer else 'nothing predicted'
     if no_target_score is not None and no_target_threshold is not None:
         verdict = NOT_IN_PICTURE if no_target_score >= no_target_threshold else 'in the picture'
         numbers = f'no-target score {no_target_score:.2f}, threshold {no_target_threshold:g}'
         footer = f'{footer}  {verdict} ({numbers})'.strip()
     return _compose(panels, f'“{writable(expression)}”', footer, writable(note))
+
+
+def _with_mask(
+    image: np.ndarray, mask: np.ndarray, color: tuple[int, int, int], alpha: float, ignore_index: int | None
+) -> np.ndarray:
+    mask = _resize_mask(mask, image)
+    ignored = np.zeros(mask.shape, bool) if ignore_index is None else mask == ignore_index
+    panel = overlay_mask(image, (mask != 0) & ~ignored, color, alpha)
+    panel[ignored] = (0.4 * panel[ignored] + 0.6 * np.array(IGNORED_COLOR)).round().astype(np.uint8)
+    return panel
 
 
 def _compose(

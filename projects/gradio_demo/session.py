@@ -25,11 +25,11 @@ import numpy as np
 import mmetris
 from mmetris.apis import Classification, ImageClassificationInferencer, RefSegPredictor
 from mmetris.apis.asking import NO_CLASS, Answer, answer_of_boxes, read_answer
-from mmetris.apis.found_boxes import BOX_LISTS, FoundBoxes, box_around, boxes_as_dicts
 from mmetris.apis.model_zoo import DEMO_CONFIG, find_model, gives_classes
 from mmetris.apis.result_files import LabelWriter, ResultWriter, answer_as_dict, encode_rle, write_image
 from mmetris.apis.shapes_only import NOTE
 from mmetris.models.decode_heads import NoTargetRule
+from mmetris.structures.found_boxes import BOX_LISTS, FoundBoxes, box_around, boxes_as_dicts
 from mmetris.utils.image_io import read_image
 from mmetris.utils.text_files import writable
 from mmetris.visualization import draw_expressions, draw_labels

@@ -442,3 +442,10 @@ def test_a_score_that_validation_does_not_have_is_named_and_nothing_is_lost(tmp_
     assert read_checkpoint(folder / 'epoch_1.pth')['meta']['epoch'] == 1
     train(folder, resume=True, name='named', save_best='mIoU')
     assert (folder / 'best_mIoU_epoch_4.pth').is_file()
+
+
+def test_a_validation_by_itself_saves_nothing(tmp_path):
+    """There is no training whose best checkpoint it could be; MMEngine's own hook fails there."""
+    scores = build_runner(tmp_path / 'run').val()
+    assert scores['mIoU'] in SCORES and not list((tmp_path / 'run').glob('*.pth'))
+    assert not (tmp_path / 'run' / 'validation_scores.json').exists()

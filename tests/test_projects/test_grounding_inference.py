@@ -16,9 +16,9 @@ from pycocotools.coco import COCO
 from mmetris import cli
 from mmetris.apis import RefSegInferencer, RefSegPredictor
 from mmetris.apis.asking import Asker
-from mmetris.apis.found_boxes import box_around, boxes_as_dicts, boxes_of_head
 from mmetris.package import find_root
 from mmetris.registry import MODELS
+from mmetris.structures.found_boxes import box_around, boxes_as_dicts, boxes_of_head
 from mmetris.utils import projects
 from mmetris.utils.config_options import read_config
 from tests import toy, toy_grounding

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from PIL import Image
 
@@ -235,3 +235,33 @@ def test_the_no_target_score_stands_below_where_a_model_decides_it(image):
     drawn = RefSegLocalVisualizer().draw_datasample(image, sample)
     note = draw_referring_picture(image, 'the disc', empty, note='a.jpg', no_target_score=0.5, no_target_threshold=0.5)
     assert np.array_equal(drawn, note)
+
+
+def boxes_of(*corners):
+    return InstanceData(bboxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4))
+
+
+def edges_of(picture, color):
+    """Left, top, right, bottom of a colour above the captions."""
+    rows, columns = np.nonzero((picture[: int(0.85 * len(picture))] == np.array(color)).all(-1))
+    return np.array([columns.min(), rows.min(), columns.max(), rows.max()])
+
+
+def test_boxes_are_drawn_where_model_and_data_have_them(image, tmp_path):
+    sample = make_sample()
+    sample.pred_instances = boxes_of((10, 20, 40, 60), (70, 70, 120, 100))
+    sample.pred_instances.scores = torch.tensor([0.4, 0.7])
+    sample.gt_instances = boxes_of((64, 64, 128, 96))
+    visualizer = RefSegLocalVisualizer(vis_backends=None, save_dir=str(tmp_path))
+    picture = visualizer.draw_datasample(image, sample)
+    # The best one of those predicted; the panels of 384 pixels show three for each pixel of the image.
+    predicted, true = edges_of(picture, PRED_COLOR), edges_of(picture, TARGET_COLOR)
+    assert abs((predicted[2:] - predicted[:2]) - 3 * np.array([50, 30])).max() <= 8
+    assert abs((true[2:] - true[:2]) - 3 * np.array([64, 32])).max() <= 8
+    assert abs(true[1] - predicted[1] - 3 * (64 - 70)) <= 4
+    visualizer.box_threshold = 0.3
+    both = edges_of(visualizer.draw_datasample(image, sample), PRED_COLOR)
+    assert abs((both[2:] - both[:2]) - 3 * np.array([110, 80])).max() <= 8
+    assert not panels_have(visualizer.draw_datasample(image, sample, draw_pred=False), PRED_COLOR)
+    sample.pred_instances = sample.pred_instances[:0]
+    assert not panels_have(visualizer.draw_datasample(image, sample), PRED_COLOR)

@@ -84,6 +84,7 @@ class AtomicCheckpointHook(CheckpointHook):
     keep_ckpt_ids: deque[int]
     _replaced: list[str]
     _is_unsaved = False  # Whether the best scores are others than the checkpoint has that was resumed.
+    _trains = False  # `runner.val()` by itself has no training whose best checkpoint this could be.
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint to resume from, where MMEngine would take whatever ``last_checkpoint`` names.
@@ -102,6 +103,7 @@ class AtomicCheckpointHook(CheckpointHook):
             runner: The runner.
         """
         super().before_train(runner)
+        self._trains = True
         self._replaced = []
         if not self._is_local:
             return
@@ -128,12 +130,14 @@ class AtomicCheckpointHook(CheckpointHook):
             self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=runner.iter))
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any]) -> None:
-        """Save the best checkpoint, then note that this validation is over.
+        """Save the best checkpoint, then note that this validation is over. Outside of a training neither.
 
         Args:
             runner: The runner.
             metrics: Scores by name.
         """
+        if not self._trains:
+            return
         super().after_val_epoch(runner, metrics)
 
         def note() -> None:

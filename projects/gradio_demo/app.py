@@ -469,7 +469,7 @@ class Page:
 
     def _draws(self, model: str) -> bool:
         """Whether a model has drawn examples, whose texts are sentences."""
-        return knows_shapes(model) and not isinstance(self.models.get(model), ClassPredictor)
+        return knows_shapes(model) and self.models.get(model).asker.by_sentence
 
     def _thumbnails(self, model: str) -> list[tuple[np.ndarray, str]]:
         """Small pictures with what to ask, for the gallery."""

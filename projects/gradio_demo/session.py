@@ -438,10 +438,11 @@ class Answers:
             return self.labels
         return np.where(self.probabilities[0] > threshold, self.labels, NO_CLASS).astype(np.uint8)
 
-    def masks_at(self, threshold: float) -> tuple[list[Row], list[np.ndarray]]:
-        """Rows of the table and their masks (H, W) bool; classes that are there, largest first."""
+    def masks_at(self, threshold: float, answers: Sequence[Answer] | None = None) -> tuple[list[Row], list[np.ndarray]]:
+        """Rows of the table and their masks (H, W) bool; classes that are there, largest first. ``answers`` are those
+        at the threshold, where they are at hand."""
         if self.labels is None:
-            answers = list(self.answers_at(threshold))
+            answers = list(self.answers_at(threshold)) if answers is None else answers
             return self.rows_of(answers), [answer.mask for answer in answers]
         labels = self.labels_at(threshold)
         sizes = np.bincount(labels.ravel(), minlength=len(self.texts))[: len(self.texts)]
@@ -455,15 +456,16 @@ class Answers:
         image = shrink(self.image, LONGEST_SIDE)
         size = image.shape[1::-1]
         frames: dict[str, list] = {}
-        if self.labels is None and (boxes or not self.gives_masks):
-            frames = self.boxes_at(list(self.answers_at(threshold)))
+        answers = None if self.labels is not None else list(self.answers_at(threshold))
+        if answers is not None and (boxes or not self.gives_masks):
+            frames = self.boxes_at(answers)
             scale = np.tile(np.divide(size, self.image.shape[1::-1]), 2)
             frames['pred_boxes'] = [found * scale for found in frames['pred_boxes']]
-        if not self.gives_masks:
-            rows = self.rows_of(list(self.answers_at(threshold)))
+        if answers is not None and not self.gives_masks:
+            rows = self.rows_of(answers)
             picture = draw_expressions(image, self.texts, None, legend=False, **frames)
             return picture, rows, self.message(rows, threshold)
-        rows, masks = self.masks_at(threshold)
+        rows, masks = self.masks_at(threshold, answers)
         if masks and masks[0].shape != image.shape[:2]:
             masks = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) == 1 for mask in masks]
         if not rows:

@@ -13,11 +13,10 @@ custom_imports = clicks.IMPORTS
 # data/shapes_large of the base config has four times as many pictures to train on; val and test are the same.
 data_root = 'data/shapes/'
 load_from = 'mmetris://pretrained/etris_tiny_long-192px_shapes.pth'
-max_epochs = 1
+max_epochs = 2
 
-model = clicks.with_clicks(channels=64, fine_channels=24, num_heads=4)
-# Half of the objects of the train split, in small steps: under an hour of a busy core.
-train_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root, indices=4064))
+model = dict(clicks.with_clicks(channels=64, fine_channels=24, num_heads=4), num_clicks=5)
+train_dataloader = dict(batch_size=8, dataset=dict(data_root=data_root))
 val_dataloader = dict(dataset=dict(data_root=data_root))
 test_dataloader = dict(dataset=dict(data_root=data_root))
 

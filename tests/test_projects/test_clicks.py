@@ -403,7 +403,6 @@ def test_the_shipped_config_trains_and_is_scored(tmp_path):
     cfg = Config.fromfile(CONFIGS / 'clicks_tiny_shapes.py')
     for phase in ('train', 'val', 'test'):
         cfg[f'{phase}_dataloader'].dataset.data_root = f'{tmp_path}/shapes/'
-    del cfg.train_dataloader.dataset.indices
     cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'work_dir': str(tmp_path / 'work')})
     cfg.param_scheduler = []
     cfg.experiment_name = tmp_path.name

@@ -267,17 +267,17 @@ class Report:
         return f'{text}\n\n{markdown_table(heads, rows)}'
 
     def _costs(self) -> str:
-        """What a step and a training cost, by variant and machine: medians."""
+        """What a step and a training cost, by variant and machine: of the job that other work disturbed least."""
         keys = ['setting', 'samples', 'variant', 'machine']
         rows = []
         for (setting, samples, variant, machine), own in self.table.groupby(keys, sort=False):
-            cpu = own.cpu_seconds.median()
+            cpu = own.cpu_seconds.min()
             rows.append(
                 [
                     *([f'`{setting}`'] if len(self.study.settings) > 1 else []),
                     f'{samples:,}' if samples else 'all',
                     f'`{variant}`',
-                    f'{own.step_ms.median():.0f}',
+                    f'{own.step_ms.min():.0f}',
                     NONE if pd.isna(cpu) else f'{cpu:.0f}',
                     f'{own.peak_mb.median():.0f}',
                     machine,

@@ -110,7 +110,7 @@ def run(path: Path, out: Path, *flags: str, kill=None) -> tuple[int, str]:
         sys.exit(study_run.main([str(path), str(out), *flags]))
 
     (process,) = kill_test.start(study, log)
-    end = time.monotonic() + 100
+    end = time.monotonic() + 600
     while True:
         done, status = os.waitpid(process, os.WNOHANG)
         if done:

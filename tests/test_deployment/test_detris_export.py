@@ -44,15 +44,13 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.processes
-def test_the_onnx_files_agree_with_the_model(files, tmp_path):
-    """export_model itself compares, on several images and on one, and keeps nothing that deviates.
-
-    The whole is exported in tests/test_models/test_necks/test_text_first.py.
-    """
+@pytest.mark.parametrize('part', ['whole', 'split'])
+def test_the_onnx_files_agree_with_the_model(files, part, tmp_path):
+    """export_model itself compares, on several images and on one, and keeps nothing that deviates."""
     pytest.importorskip('onnxscript')
     pytest.importorskip('onnxruntime')
-    found = export_model(files[0], tmp_path / 'out', files[1], parts=['split'])['files']
-    assert found.keys() == {'image.onnx', 'text.onnx'}
+    found = export_model(files[0], tmp_path / 'out', files[1], parts=[part])['files']
+    assert found.keys() == ({'whole.onnx'} if part == 'whole' else {'image.onnx', 'text.onnx'})
     for name, facts in found.items():
         assert (tmp_path / 'out' / name).is_file()
         assert max(facts['largest_deviation'].values()) < 1e-4

@@ -112,7 +112,7 @@ def test_a_kill_at_any_step_of_saving_loses_nothing(whole, half, tmp_path):
     by_epoch, weights, steps = whole
     numbers = [number for number, step in enumerate(steps) if not half or step.startswith('fsync .')]
     if os.environ.get('MMETRIS_ALL_KILLS') != '1':
-        numbers = numbers[by_epoch :: len(numbers) // (2 if half else 4)]
+        numbers = numbers[by_epoch :: len(numbers) // (3 if half else 6)]
     for number in numbers:
         work_dir = tmp_path / str(number)
         log = tmp_path / 'steps.txt'

@@ -235,3 +235,17 @@ def test_the_shipped_tiny_clip_is_small_and_knows_what_its_readme_says():
     model, _ = tiny_clip.load_clip(shipped)
     result = probes.Probes(0, 64).run(model)
     assert min(result[name] for name in ('colour', 'shape', 'size', 'texture')) > 0.9
+
+
+def test_the_positions_of_an_attention_pool_start_as_noise_or_as_waves():
+    config = tiny_clip.arch_config('resnet')
+    waves, again = (tiny_clip.build_clip(config, 'waves').visual.attnpool.positional_embedding for _ in range(2))
+    noise, other = (tiny_clip.build_clip(config).visual.attnpool.positional_embedding for _ in range(2))
+    assert torch.equal(waves[1:], again[1:]) and not torch.equal(noise[1:], other[1:])
+    # Cells of one column of the 4 x 4 grid have the same first half, those of one row the same second half.
+    grid = waves[1:].unflatten(0, (4, 4))
+    columns, rows = grid.chunk(2, -1)
+    assert torch.equal(columns[0], columns[3]) and torch.equal(rows[:, 0], rows[:, 3])
+    assert not torch.equal(columns[:, 0], columns[:, 1]) and not torch.equal(rows[0], rows[1])
+    with pytest.raises(ValueError, match="positions='wave': use one of waves, noise"):
+        tiny_clip.build_clip(config, 'wave')

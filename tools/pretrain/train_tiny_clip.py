@@ -26,7 +26,17 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 from probes import Probes  # noqa: E402
 from shapes_batches import Batch, SceneBank, bank_batch, close_up_batch, used_tokens  # noqa: E402
-from tiny_clip import PatchChoice, UsedWords, arch_config, build_clip, encode_image, encode_text, normalise, save_clip  # noqa: E402
+from tiny_clip import (  # noqa: E402
+    POSITIONS,
+    PatchChoice,
+    UsedWords,
+    arch_config,
+    build_clip,
+    encode_image,
+    encode_text,
+    normalise,
+    save_clip,
+)
 
 _MAX_LOGIT_SCALE = math.log(100)  # CLIP's own limit
 
@@ -89,7 +99,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         self.args = args
         self.config = arch_config(args.arch)
-        self.model = build_clip(self.config)
+        self.model = build_clip(self.config, args.positions)
         self.model.token_embedding = UsedWords(self.model.token_embedding, used_tokens())
         self.patches = PatchChoice()
         if args.arch == 'vit':
@@ -254,6 +264,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read and check the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--arch', default='resnet', help='resnet or vit')
+    parser.add_argument(
+        '--positions',
+        choices=POSITIONS,
+        help="how the image encoder's positions start; default: waves for a ViT, noise for a ResNet, which then hardly "
+        'learns where things are',
+    )
     parser.add_argument('--out', default='work_dirs/tiny_clip', help='path of the results, without suffix')
     parser.add_argument('--cache', default='work_dirs/tiny_clip_cache', help='folder for pictures and the checkpoint')
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in the cache folder')

@@ -280,6 +280,26 @@ def test_differences_are_paired_by_seed_with_students_interval(toy_study, tmp_pa
     assert report.has_plot and not alone.has_plot and not study_report.Report(study, []).has_plot
 
 
+def test_settings_share_a_table_below_their_hypotheses(toy_study):
+    settings = dict(
+        few=dict(hypothesis='Few.'),
+        many=dict(options={'train_dataloader.batch_size': 4}),
+        more=dict(hypothesis='More.', options={'train_dataloader.batch_size': 8}),
+    )
+    study = read_study(changed(toy_study, 'settings', settings=settings))
+    lines = []
+    for job in study.jobs():
+        if job.setting != 'more':
+            kinds = {f'val/mIoU of {kind}': 1.5 for kind in study.kinds if kind == 'place' or job.setting == 'few'}
+            lines.append(line_of(study, job, 40.0 + (job.variant == 'bridger') + len(lines), **kinds))
+    text = study_report.Report(study, lines).markdown()
+    assert '\n\n- `few`: Few.\n\n**8 samples**\n\n| setting | variant |' in text and 'More.' not in text
+    assert '| `few` | `none` | 10 | 1 | 40.00 | - |' in text
+    assert '| `many` | `bridger` |' in text and text.count('**8 samples**') == 1
+    rows = [line for line in text.split('\n') if line.startswith('| `many` | `none` |') and '1.50' in line]
+    assert rows == ['| `many` | `none` | - | - | 1.50 | - | - | - |']
+
+
 def test_a_budget_keeps_the_shape_of_a_schedule(toy_study):
     study = read_study(toy_study)
     cfg = study.config_of(study.jobs()[0])

@@ -249,3 +249,13 @@ def test_the_positions_of_an_attention_pool_start_as_noise_or_as_waves():
     assert not torch.equal(columns[:, 0], columns[:, 1]) and not torch.equal(rows[0], rows[1])
     with pytest.raises(ValueError, match="positions='wave': use one of waves, noise"):
         tiny_clip.build_clip(config, 'wave')
+
+
+def test_rows_of_words_that_no_caption_holds_become_zero():
+    embedding = torch.nn.Embedding(6, 4)
+    words = tiny_clip.UsedWords(embedding, [4, 1])
+    filled = words.filled()
+    assert torch.equal(filled[[1, 4]], embedding.weight[[1, 4]]) and not filled[[0, 2, 3, 5]].any()
+    assert torch.equal(words(torch.tensor([4])), filled[[4]])
+    with pytest.raises(IndexError):
+        words(torch.tensor([2]))

@@ -33,7 +33,7 @@ ARCHS: dict[str, dict] = {
     'vit': dict(
         embed_dim=64,
         quick_gelu=True,
-        vision_cfg=dict(image_size=IMAGE_SIZE, patch_size=8, width=128, head_width=32, layers=4),
+        vision_cfg=dict(image_size=IMAGE_SIZE, patch_size=16, width=128, head_width=32, layers=4),
         text_cfg=_TEXT_CFG,
     ),
     'resnet': dict(
@@ -173,7 +173,8 @@ class UsedWords(nn.Module):
     """The rows of CLIP's token embedding that a training can reach, in its place: the optimiser skips the other 99%.
 
     Args:
-        embedding: The full embedding; its other rows stay as they are.
+        embedding: The full embedding; its other rows become zero, so that words never seen are all alike and an export
+            compresses well.
         used: Token ids that occur.
     """
 
@@ -183,7 +184,7 @@ class UsedWords(nn.Module):
         row = torch.full((embedding.num_embeddings,), -1)
         row[used] = torch.arange(len(used))
         self.weight = nn.Parameter(embedding.weight.detach()[used].clone())
-        self.register_buffer('full', embedding.weight.detach().clone())
+        self.register_buffer('full', torch.zeros_like(embedding.weight.detach()))
         self.register_buffer('used', used)
         self.register_buffer('row', row)
 

@@ -295,7 +295,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--lr', type=float, default=2e-3)
     parser.add_argument('--warmup', type=float, default=0.03, help='part of the training')
     parser.add_argument('--weight-decay', type=float, default=0.05)
-    parser.add_argument('--keep', type=int, default=72, help='patches of 256 the ViT sees for most of the training')
+    parser.add_argument('--keep', type=int, default=32, help='patches of 64 the ViT sees for most of the training')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--log-seconds', type=float, default=20.0)
     parser.add_argument('--probe-seconds', type=float, default=150.0)

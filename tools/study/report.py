@@ -17,6 +17,7 @@ of what both have; the interval is Student's, for 95 %. Results of configs that 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections import Counter
@@ -166,8 +167,8 @@ class Report:
         over = self.num_jobs - len(self.missing) - len(self.failed)
         parts = [f'{over} of {self.num_jobs} jobs are over.']
         if len(self.table) and len(self.runs()):
-            for (samples, setting), runs in self.runs().groupby(['samples', 'setting'], sort=False):
-                parts.append(self._scores(runs, setting, samples))
+            parts += self._hypotheses()
+            parts += [self._scores(runs, samples) for samples, runs in self.runs().groupby('samples', sort=False)]
         if plot is not None and len(self.table):
             parts.append(f'![Differences and scores]({plot})')
         if self.study.search is not None and len(self.table):
@@ -183,12 +184,28 @@ class Report:
             parts.append(f'Not run yet, jobs: {", ".join(f"`{name}` {count}" for name, count in left.items())}.')
         return '\n\n'.join(parts) + '\n'
 
-    def _scores(self, runs: pd.DataFrame, setting: str, samples: int) -> str:
-        """Means, spread and differences of one setting and budget: of the splits, then of the kinds of sentences."""
+    @property
+    def has_settings(self) -> bool:
+        """Whether there are several settings, which tables then name."""
+        return len(self.study.settings) > 1
+
+    def _setting_cells(self, setting: str) -> list[str]:
+        """The cell that names a setting, where there are several."""
+        return [f'`{setting}`'] if self.has_settings else []
+
+    def _hypotheses(self) -> list[str]:
+        """A list of the settings of which there are results, with their hypotheses."""
+        done = set(self.runs().setting)
+        told = {name: (own or {}).get('hypothesis') for name, own in self.study.settings.items() if name in done}
+        return (
+            ['\n'.join(f'- `{name}`: {text.strip()}' for name, text in told.items() if text)]
+            if any(told.values())
+            else []
+        )
+
+    def _scores(self, runs: pd.DataFrame, samples: int) -> str:
+        """Means, spread and differences of one budget: of the splits, then of the kinds of sentences."""
         title = f'**{samples:,} samples**' if samples else "**The configs' own schedules**"
-        if setting:
-            own = self.study.settings[setting] or {}
-            title += f', setting `{setting}`' + (f': {own["hypothesis"].strip()}' if own.get('hypothesis') else '')
         # A training that another study has tested may lack a split.
         splits = [name for name in dict.fromkeys([self.score, *map('{}/mIoU'.format, self.study.test)]) if name in runs]
         kinds = [name for name in runs if name.startswith(f'{self.score} of ')]
@@ -197,31 +214,34 @@ class Report:
         if all(paper is None for paper in papers.values()):
             papers = {}
         less = [] if self.study.reference is None else [f'less `{self.study.reference}`']
-        heads = ['variant', 'tunable beside the head', 'seeds', *(head for name in splits for head in (name, *less))]
+        first = [*(['setting'] if self.has_settings else []), 'variant']
+        heads = [*first, 'tunable beside the head', 'seeds', *(head for name in splits for head in (name, *less))]
         heads += ['paper', *less] if papers else []
         rows, rows_of_kinds = [], []
-        for variant in self.study.variants:
-            own = runs[runs.variant == variant]
+        for setting, variant in itertools.product(self.study.settings, self.study.variants):
+            own = runs[(runs.setting == setting) & (runs.variant == variant)]
             if own.empty:
                 continue
+            names = [*self._setting_cells(setting), f'`{variant}`']
             cells = [cell for name in splits for cell in self._cells(own, name)]
             if papers:
                 paper, is_paired = papers[variant], variant != self.study.reference
                 cells.append(NONE if paper is None else f'{paper:.2f}')
                 cells += less and [f'{paper - base:+.2f}' if is_paired and None not in (paper, base) else NONE]
-            rows.append([f'`{variant}`', f'{own.tunable.iloc[-1]:,}', str(len(own)), *cells])
-            rows_of_kinds.append([f'`{variant}`', *(cell for name in kinds for cell in self._cells(own, name))])
+            rows.append([*names, f'{own.tunable.iloc[-1]:,}', str(len(own)), *cells])
+            rows_of_kinds.append([*names, *(cell for name in kinds for cell in self._cells(own, name))])
         parts = [title, markdown_table(heads, rows)]
         if kinds:
             names = [name.replace('/', ' ') for name in kinds]
-            heads = ['variant', *(head for name in names for head in (name, *less))]
+            heads = [*first, *(head for name in names for head in (name, *less))]
             parts.append(markdown_table(heads, rows_of_kinds))
         return '\n\n'.join(parts)
 
     def _cells(self, own: pd.DataFrame, score: str) -> list[str]:
         """Mean and spread of a variant's runs, and the difference from the reference where there is one."""
-        spread = f' ± {own[score].std():.2f}' if len(own) > 1 else ''
-        cells = [f'{own[score].mean():.2f}{spread}']
+        scores = own[score].dropna()  # A kind of sentences that this setting lacks has none.
+        spread = f' ± {scores.std():.2f}' if len(scores) > 1 else ''
+        cells = [f'{scores.mean():.2f}{spread}' if len(scores) else NONE]
         if self.study.reference is not None:
             first = own.iloc[0]
             cells.append(self._difference(first.setting, first.variant, first.samples, score))
@@ -261,8 +281,8 @@ class Report:
             cells = [f'{scores[value]:.2f}' if value in scores else NONE for value in values]
             cells = [f'**{cell}**' if value == best else cell for value, cell in zip(values, cells)]
             at_edge = 'yes' if len(values) > 2 and best in (values[0], values[-1]) else 'no' if best else NONE
-            rows.append([*([f'`{setting}`'] if len(self.study.settings) > 1 else []), f'`{variant}`', *cells, at_edge])
-        heads = ['setting'] * (len(self.study.settings) > 1) + ['variant', *values, 'best at the edge']
+            rows.append([*self._setting_cells(setting), f'`{variant}`', *cells, at_edge])
+        heads = ['setting'] * self.has_settings + ['variant', *values, 'best at the edge']
         text = f'{search["score"]} for each `{search["option"]}`, seed {search["seed"]}, which is in no other table:'
         return f'{text}\n\n{markdown_table(heads, rows)}'
 
@@ -274,7 +294,7 @@ class Report:
             cpu = own.cpu_seconds.min()
             rows.append(
                 [
-                    *([f'`{setting}`'] if len(self.study.settings) > 1 else []),
+                    *self._setting_cells(setting),
                     f'{samples:,}' if samples else 'all',
                     f'`{variant}`',
                     f'{own.step_ms.min():.0f}',
@@ -284,7 +304,7 @@ class Report:
                 ]
             )
         heads = ['samples', 'variant', 'step (ms)', 'training, time on cores (s)', 'peak memory (MB)', 'machine']
-        return markdown_table(['setting'] * (len(self.study.settings) > 1) + heads, rows)
+        return markdown_table(['setting'] * self.has_settings + heads, rows)
 
     def plot(self, path: Path) -> None:
         """Draw differences with their intervals, or with several budgets the scores over the samples.

@@ -124,6 +124,48 @@ def test_an_unknown_architecture_and_bad_numbers_are_named():
         tiny_clip.arch_config('swin')
     with pytest.raises(ValueError, match='--batch-size is 0'):
         train_tiny_clip.parse_args(['--batch-size', '0'])
+    with pytest.raises(ValueError, match='--forms'):
+        train_tiny_clip.parse_args(['--forms', *'00000'])
+    with pytest.raises(ValueError, match='--place-loss is -1'):
+        train_tiny_clip.parse_args(['--place-loss=-1'])
+
+
+def test_a_place_loss_teaches_where_a_lone_object_stands(tiny, tmp_path):
+    """A feature that holds the place, and one that does not."""
+    scenes = [random_scene(np.random.default_rng(seed), count, count) for seed, count in enumerate((1, 1, 2, 1))]
+    pictures = [shapes_batches.picture(scene) for scene in scenes]
+    centres = shapes_batches.make_batch(pictures, scenes, np.random.default_rng(0)).centres
+    lone = scenes[0].objects[0]
+    assert centres[0].tolist() == pytest.approx([2 * lone.x / scenes[0].width - 1, 2 * lone.y / scenes[0].height - 1])
+    assert centres[2].isnan().all() and centres[[0, 1, 3]].abs().max() < 1
+    layer = torch.nn.Linear(2, 2)
+    torch.nn.init.eye_(layer.weight)
+    torch.nn.init.zeros_(layer.bias)
+    told = centres.nan_to_num(9.0) / 2**0.5
+    assert train_tiny_clip.place_loss(layer, told, centres).item() == pytest.approx(0, abs=1e-6)
+    assert train_tiny_clip.place_loss(layer, -told, centres) > 0.1
+    assert train_tiny_clip.place_loss(layer, told[2:3], centres[2:3]) == 0
+    bank = shapes_batches.SceneBank(tmp_path / 'bank', 0, 10)
+    close_ups = shapes_batches.close_up_batch(bank, np.random.default_rng(0), 3, num_captions=1, num_misses=1)
+    assert close_ups.centres.isnan().all()  # A piece of a scene does not show where in the scene it is.
+
+    trainer, _ = run(tmp_path, '--steps', '2', '--place-loss', '1')
+    begun = trainer.place.weight.detach().clone()
+    again, _ = run(tmp_path, '--steps', '3', '--place-loss', '1', '--resume')
+    assert not torch.equal(again.place.weight, begun) and (again.place.weight - begun).abs().max() < 0.1
+    with pytest.raises(ValueError, match='was trained with --place-loss'):
+        run(tmp_path, '--steps', '4', '--resume')
+
+
+def test_a_training_may_start_from_an_exported_clip(tiny, tmp_path):
+    run(tmp_path, '--steps', '1')
+    start, _ = tiny_clip.load_clip(tmp_path / 'clip.safetensors')
+    args = ['--arch', 'vit', '--init', f'{tmp_path}/clip.safetensors']
+    trainer = train_tiny_clip.Trainer(train_tiny_clip.parse_args(args))
+    for name in ('visual.conv1.weight', 'text_projection'):
+        assert torch.equal(trainer.model.state_dict()[name], start.state_dict()[name])
+    with pytest.raises(ValueError, match='another architecture than --arch resnet'):
+        train_tiny_clip.Trainer(train_tiny_clip.parse_args(['--arch', 'resnet', *args[2:]]))
 
 
 def test_only_captions_known_to_be_false_are_negatives():
@@ -235,20 +277,6 @@ def test_the_shipped_tiny_clip_is_small_and_knows_what_its_readme_says():
     model, _ = tiny_clip.load_clip(shipped)
     result = probes.Probes(0, 64).run(model)
     assert min(result[name] for name in ('colour', 'shape', 'size', 'texture')) > 0.9
-
-
-def test_the_positions_of_an_attention_pool_start_as_noise_or_as_waves():
-    config = tiny_clip.arch_config('resnet')
-    waves, again = (tiny_clip.build_clip(config, 'waves').visual.attnpool.positional_embedding for _ in range(2))
-    noise, other = (tiny_clip.build_clip(config).visual.attnpool.positional_embedding for _ in range(2))
-    assert torch.equal(waves[1:], again[1:]) and not torch.equal(noise[1:], other[1:])
-    # Cells of one column of the 4 x 4 grid have the same first half, those of one row the same second half.
-    grid = waves[1:].unflatten(0, (4, 4))
-    columns, rows = grid.chunk(2, -1)
-    assert torch.equal(columns[0], columns[3]) and torch.equal(rows[:, 0], rows[:, 3])
-    assert not torch.equal(columns[:, 0], columns[:, 1]) and not torch.equal(rows[0], rows[1])
-    with pytest.raises(ValueError, match="positions='wave': use one of waves, noise"):
-        tiny_clip.build_clip(config, 'wave')
 
 
 def test_rows_of_words_that_no_caption_holds_become_zero():

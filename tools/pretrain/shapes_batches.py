@@ -4,7 +4,7 @@ Axes: S scenes of a batch, C captions of a batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from mmetris.datasets.shapes.scene import Scene, random_scene
 TRAIN_STREAM, HELD_OUT_STREAM = 100, 101
 MAX_OBJECTS = 5
 CLOSE_UP_SIZE = 64  # pixels: the largest object and some of its surroundings
-_FORMS = (0.25, 0.25, 0.35, 0.15, 0.0)  # no captions of all objects: one long one makes every text of a batch longer
+FORMS = (0.25, 0.25, 0.35, 0.15, 0.0)  # no captions of all objects: one long one makes every text of a batch longer
 
 
 def scene_at(seed: int, stream: int, index: int, num_objects: int) -> Scene:
@@ -120,12 +120,14 @@ class Batch:
         tokens: (C, L) token ids. The first ``len(owner)`` captions are true of the scene they were written for.
         owner: For each of these, the index of that scene.
         false: (C, S) bool: whether a caption is clearly false of a scene, and so a negative of it.
+        centres: (S, 2) x and y of a lone object's centre, from -1 to 1 across its scene; NaN where there are several.
     """
 
     pictures: np.ndarray
     tokens: Tensor
     owner: Tensor
     false: Tensor
+    centres: Tensor
 
 
 def make_batch(
@@ -134,7 +136,7 @@ def make_batch(
     rng: np.random.Generator,
     num_captions: int = 3,
     num_misses: int = 2,
-    forms: Sequence[float] = _FORMS,
+    forms: Sequence[float] = FORMS,
     detail: float = 0.5,
 ) -> Batch:
     """Write captions and near misses for the scenes, and work out which captions are negatives of which scenes.
@@ -153,7 +155,15 @@ def make_batch(
         tokenize([caption.text for caption in written]),
         torch.tensor(owner),
         torch.from_numpy(false),
+        torch.tensor([_centre(scene) for scene in scenes]),
     )
+
+
+def _centre(scene: Scene) -> tuple[float, float]:
+    if len(scene.objects) > 1:
+        return float('nan'), float('nan')
+    lone = scene.objects[0]
+    return 2 * lone.x / scene.width - 1, 2 * lone.y / scene.height - 1
 
 
 def bank_batch(
@@ -172,4 +182,5 @@ def close_up_batch(bank: SceneBank, rng: np.random.Generator, size: int, **kwarg
     indices = rng.integers(bank.size // MAX_OBJECTS, size=size) * MAX_OBJECTS
     scenes = [bank.scene(int(i)) for i in indices]
     pictures = [bank.close_up(int(i), scene, rng) for i, scene in zip(indices, scenes)]
-    return make_batch(pictures, scenes, rng, forms=(1, 0, 0, 0, 0), detail=0.9, **kwargs)
+    batch = make_batch(pictures, scenes, rng, forms=(1, 0, 0, 0, 0), detail=0.9, **kwargs)
+    return replace(batch, centres=torch.full_like(batch.centres, torch.nan))  # It says nothing of the whole scene.

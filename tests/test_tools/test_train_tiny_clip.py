@@ -126,8 +126,9 @@ def test_an_unknown_architecture_and_bad_numbers_are_named():
         train_tiny_clip.parse_args(['--batch-size', '0'])
     with pytest.raises(ValueError, match='--forms'):
         train_tiny_clip.parse_args(['--forms', *'00000'])
-    with pytest.raises(ValueError, match='--place-loss is -1'):
-        train_tiny_clip.parse_args(['--place-loss=-1'])
+    for flag in ('--place-loss', '--teacher-loss', '--lone'):
+        with pytest.raises(ValueError, match=f'{flag} is -1'):
+            train_tiny_clip.parse_args([f'{flag}=-1'])
 
 
 def test_a_place_loss_teaches_where_a_lone_object_stands(tiny, tmp_path):
@@ -168,7 +169,45 @@ def test_a_training_may_start_from_an_exported_clip(tiny, tmp_path):
     trainer = train_tiny_clip.Trainer(train_tiny_clip.parse_args(args))
     for name in ('visual.conv1.weight', 'text_projection'):
         assert torch.equal(trainer.model.state_dict()[name], start.state_dict()[name])
-    with pytest.raises(ValueError, match='another architecture than --arch resnet'):
+    with pytest.raises(ValueError, match='clip.safetensors has embed_dim 32, but 64 is trained'):
+        train_tiny_clip.Trainer(train_tiny_clip.parse_args(['--arch', 'resnet', *args[2:]]))
+
+
+def test_a_teacher_gives_its_text_encoder_and_its_pictures_features(tiny, tmp_path):
+    run(tmp_path, '--steps', '1')
+    teacher, _ = tiny_clip.load_clip(tmp_path / 'clip.safetensors')
+    args = [
+        '--arch',
+        'vit',
+        '--teacher',
+        f'{tmp_path}/clip.safetensors',
+        '--lr',
+        '3e-3',
+        '--warmup',
+        '0',
+        '--seed',
+        '1',
+    ]
+    trainer = train_tiny_clip.Trainer(train_tiny_clip.parse_args(args))
+    state = trainer.model.state_dict()
+    assert torch.equal(state['text_projection'], teacher.text_projection)
+    assert not torch.equal(state['visual.conv1.weight'], teacher.visual.conv1.weight)
+    bank = shapes_batches.SceneBank(tmp_path / 'bank', 0, 10)
+    batch = shapes_batches.bank_batch(bank, np.random.default_rng(0), 8)
+
+    def agreement():
+        pictures = tiny_clip.normalise(batch.pictures)
+        with torch.no_grad():
+            return torch.cosine_similarity(trainer.model.encode_image(pictures), teacher.encode_image(pictures)).mean()
+
+    trainer.patches.keep = None
+    before = agreement()
+    for _ in range(8):
+        trainer.train_step(batch)
+    trainer.patches.keep = None
+    assert agreement() > before + 0.1
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in trainer.teacher.parameters())
+    with pytest.raises(ValueError, match='--teacher .*clip.safetensors has embed_dim 32'):
         train_tiny_clip.Trainer(train_tiny_clip.parse_args(['--arch', 'resnet', *args[2:]]))
 
 

@@ -4,6 +4,7 @@ It is an ordinary ``open_clip.CLIP`` with CLIP's own tokenizer, small enough to 
 """
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,12 @@ def _grid_waves(side: int, width: int) -> Tensor:
     return torch.cat([columns, rows], 2).flatten(0, 1)
 
 
+def add_waves(positions: nn.Parameter) -> None:
+    """Add waves to the positions of a square grid, (1 + side * side, width), that follow a class token's."""
+    with torch.no_grad():
+        positions[1:] += _grid_waves(math.isqrt(len(positions) - 1), positions.shape[1])
+
+
 def build_clip(config: dict) -> CLIP:
     """Build a randomly initialised CLIP. The configuration is copied, so ``CLIP`` cannot change it.
 
@@ -71,9 +78,8 @@ def build_clip(config: dict) -> CLIP:
     model = CLIP(**json.loads(json.dumps(config)))
     if 'patch_size' in config['vision_cfg']:
         with torch.no_grad():
-            model.visual.positional_embedding[1:] = _grid_waves(
-                model.visual.grid_size[0], config['vision_cfg']['width']
-            )
+            model.visual.positional_embedding[1:] = 0
+        add_waves(model.visual.positional_embedding)
     return model
 
 

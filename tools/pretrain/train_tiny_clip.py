@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from open_clip.model import CLIP
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
@@ -31,6 +32,7 @@ from shapes_batches import FORMS, Batch, SceneBank, bank_batch, close_up_batch, 
 from tiny_clip import (  # noqa: E402
     PatchChoice,
     UsedWords,
+    add_waves,
     arch_config,
     build_clip,
     encode_image,
@@ -87,8 +89,8 @@ def place_loss(layer: nn.Linear, images: Tensor, centres: Tensor) -> Tensor:
 class Schedule:
     """Everything that changes with the progress p of the training, 0..1."""
 
-    def __init__(self, lr: float, warmup: float, keep: int) -> None:
-        self._lr, self._warmup, self._keep = lr, warmup, keep
+    def __init__(self, lr: float, warmup: float, keep: int, lone: float = 0.12) -> None:
+        self._lr, self._warmup, self._keep, self._lone = lr, warmup, keep, lone
 
     def lr(self, p: float) -> float:
         """Linear warm-up, then half a cosine to 1 percent."""
@@ -100,11 +102,10 @@ class Schedule:
         """Patches of a picture that are looked at: fewer while it shows few objects, all of them towards the end."""
         return self._keep * 2 // 3 if p < 0.2 else self._keep if p < 0.85 else None
 
-    @staticmethod
-    def num_objects(p: float) -> list[float]:
+    def num_objects(self, p: float) -> list[float]:
         """Chances of scenes with 1 to 5 objects: mostly lone ones at first, mostly crowded ones in the end."""
         ramp = min(p / 0.3, 1.0)
-        early, late = np.array([0.8, 0.2, 0.0, 0.0, 0.0]), np.array([0.12, 0.22, 0.22, 0.22, 0.22])
+        early, late = np.array([0.8, 0.2, 0.0, 0.0, 0.0]), np.array([self._lone] + 4 * [(1 - self._lone) / 4])
         return list((1 - ramp) * early + ramp * late)
 
 
@@ -117,11 +118,17 @@ class Trainer:
         self.config = arch_config(args.arch)
         self.model = build_clip(self.config)
         if args.init is not None:
-            start, notes = load_clip(args.init)
-            if json.loads(notes['arch']) != json.loads(json.dumps(self.config)):
-                raise ValueError(f'--init {args.init} holds another architecture than --arch {args.arch}')
-            self.model.load_state_dict(start.state_dict())
+            self.model.load_state_dict(self._exported(args.init, '--init', self.config).state_dict())
+        self.teacher = None
+        if args.teacher is not None:
+            # Its text encoder's words are told apart already, and features to imitate teach more than captions do.
+            wanted = {key: self.config[key] for key in ('embed_dim', 'text_cfg')}
+            self.teacher = self._exported(args.teacher, '--teacher', wanted).requires_grad_(False)
+            texts = {key: value for key, value in self.teacher.state_dict().items() if not key.startswith('visual.')}
+            self.model.load_state_dict(texts, strict=False)
         self.place = nn.Linear(self.config['embed_dim'], 2) if args.place_loss else None
+        if args.place_loss and args.arch == 'resnet':
+            add_waves(self.model.visual.attnpool.positional_embedding)
         self.model.token_embedding = UsedWords(self.model.token_embedding, used_tokens())
         self.patches = PatchChoice()
         if args.arch == 'vit':
@@ -135,8 +142,22 @@ class Trainer:
             betas=(0.9, 0.98),
             eps=1e-6,
         )
-        self.schedule = Schedule(args.lr, args.warmup, args.keep)
+        self.schedule = Schedule(args.lr, args.warmup, args.keep, args.lone)
         self.step, self.samples, self.seconds, self.best = 0, 0, 0.0, -1.0
+
+    @staticmethod
+    def _exported(path: str, flag: str, wanted: dict) -> CLIP:
+        """An exported CLIP in eval mode.
+
+        Raises:
+            ValueError: If its architecture is not as wanted.
+        """
+        clip, notes = load_clip(path)
+        held = json.loads(notes['arch'])
+        for key, value in json.loads(json.dumps(wanted)).items():
+            if held[key] != value:
+                raise ValueError(f'{flag} {path} has {key} {held[key]}, but {value} is trained')
+        return clip
 
     @property
     def progress(self) -> float:
@@ -153,6 +174,10 @@ class Trainer:
         images = normalize(encode_image(self.model, normalise(batch.pictures)), dim=-1)
         texts = normalize(encode_text(self.model, batch.tokens), dim=-1)
         loss = contrastive_loss(images, texts, batch.owner, batch.false, self.model.logit_scale.exp())
+        if self.teacher:
+            with torch.no_grad():
+                wanted = normalize(self.teacher.encode_image(normalise(batch.pictures)), dim=-1)
+            loss = loss + self.args.teacher_loss * (1 - (images * wanted).sum(-1)).mean()
         if self.place:
             loss = loss + self.args.place_loss * place_loss(self.place, images, batch.centres)
         self.optimizer.zero_grad(set_to_none=True)
@@ -296,6 +321,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--arch', default='resnet', help='resnet or vit')
     parser.add_argument('--init', metavar='FILE', help='exported CLIP to start from; default: random weights')
+    parser.add_argument(
+        '--teacher',
+        metavar='FILE',
+        help='exported CLIP whose text encoder is the start of the own and whose picture features are imitated',
+    )
+    parser.add_argument('--teacher-loss', type=float, default=8.0, help='weight of one less the cosine to its features')
     parser.add_argument('--out', default='work_dirs/tiny_clip', help='path of the results, without suffix')
     parser.add_argument('--cache', default='work_dirs/tiny_clip_cache', help='folder for pictures and the checkpoint')
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in the cache folder')
@@ -319,7 +350,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar='CHANCE',
         help='chances of captions of one object, of one at its place, of two in a relation, of two, of all',
     )
-    parser.add_argument('--place-loss', type=float, default=0.0, help='weight of telling where a lone object stands')
+    parser.add_argument(
+        '--place-loss',
+        type=float,
+        default=0.0,
+        help="weight of telling where a lone object stands; adds waves to the positions of a ResNet's attention pool",
+    )
+    parser.add_argument('--lone', type=float, default=0.12, help='share of scenes with one object in the end')
     parser.add_argument(
         '--close-ups',
         type=float,
@@ -341,8 +378,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}: it must be positive')
     if min(args.forms) < 0 or not any(args.forms):
         raise ValueError(f'--forms {args.forms}: chances are not negative, and not all zero')
-    if args.place_loss < 0:
-        raise ValueError(f'--place-loss is {args.place_loss}: it must not be negative')
+    for name in ('place_loss', 'teacher_loss'):
+        if getattr(args, name) < 0:
+            raise ValueError(f'--{name.replace("_", "-")} is {getattr(args, name)}: it must not be negative')
+    if not 0 <= args.lone <= 1:
+        raise ValueError(f'--lone is {args.lone}: it must lie within 0..1')
     if args.close_ups is None:
         args.close_ups = 0.3 if args.arch == 'resnet' else 0.0
     if not 0 <= args.close_ups <= 1 or (args.close_ups and args.arch == 'vit'):

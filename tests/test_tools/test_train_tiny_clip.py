@@ -330,3 +330,13 @@ def test_rows_of_words_that_no_caption_holds_become_zero():
     assert torch.equal(words(torch.tensor([4])), filled[[4]])
     with pytest.raises(IndexError):
         words(torch.tensor([2]))
+
+
+def test_one_of_two_tiny_clips_tells_where_a_lone_object_stands():
+    """What docs/study.md says of the settings `demo` and `keeps-place`."""
+    root = Path(__file__).parents[2]
+    told = []
+    for path in ('pretrained/tiny_clip_resnet.safetensors', 'studies/tiny_clip_resnet-places.safetensors'):
+        model, _ = tiny_clip.load_clip(root / path)
+        told.append(probes.Probes(0, 1).read_place(model))
+    assert max(told[0]) < 0.1 and min(told[1]) > 0.9

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from open_clip.model import CLIP
-from shapes_batches import HELD_OUT_STREAM, picture, scene_at, tokenize
+from shapes_batches import HELD_OUT_STREAM, centre, picture, scene_at, tokenize
 from tiny_clip import encode_text, normalise
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -37,6 +37,7 @@ class Probes:
     """
 
     def __init__(self, seed: int, num_scenes: int = 256) -> None:
+        self.seed = seed
         rng = np.random.default_rng([seed, HELD_OUT_STREAM])
 
         def draw(start: int, fewest: int, most: int) -> list[Scene]:
@@ -100,7 +101,29 @@ class Probes:
         corners = [[place_truth(scene, corner)[0] == TRUE for corner in _CORNERS] for scene in self.single]
         return float(np.mean([held[g] for held, g in zip(corners, guess) if any(held)]))
 
+    def read_place(self, model: CLIP, num_scenes: int = 600) -> tuple[float, float]:
+        """How well a linear layer reads where a lone object stands off a picture's feature.
+
+        Args:
+            model: The model, in eval mode.
+            num_scenes: Scenes, of which two thirds fit the layer and the rest judge it.
+
+        Returns:
+            R2 of x and of y: 1 for a feature that tells them exactly, 0 or less for one that tells nothing.
+        """
+        scenes = [scene_at(self.seed, HELD_OUT_STREAM, 50_000 + index, 1) for index in range(num_scenes)]
+        features = self._embed_images(model, [picture(scene) for scene in scenes]).double()
+        features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+        places = torch.tensor([centre(scene) for scene in scenes], dtype=torch.float64)
+        fitted = 2 * num_scenes // 3
+        layer = torch.linalg.lstsq(features[:fitted], places[:fitted]).solution
+        held_out = places[fitted:]
+        error = (features[fitted:] @ layer - held_out).square().mean(0)
+        x, y = (1 - error / held_out.var(0, correction=0)).tolist()
+        return x, y
+
     @staticmethod
+    @torch.no_grad()
     def _embed_images(model: CLIP, pictures: Sequence[np.ndarray]) -> Tensor:
         chunks = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
         return torch.cat([normalize(model.encode_image(normalise(np.stack(chunk))), dim=-1) for chunk in chunks])

@@ -155,11 +155,12 @@ def make_batch(
         tokenize([caption.text for caption in written]),
         torch.tensor(owner),
         torch.from_numpy(false),
-        torch.tensor([_centre(scene) for scene in scenes]),
+        torch.tensor([centre(scene) for scene in scenes]),
     )
 
 
-def _centre(scene: Scene) -> tuple[float, float]:
+def centre(scene: Scene) -> tuple[float, float]:
+    """x and y of a lone object's centre, from -1 to 1 across the scene; NaN where there are several objects."""
     if len(scene.objects) > 1:
         return float('nan'), float('nan')
     lone = scene.objects[0]

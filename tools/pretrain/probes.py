@@ -101,6 +101,7 @@ class Probes:
         corners = [[place_truth(scene, corner)[0] == TRUE for corner in _CORNERS] for scene in self.single]
         return float(np.mean([held[g] for held, g in zip(corners, guess) if any(held)]))
 
+    @torch.no_grad()
     def read_place(self, model: CLIP, num_scenes: int = 600) -> tuple[float, float]:
         """How well a linear layer reads where a lone object stands off a picture's feature.
 
@@ -123,7 +124,6 @@ class Probes:
         return x, y
 
     @staticmethod
-    @torch.no_grad()
     def _embed_images(model: CLIP, pictures: Sequence[np.ndarray]) -> Tensor:
         chunks = [pictures[i : i + 64] for i in range(0, len(pictures), 64)]
         return torch.cat([normalize(model.encode_image(normalise(np.stack(chunk))), dim=-1) for chunk in chunks])

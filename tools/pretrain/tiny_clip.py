@@ -165,7 +165,7 @@ class UsedWords(nn.Module):
     """The rows of CLIP's token embedding that a training can reach, in its place: the optimiser skips the other 99%.
 
     Args:
-        embedding: The full embedding; its other rows become zero, so that words never seen are all alike and an export
+        embedding: The full embedding; an export's other rows are zero, so that words never seen are all alike and it
             compresses well.
         used: Token ids that occur.
     """
@@ -176,7 +176,6 @@ class UsedWords(nn.Module):
         row = torch.full((embedding.num_embeddings,), -1)
         row[used] = torch.arange(len(used))
         self.weight = nn.Parameter(embedding.weight.detach()[used].clone())
-        self.register_buffer('full', torch.zeros_like(embedding.weight.detach()))
         self.register_buffer('used', used)
         self.register_buffer('row', row)
 
@@ -185,8 +184,9 @@ class UsedWords(nn.Module):
         return nn.functional.embedding(self.row[tokens], self.weight)
 
     def filled(self) -> Tensor:
-        """The full embedding with the trained rows put back."""
-        return self.full.index_copy(0, self.used, self.weight.detach())
+        """The full embedding: the trained rows, and zeros."""
+        full = self.weight.new_zeros(len(self.row), self.weight.shape[1])
+        return full.index_copy(0, self.used, self.weight.detach())
 
 
 def save_clip(path: Path, model: CLIP, config: dict, **notes: object) -> None:

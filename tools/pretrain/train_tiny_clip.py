@@ -3,10 +3,10 @@
 The objective is CLIP's symmetric contrastive loss with two additions. Each scene brings several captions and near
 misses of them (one attribute, place or relation swapped), which are negatives for its picture. And since the truth of
 every caption about every scene is known, only captions that are clearly *false* of a picture count as its negatives.
-With ``--place-loss`` a linear layer must tell from a picture's feature where its lone object stands: captions of place
-alone had not taught that in 1,400 steps.
+With ``--place-loss`` a linear layer must tell from a picture's feature where its lone object stands, which captions
+alone had not taught in 1,400 steps.
 
-    python tools/pretrain/train_tiny_clip.py --out pretrained/tiny_clip_vit --minutes 75
+    python tools/pretrain/train_tiny_clip.py --out work_dirs/tiny_clip_resnet
 
 writes ``OUT.safetensors`` (the best so far), ``OUT.log.jsonl`` and, in the cache folder, a checkpoint for ``--resume``.
 """
@@ -154,7 +154,7 @@ class Trainer:
         """
         clip, notes = load_clip(path)
         held = json.loads(notes['arch'])
-        for key, value in json.loads(json.dumps(wanted)).items():
+        for key, value in wanted.items():
             if held[key] != value:
                 raise ValueError(f'{flag} {path} has {key} {held[key]}, but {value} is trained')
         return clip
@@ -171,12 +171,13 @@ class Trainer:
             self.patches.look_at(batch.pictures, self.config['vision_cfg']['patch_size'])
         for group in self.optimizer.param_groups:
             group['lr'] = self.schedule.lr(self.progress)
-        images = normalize(encode_image(self.model, normalise(batch.pictures)), dim=-1)
+        pictures = normalise(batch.pictures)
+        images = normalize(encode_image(self.model, pictures), dim=-1)
         texts = normalize(encode_text(self.model, batch.tokens), dim=-1)
         loss = contrastive_loss(images, texts, batch.owner, batch.false, self.model.logit_scale.exp())
         if self.teacher:
             with torch.no_grad():
-                wanted = normalize(self.teacher.encode_image(normalise(batch.pictures)), dim=-1)
+                wanted = normalize(encode_image(self.teacher, pictures), dim=-1)
             loss = loss + self.args.teacher_loss * (1 - (images * wanted).sum(-1)).mean()
         if self.place:
             loss = loss + self.args.place_loss * place_loss(self.place, images, batch.centres)

@@ -197,11 +197,8 @@ class Report:
         """A list of the settings of which there are results, with their hypotheses."""
         done = set(self.runs().setting)
         told = {name: (own or {}).get('hypothesis') for name, own in self.study.settings.items() if name in done}
-        return (
-            ['\n'.join(f'- `{name}`: {text.strip()}' for name, text in told.items() if text)]
-            if any(told.values())
-            else []
-        )
+        lines = [f'- `{name}`: {text.strip()}' for name, text in told.items() if text]
+        return ['\n'.join(lines)] if lines else []
 
     def _scores(self, runs: pd.DataFrame, samples: int) -> str:
         """Means, spread and differences of one budget: of the splits, then of the kinds of sentences."""
@@ -214,7 +211,7 @@ class Report:
         if all(paper is None for paper in papers.values()):
             papers = {}
         less = [] if self.study.reference is None else [f'less `{self.study.reference}`']
-        first = [*(['setting'] if self.has_settings else []), 'variant']
+        first = ['setting'] * self.has_settings + ['variant']
         heads = [*first, 'tunable beside the head', 'seeds', *(head for name in splits for head in (name, *less))]
         heads += ['paper', *less] if papers else []
         rows, rows_of_kinds = [], []

@@ -338,6 +338,7 @@ RUNS: dict[tuple[str, str], Callable] = {
     ('docs/openmmlab.md', 'import mmetris.registry'): as_is,
     ('docs/openmmlab.md', 'import mmetris.threads'): as_is,
     ('docs/reliability.md', "custom_imports = dict(imports=['mmetris.registry'])"): hook,
+    ('docs/study.md', 'model = dict('): over(VITB16),
     ('docs/training_free.md', 'model = dict('): over('configs/training_free/clip_vitb16_ade20k.py'),
     ('docs/tuning.md', "_base_ = './etris_r101_refcoco.py'"): over('./etris_r101_refcoco.py'),
     ('docs/tuning.md', "_base_ = './etris_vitb16_refcoco.py'"): over('./etris_vitb16_refcoco.py'),

@@ -284,24 +284,27 @@ class Report:
         return f'{text}\n\n{markdown_table(heads, rows)}'
 
     def _costs(self) -> str:
-        """What a step and a training cost, by variant and machine: of the job that other work disturbed least."""
-        keys = ['setting', 'samples', 'variant', 'machine']
+        """What a step and a training cost, by machine and variant: of the job that other work disturbed least."""
+        keys = ['machine', 'setting', 'samples', 'variant']
         rows = []
-        for (setting, samples, variant, machine), own in self.table.groupby(keys, sort=False):
+        # A machine after the other, for times of two machines say nothing of two variants.
+        for (machine, setting, samples, variant), own in sorted(
+            self.table.groupby(keys, sort=False), key=lambda group: group[0][0]
+        ):
             cpu = own.cpu_seconds.min()
             rows.append(
                 [
+                    machine,
                     *self._setting_cells(setting),
                     f'{samples:,}' if samples else 'all',
                     f'`{variant}`',
                     f'{own.step_ms.min():.0f}',
                     NONE if pd.isna(cpu) else f'{cpu:.0f}',
                     f'{own.peak_mb.median():.0f}',
-                    machine,
                 ]
             )
-        heads = ['samples', 'variant', 'step (ms)', 'training, time on cores (s)', 'peak memory (MB)', 'machine']
-        return markdown_table(['setting'] * self.has_settings + heads, rows)
+        heads = ['samples', 'variant', 'step (ms)', 'training, time on cores (s)', 'peak memory (MB)']
+        return markdown_table(['machine', *['setting'] * self.has_settings, *heads], rows)
 
     def plot(self, path: Path) -> None:
         """Draw differences with their intervals, or with several budgets the scores over the samples.
@@ -331,6 +334,10 @@ class Report:
                 mean, half = mean_and_interval(values)
                 axis.plot(values, [line] * len(values), '.', color='tab:gray', markersize=5)
                 axis.errorbar(mean, line, xerr=half, marker='o', color='tab:blue', capsize=3)
+            figures = [self._paper(name) for name in (variant, reference)] if reference is not None else [None]
+            if None not in figures:
+                label = None if axis.get_legend_handles_labels()[1] else 'the paper, RefCOCO val'
+                axis.plot(figures[0] - figures[1], line, 'D', color='tab:red', markerfacecolor='none', label=label)
         if reference is not None:
             axis.axvline(0, color='black', linewidth=0.8)
         axis.set(
@@ -340,6 +347,8 @@ class Report:
             ylim=(len(groups) - 0.5, -0.5),
         )
         axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[1]:
+            axis.legend(frameon=False, fontsize=8, loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0)
         return figure
 
     def _draw_budgets(self, runs: pd.DataFrame, budgets: Sequence[int]) -> Figure:

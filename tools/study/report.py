@@ -22,6 +22,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ matplotlib.use('Agg')
 
 import pandas as pd
 from matplotlib import pyplot
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -206,7 +208,7 @@ class Report:
         # A training that another study has tested may lack a split.
         splits = [name for name in dict.fromkeys([self.score, *map('{}/mIoU'.format, self.study.test)]) if name in runs]
         kinds = [name for name in runs if name.startswith(f'{self.score} of ')]
-        papers = {name: self._paper(name) for name in self.study.variants}
+        papers = self.papers
         base = papers.get(self.study.reference)
         if all(paper is None for paper in papers.values()):
             papers = {}
@@ -251,6 +253,11 @@ class Report:
         mean, half = mean_and_interval(differences)
         return f'{mean:+.2f}' + ('' if half is None else f' ({mean - half:+.2f} to {mean + half:+.2f})')
 
+    @cached_property
+    def papers(self) -> dict[str, float | None]:
+        """The paper's figure of each variant, for table and picture: it takes reading all metafiles."""
+        return {name: self._paper(name) for name in self.study.variants}
+
     def _paper(self, variant: str) -> float | None:
         """The paper's figure of the score in question, from the metafiles."""
         name = (self.study.variants[variant] or {}).get('paper')
@@ -288,9 +295,8 @@ class Report:
         keys = ['machine', 'setting', 'samples', 'variant']
         rows = []
         # A machine after the other, for times of two machines say nothing of two variants.
-        for (machine, setting, samples, variant), own in sorted(
-            self.table.groupby(keys, sort=False), key=lambda group: group[0][0]
-        ):
+        by_machine = self.table.sort_values('machine', kind='stable')
+        for (machine, setting, samples, variant), own in by_machine.groupby(keys, sort=False):
             cpu = own.cpu_seconds.min()
             rows.append(
                 [
@@ -334,12 +340,9 @@ class Report:
                 mean, half = mean_and_interval(values)
                 axis.plot(values, [line] * len(values), '.', color='tab:gray', markersize=5)
                 axis.errorbar(mean, line, xerr=half, marker='o', color='tab:blue', capsize=3)
-            figures = [self._paper(name) for name in (variant, reference)] if reference is not None else [None]
-            if None not in figures:
-                label = None if axis.get_legend_handles_labels()[1] else 'the paper, RefCOCO val'
-                axis.plot(figures[0] - figures[1], line, 'D', color='tab:red', markerfacecolor='none', label=label)
         if reference is not None:
             axis.axvline(0, color='black', linewidth=0.8)
+            self._draw_paper(axis, [variant for (_, variant), _ in groups])
         axis.set(
             xlabel=self.score if reference is None else f'{self.score} less that of {reference}, points',
             yticks=range(len(groups)),
@@ -347,9 +350,19 @@ class Report:
             ylim=(len(groups) - 0.5, -0.5),
         )
         axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[1]:
-            axis.legend(frameon=False, fontsize=8, loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0)
         return figure
+
+    def _draw_paper(self, axis: Axes, variants: Sequence[str]) -> None:
+        """Mark the paper's differences, on the lines of the variants for which it has figures."""
+        papers = self.papers
+        base = papers[self.study.reference]
+        if base is None:
+            return
+        points = [(papers[name] - base, line) for line, name in enumerate(variants) if papers[name] is not None]
+        if points:
+            label = f'the paper, RefCOCO {self.score.split("/")[0]}'
+            axis.plot(*zip(*points), 'D', color='tab:red', markerfacecolor='none', label=label)
+            axis.legend(frameon=False, fontsize=8, loc='lower right', bbox_to_anchor=(1, 1), borderaxespad=0)
 
     def _draw_budgets(self, runs: pd.DataFrame, budgets: Sequence[int]) -> Figure:
         """Scores over samples, a picture for each setting."""

@@ -9,7 +9,9 @@ import argparse
 import functools
 import html
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -834,7 +836,7 @@ class Page:
             raise gr.Error('Something went wrong on the side of the server.', print_exception=False) from None
 
     def launch(self, host: str, port: int | None, open_browser: bool = False) -> None:
-        """Serve the page until Ctrl+C."""
+        """Serve the page until Ctrl+C or SIGTERM; what gradio and the sessions keep of visitors goes then."""
         _, address, _ = self.blocks.launch(
             server_name=host,
             server_port=port,
@@ -852,7 +854,12 @@ class Page:
             prevent_thread_lock=True,
         )
         print(f'The page is at {address} (Ctrl+C ends it)', flush=True)
-        self.blocks.block_thread()
+        self.blocks.server.config.timeout_graceful_shutdown = 3  # seconds; gradio waits 5 and then gives up
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:  # gradio's own way of taking it leaves the pictures of all whose tab is still open
+            print('The page ends', flush=True)
+            self.blocks.close(verbose=False)
 
 
 def main() -> None:
@@ -864,6 +871,8 @@ def main() -> None:
     if min(args.max_pixels, args.max_megabytes) < 1:
         parser.error('--max-pixels and --max-megabytes: 1 at least')
     limits = Limits(max_pixels=args.max_pixels, max_megabytes=args.max_megabytes)
+    # Service managers and containers end it so; it would leave the visitors' pictures behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         given = args.model or os.environ.get(MODELS_VARIABLE, '').split() or [None]
         models = Models(given, args.weights, args.device, limits.max_pixels)
@@ -872,6 +881,8 @@ def main() -> None:
         page.launch(args.host, args.port, args.open)
     except (FileNotFoundError, ValueError, OSError) as error:
         parser.exit(2, f'error: {error}\n')
+    except KeyboardInterrupt:  # While it starts.
+        sys.exit(130)
 
 
 if __name__ == '__main__':

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 import zipfile
@@ -372,9 +373,10 @@ def test_letters_and_names_that_are_no_unicode_can_be_shown_and_written(folder, 
 
 @contextmanager
 def serve(folder, *arguments, app=DEMO / 'app.py'):
-    """The page's address, while the page runs as users start it; everything it prints is checked at the end."""
+    """The page's address, while the page runs as users start it; what it prints and leaves is checked at the end."""
     pytest.importorskip('gradio', reason='gradio is not installed (projects/gradio_demo/requirements.txt)')
-    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', GRADIO_TEMP_DIR=str(folder / 'gradio'))
+    left = Path(tempfile.mkdtemp(prefix='gradio_', dir=folder))
+    env = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', TMPDIR=str(left), GRADIO_TEMP_DIR=str(left))
     process = subprocess.Popen(
         [sys.executable, str(app), *map(str, arguments)],
         cwd=folder,
@@ -393,12 +395,15 @@ def serve(folder, *arguments, app=DEMO / 'app.py'):
                 break
         else:
             pytest.fail(f'the page did not start:\n{"".join(lines)}')
+        own = set(left.rglob('*.*'))  # its examples
         yield found[0]
     finally:
         killer.cancel()
         process.terminate()
         rest = process.communicate(timeout=600)[0]
     assert 'Traceback' not in ''.join(lines) + rest, rest
+    of_visitors = {*left.rglob('*.*'), *left.glob('mmetris_page_*')} - own
+    assert [str(path.relative_to(left)) for path in of_visitors] == []
 
 
 @pytest.fixture(scope='module')
@@ -654,7 +659,8 @@ def test_requests_open_no_file_but_uploads_and_many_at_once_leave_the_page_up(ad
     """A payload without its "meta" passes gradio by: any path of the server could be named in it."""
     pipe = folder / 'pipe.png'
     os.mkfifo(pipe)
-    foreign = [str(folder / 'picture.png'), str(pipe), '/dev/zero', str(folder / 'gradio' / '..' / 'picture.png')]
+    foreign = [str(folder / 'picture.png'), str(pipe), '/dev/zero']
+    foreign += [str(cache / '..' / 'picture.png') for cache in folder.glob('gradio_*')]
 
     def send(number: int) -> str:
         data = [dict(path=foreign[number % len(foreign)]), 'Sentences', 'a dog', 0.5, None, 'model', False]

@@ -9,6 +9,7 @@ import runpy
 import signal
 import sys
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +207,22 @@ def test_a_job_that_fails_is_told_with_its_log_and_the_others_are_done(toy_study
     assert lines['broken_8_seed0']['failed'] == 'train' and 'scores' in lines['none_8_seed0']
     text = report_of(path, out)
     assert '`broken_8_seed0` failed (train):' in text and 'embed_dims' in text and '1 of 2 jobs are over.' in text
+
+
+@pytest.mark.processes
+def test_studies_that_share_a_file_of_results_lose_no_line(toy_study, tmp_path):
+    results = tmp_path / 'results.jsonl'
+
+    def study(number: int) -> None:
+        pool = study_run.Pool(read_study(toy_study), tmp_path / str(number), results, keep=True, workers=None)
+        for line in range(20):
+            pool.append(dict(job=f'{number}_{line}'))
+
+    processes = [kill_test.start(partial(study, number), tmp_path / f'{number}.log')[0] for number in range(4)]
+    assert [os.waitpid(process, 0)[1] for process in processes] == [0] * 4
+    names = {f'{number}_{line}' for number in range(4) for line in range(20)}
+    assert {line['job'] for line in read_lines(results)} == names
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix not in ('.log', '.jsonl')]
 
 
 def test_the_value_that_scored_best_is_taken_and_waited_for(toy_study):

@@ -6,8 +6,9 @@
 
 Each job is a process of ``tools/train.py`` and one of ``tools/test.py``, on one core, or on one GPU where there are
 some. A job that is over is a line of JSON in ``results.jsonl`` and is not done again; ``--results`` names another such
-file, say one that is committed. A training that was killed goes on from its last checkpoint. A job that fails is
-told with the end of its log, does not stop the others, and is tried again at the next start.
+file, say one that is committed; studies that run at the same time may share it. A training that was killed goes on from
+its last checkpoint. A job that fails is told with the end of its log, does not stop the others, and is tried again at
+the next start.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import threading
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -182,9 +184,10 @@ class Pool:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to the results, whole or not at all, and remove the job's folder if it has succeeded."""
-        lines = [json.dumps(one) + '\n' for one in [*read_lines(self.results), line]]
         self.results.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.results, ''.join(lines))
+        with locked(self.results.parent):  # Another study that runs now may share the file.
+            lines = [json.dumps(one) + '\n' for one in [*read_lines(self.results), line]]
+            write_text(self.results, ''.join(lines))
         if 'scores' in line and not self.keep:
             shutil.rmtree(self.out / line['job'], ignore_errors=True)
 
@@ -320,6 +323,27 @@ class Pool:
             versions=versions(),
             finished=time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime()),
         )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Within it no other process is in the same block for this folder; they wait for each other.
+
+    The lock is the folder's own, so no file is left. Where the system knows no such locks, as on Windows and on some
+    network drives, nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def wait_until_free(folder: Path, seconds: float = 20) -> None:

@@ -654,7 +654,7 @@ class Page:
         session = self._session_for(session, model)
         answers = session.ask(path, mode, text)
         shown = self._shown(answers, threshold, boxes)
-        session.remember(Question(path, model or self.models.names[0], mode, text), shown[self.result])
+        session.remember(Question(path, model or self.models.names[0], mode, text), shown[self.result]['value'])
         thumbnails = [(picture, caption_of(question.text)) for question, picture in session.history]
         history = gr.Gallery(thumbnails, visible=True, selected_index=None)
         numbered = [f'{number}: {text}' for number, text in enumerate(answers.texts, 1)]
@@ -724,7 +724,9 @@ class Page:
         classifies = isinstance(answers, ClassAnswers)
         return {
             self.message: show_message(message, seconds=describe_seconds(answers)),
-            self.result: picture,
+            # Not the bare picture: once a component was updated (its label, by the choice of a model), gradio forgets
+            # the files of its bare values, and they are never deleted.
+            self.result: gr.update(value=picture),
             self.table: show_classes(rows) if classifies else show_table(rows, not answers.by_names),
         }
 
@@ -860,6 +862,7 @@ class Page:
         except KeyboardInterrupt:  # gradio's own way of taking it leaves the pictures of all whose tab is still open
             print('The page ends', flush=True)
             self.blocks.close(verbose=False)
+            self.blocks.server.thread.join(60)  # gradio's 5 seconds may not suffice a busy machine
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ def test_programs_and_visitors_classify(folder, models):
         assert (
             all(shown['answers'].index(f'>{name}<') >= first for name in NAMES) and 'zero-shot CLIP' in shown['answers']
         )
-        assert shown['result']['path'] and '3 class names' in shown['message']
+        assert shown['result']['value']['path'] and '3 class names' in shown['message']
         shown = step(address, 'visitor', 'model', 'input', dict(model='masks'))
         assert shown['segment']['value'] == 'Segment' and shown['threshold']['visible'] and shown['answers'] == ''
         shown = step(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from mmengine.logging import print_log
@@ -80,18 +80,7 @@ def held(work_dir: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(work_dir) / IN_USE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('a+') as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise FolderInUseError(
-                f'{work_dir} is in use: process {file.read().strip() or "?"} trains into it. Take another --work-dir'
-            ) from error
-        except (ImportError, OSError):
-            pass
+    with _locked(path) as file:
         file.truncate(0)
         file.write(f'{os.getpid()}\n')
         file.flush()
@@ -99,6 +88,29 @@ def held(work_dir: str | os.PathLike) -> Iterator[None]:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> TextIO:
+    """The file in which a training says that it holds the folder, locked where the system can."""
+    while True:
+        file = path.open('a+')
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            with file:
+                file.seek(0)
+                pid = file.read().strip() or '?'
+            raise FolderInUseError(
+                f'{path.parent} is in use: process {pid} trains into it. Take another --work-dir'
+            ) from error
+        except (ImportError, OSError):
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # Who held it removed it after it was opened here: its lock would keep nobody out.
 
 
 def remove_training(work_dir: str | os.PathLike) -> None:
